@@ -1,0 +1,56 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help up install install-dev test test-fast lint fmt types layers generate screenshots clean
+
+help: ## show these targets
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+up: $(VENV)/.installed ## set up and run the whole loop on this machine (ARGS="--duration 120 --headless --json")
+	$(BIN)/fleet up $(ARGS)
+
+install: $(VENV)/.installed ## make the environment in .venv, without running anything
+
+install-dev: $(VENV)/.installed-dev ## the same, with what the tests need
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $(VENV)/.installed $@
+
+test: install-dev lint types layers ## lint, types, layers, unit, property and integration tests
+	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+
+test-fast: install-dev ## unit and property tests only
+	$(BIN)/pytest -n 2 -m "not integration" $(ARGS)
+
+lint: install-dev ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+fmt: install-dev ## format and fix what ruff can fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: install-dev ## mypy --strict
+	$(BIN)/mypy
+
+layers: install-dev ## imports point down, pure modules import no I/O
+	$(BIN)/lint-imports --no-cache
+
+generate: install-dev ## write the generated alert rules again
+	$(BIN)/fleet alerts generate --out alerts/generated
+
+screenshots: install-dev ## pictures of every console page, from a running loop
+	$(BIN)/python -m tests.integration.screenshots docs/images
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

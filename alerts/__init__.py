@@ -1,0 +1,1 @@
+"""Alert rules, diagnosis and runbooks, generated from one SLO file."""

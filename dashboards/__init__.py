@@ -1,0 +1,1 @@
+"""The console: four layers and the decisions, in a browser."""

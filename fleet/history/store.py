@@ -1,0 +1,162 @@
+"""Reading and writing the history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from fleet.errors import HistoryError
+from fleet.history import schema
+from fleet.history.rows import Event, RequestRecord, SignalSample
+from fleet.types import Decision
+
+Row = SignalSample | RequestRecord | Decision | Event
+
+_TABLE_OF: Mapping[type[Row], sa.Table] = {
+    SignalSample: schema.samples,
+    RequestRecord: schema.requests,
+    Decision: schema.decisions,
+    Event: schema.events,
+}
+
+
+class History:
+    """The four tables behind one SQLAlchemy URL; opening brings the schema up to date.
+
+    Raises: HistoryError with one line when the database cannot be opened or written.
+    """
+
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        self.url = url
+        self._parsed = _parse(url)
+        self._engine = _engine(self._parsed, read_only=read_only)
+        try:
+            if not read_only:
+                self._migrate()
+            with self._engine.connect() as connection:
+                connection.execute(sa.select(sa.func.count()).select_from(schema.events))
+        except (SQLAlchemyError, OSError) as error:
+            raise self._error(error) from None
+
+    def _error(self, error: BaseException) -> HistoryError:
+        cause = str(getattr(error, "orig", None) or error).splitlines()[0]
+        return HistoryError(f"cannot be opened or written: {cause}", where=self._parsed.render_as_string(),
+                            next_step="Check its permissions, or set FLEET_HISTORY_URL or FLEET_HOME.")  # fmt: skip
+
+    def _migrate(self) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        with self._engine.connect() as connection:
+            if connection.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # two processes may start at once: one migrates
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.commit()
+
+    def add(self, rows: Iterable[Row]) -> int:
+        """Write rows of any of the four kinds in one transaction; returns how many."""
+        by_table: dict[sa.Table, list[dict[str, Any]]] = {}
+        for row in rows:
+            by_table.setdefault(_TABLE_OF[type(row)], []).append(asdict(row))
+        if not by_table:
+            return 0
+        with self._engine.begin() as connection:
+            for table, values in by_table.items():
+                connection.execute(sa.insert(table), values)
+        return sum(map(len, by_table.values()))
+
+    def read(
+        self, table: str, *, since_s: float = 0.0, until_s: float | None = None, limit: int | None = None,
+        newest_first: bool = False, after_id: int = 0, **equals: str | Sequence[str],
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """Rows of ``table`` as dictionaries, by time.
+
+        Args:
+            table: ``samples``, ``requests``, ``decisions`` or ``events``.
+            since_s: earliest ``at_s`` (inclusive), Unix seconds.
+            until_s: latest ``at_s`` (exclusive).
+            limit: at most so many (with ``newest_first``: the newest).
+            newest_first: order.
+            after_id: only rows with a larger id, for following the table; the order is then by id.
+            equals: column = value, or column IN values.
+        """
+        source = schema.TABLES[table]
+        query = sa.select(source).where(source.c.at_s >= since_s)
+        if until_s is not None:
+            query = query.where(source.c.at_s < until_s)
+        if after_id:
+            query = query.where(source.c.id > after_id)
+        for column, value in equals.items():
+            query = query.where(source.c[column] == value if isinstance(value, str) else source.c[column].in_(value))
+        order = source.c.id if after_id else source.c.at_s
+        query = query.order_by(order.desc() if newest_first else order.asc()).limit(limit)
+        with self._engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def select(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
+        """Any SELECT over :mod:`fleet.history.schema`, for aggregates that should run in the database."""
+        with self._engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def count(self, table: str) -> int:
+        """Rows in ``table``."""
+        with self._engine.connect() as connection:
+            return int(connection.scalar(sa.select(sa.func.count()).select_from(schema.TABLES[table])) or 0)
+
+    def prune(self, before_s: float) -> int:
+        """Delete rows older than ``before_s``; returns how many."""
+        with self._engine.begin() as connection:
+            return sum(
+                connection.execute(sa.delete(table).where(table.c.at_s < before_s)).rowcount
+                for table in schema.TABLES.values()
+            )
+
+    def close(self) -> None:
+        """Release the connections."""
+        self._engine.dispose()
+
+
+def _parse(url: str) -> URL:
+    try:
+        return make_url(url)
+    except ArgumentError:
+        raise HistoryError(
+            "is no SQLAlchemy URL",
+            where=repr(url),
+            next_step="Write sqlite:////path/file or postgresql+psycopg://...",
+        ) from None
+
+
+def _engine(url: URL, *, read_only: bool) -> Engine:
+    sqlite = url.get_backend_name() == "sqlite"
+    if sqlite and url.database and not read_only:
+        try:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise HistoryError(f"its folder cannot be made: {error.strerror}", where=url.database,
+                               next_step="Choose another with FLEET_HOME or FLEET_HISTORY_URL.") from None  # fmt: skip
+    try:
+        engine = sa.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False} if sqlite else {})
+    except (ImportError, NoSuchModuleError) as error:
+        raise HistoryError(f"its driver is not installed ({error})", where=url.render_as_string(),
+                           next_step="pip install 'llm-fleet[postgres]'.") from None  # fmt: skip
+    if sqlite:
+        sa.event.listen(engine, "connect", _sqlite_pragmas)
+    return engine
+
+
+def _sqlite_pragmas(connection: Any, _record: Any) -> None:
+    """WAL lets readers work while one process writes, and survives the death of any writer."""
+    for pragma in ("busy_timeout=30000", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+__all__ = ["Connection", "History", "Row"]

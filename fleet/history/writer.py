@@ -1,0 +1,83 @@
+"""A writer thread, so that no event loop ever waits for the disk."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from fleet.history.store import History, Row
+
+log = logging.getLogger(__name__)
+
+_STOP = object()
+
+
+class HistoryWriter:
+    """Collects rows and writes them in batches from a thread of its own.
+
+    Args:
+        history: where to write.
+        flush_s: longest time a row waits (default 0.5 s: what a ``kill -9`` can lose).
+        max_rows: rows held at most; beyond it the newest are dropped and counted (``dropped``), never silently.
+    """
+
+    def __init__(self, history: History, *, flush_s: float = 0.5, max_rows: int = 50_000) -> None:
+        self._history, self._flush_s = history, flush_s
+        self._queue: queue.Queue[object] = queue.Queue(maxsize=max_rows)
+        self.dropped = 0
+        self.written = 0
+        self.last_error = ""
+        self._thread = threading.Thread(target=self._run, name="history-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, row: Row) -> None:
+        """Hand over a row; never blocks."""
+        try:
+            self._queue.put_nowait(row)
+        except queue.Full:
+            self.dropped += 1
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Write what is held and stop."""
+        self._queue.put(_STOP)
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        pending: list[Row] = []
+        stopping = False
+        while not stopping or pending:
+            stopping = self._fill(pending, wait=not stopping) or stopping
+            if pending and not self._write(pending) and stopping:
+                log.error("history: %d rows lost at shutdown: %s", len(pending), self.last_error)
+                return
+
+    def _fill(self, pending: list[Row], *, wait: bool) -> bool:
+        """Move queued rows to ``pending``; True when asked to stop."""
+        try:
+            item = self._queue.get(timeout=self._flush_s) if wait else self._queue.get_nowait()
+            while len(pending) < 5_000:
+                if item is _STOP:
+                    return True
+                pending.append(item)  # type: ignore[arg-type]  # only put() feeds the queue
+                item = (
+                    self._queue.get(timeout=self._flush_s) if len(pending) < 500 and wait else self._queue.get_nowait()
+                )
+        except queue.Empty:
+            pass
+        return False
+
+    def _write(self, pending: list[Row]) -> bool:
+        try:
+            self.written += self._history.add(pending)
+        except SQLAlchemyError as error:
+            self.last_error = str(getattr(error, "orig", None) or error)
+            log.warning("history: %d rows wait, the write failed: %s", len(pending), self.last_error)
+            if len(pending) > 20_000:
+                self.dropped += len(pending)
+                pending.clear()
+            return False
+        pending.clear()
+        return True

@@ -1,0 +1,55 @@
+"""What every long-running part's shell needs: quiet logs, a clean stop, a free port."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+from fleet.errors import ConfigError
+
+
+def setup_logging(name: str, *, level: str = "INFO") -> None:
+    """Log one line an event to standard error, with the part's name."""
+    logging.basicConfig(stream=sys.stderr, level=level.upper(), force=True,
+                        format=f"%(asctime)s {name} %(levelname)s %(message)s")  # fmt: skip
+
+
+def on_stop(callback: Callable[[], None]) -> None:
+    """Call ``callback`` once on SIGTERM or SIGINT."""
+
+    def handle(_number: int, _frame: object) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        callback()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+
+
+def die_with_parent() -> None:
+    """On Linux, be killed when the parent dies, however it dies: no orphan keeps a port."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def bind(host: str, port: int, *, what: str, setting: str) -> socket.socket:
+    """A listening socket (``port`` 0: any free one).
+
+    Raises: ConfigError on one line when the port is taken or may not be used.
+    """
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(2048)
+    except OSError as error:
+        sock.close()
+        raise ConfigError(f"port {port} cannot be used: {error.strerror}", where=f"{what} {host}",
+                          next_step=f"Choose another with {setting}, or 0 for any free one.") from None  # fmt: skip
+    sock.setblocking(False)
+    return sock

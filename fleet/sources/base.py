@@ -1,0 +1,34 @@
+"""The interface of metric sources: both give the same readings for the same engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from fleet.types import EngineSample, Replica
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineReading:
+    """One engine's newest sample with rates over the source's window; ``None`` where not (yet) known."""
+
+    sample: EngineSample
+    generation_tps: float | None = None
+    prompt_tps: float | None = None
+    request_rps: float | None = None
+    prefix_hit_ratio: float | None = None
+
+
+class MetricSource(Protocol):
+    """Reads the engines' signals."""
+
+    name: str
+    """For messages: ``scrape`` or the Prometheus URL."""
+
+    def read(self, replicas: Sequence[Replica], *, now_s: float) -> Mapping[str, EngineReading]:
+        """Newest readings by replica URL; an engine that does not answer is missing from the answer.
+
+        Raises: SourceError when the source itself cannot be reached; the caller holds.
+        """
+        ...

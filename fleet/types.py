@@ -1,0 +1,187 @@
+"""The field's words as frozen records. Pure: no I/O, no clock, no environment.
+
+Units are in the names: ``_s`` seconds, ``_ms`` milliseconds, ``_rps`` requests per second, ``_tps`` tokens per
+second; ratios are 0..1. ``None`` always means "not known", never "zero".
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+class Role(enum.StrEnum):
+    """What an engine does for a request."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    BOTH = "both"
+
+
+class ReplicaState(enum.StrEnum):
+    """Life of a replica as the platform reports it."""
+
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+class Direction(enum.StrEnum):
+    """Which way a decision moves a variant."""
+
+    UP = "up"
+    DOWN = "down"
+    HOLD = "hold"
+
+
+class Reason(enum.StrEnum):
+    """Why wva decided as it did: a closed set, used as a metric label."""
+
+    SATURATED = "saturated"
+    """Saturation is above the scale-up threshold."""
+    IDLE = "idle"
+    """Saturation is below the scale-down threshold, and stays so with one replica fewer."""
+    STEADY = "steady"
+    """Saturation is between the thresholds."""
+    STABILISING = "stabilising"
+    """A change is wanted, but the stabilisation window has not passed."""
+    PENDING = "pending"
+    """Replicas asked for earlier are still starting."""
+    AT_MAX = "at_max"
+    AT_MIN = "at_min"
+    BELOW_MIN = "below_min"
+    """Fewer replicas than the minimum run: raise to the minimum, signals or not."""
+    ABOVE_MAX = "above_max"
+    STALE = "stale_metrics"
+    """The newest sample is older than the limit: hold."""
+    NO_SIGNAL = "no_signal"
+    """No endpoint of the variant reports: hold."""
+    OTHER_VARIANT = "other_variant"
+    """A cheaper or a dearer variant of the same model takes the change."""
+    NO_HEADROOM = "no_headroom"
+    """Idle, but the replicas that remain would be saturated by the load they inherit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantSpec:
+    """One way of serving a model: a scale target with its accelerator, role and cost."""
+
+    name: str
+    model: str
+    accelerator: str
+    """GPU product as in :mod:`fleet.hardware`, for example ``h100_sxm``."""
+    namespace: str = "default"
+    accelerator_count: int = 1
+    """GPUs of one replica (tensor x pipeline parallelism)."""
+    role: Role = Role.BOTH
+    cost_per_hour: float = 10.0
+    """US dollars for one replica and hour; 10.0 is upstream's default variant cost."""
+    min_replicas: int = 1
+    max_replicas: int = 10
+    saturation_threshold: float = 0.8
+    scale_down_threshold: float = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """One running (or starting, or stopping) copy of a variant."""
+
+    name: str
+    url: str
+    """Base URL of its engine, without a trailing slash: ``http://127.0.0.1:9100``."""
+    variant: str
+    state: ReplicaState = ReplicaState.READY
+    since_s: float = 0.0
+    """Unix time at which it entered this state."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """A variant's spec beside what the platform was asked for and what it runs."""
+
+    spec: VariantSpec
+    requested: int
+    """Replicas the platform was last asked for."""
+    replicas: tuple[Replica, ...] = ()
+
+    def count(self, state: ReplicaState) -> int:
+        """Replicas in ``state``."""
+        return sum(replica.state is state for replica in self.replicas)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSample:
+    """What one engine's metrics page said at one time; counters are as read (monotonic totals)."""
+
+    at_s: float
+    waiting: float | None = None
+    running: float | None = None
+    kv_utilisation: float | None = None
+    """0..1 of the KV-cache blocks."""
+    kv_capacity_tokens: float | None = None
+    """num_gpu_blocks * block_size from ``vllm:cache_config_info``."""
+    prompt_tokens_total: float | None = None
+    generation_tokens_total: float | None = None
+    prefix_hits_total: float | None = None
+    """Tokens found in the prefix cache."""
+    prefix_queries_total: float | None = None
+    preemptions_total: float | None = None
+    requests_total: float | None = None
+    """Finished requests, any finish reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaObservation:
+    """A replica with its newest engine sample and with rates over the collection window."""
+
+    replica: Replica
+    sample: EngineSample | None = None
+    generation_tps: float | None = None
+    prompt_tps: float | None = None
+    request_rps: float | None = None
+    age_s: float | None = None
+    """Age of ``sample`` at the snapshot's time; ``None`` when never scraped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantObservation:
+    """One variant inside a :class:`FleetSnapshot`."""
+
+    spec: VariantSpec
+    requested: int
+    replicas: tuple[ReplicaObservation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetSnapshot:
+    """Everything wva knows at one time: the sole input of a decision beside specs, state and the clock."""
+
+    at_s: float
+    variants: tuple[VariantObservation, ...]
+    router_queue: Mapping[str, float] = field(default_factory=dict)
+    """Requests waiting at the router, by model."""
+    source: str = ""
+    """Where it was read ("scrape", a Prometheus URL, a file)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What wva wants for one variant, and why."""
+
+    at_s: float
+    variant: str
+    namespace: str
+    model: str
+    accelerator: str
+    current: int
+    """Replicas ready at the snapshot."""
+    desired: int
+    direction: Direction
+    reason: Reason
+    detail: str
+    """One sentence with the numbers."""
+    saturation: float | None = None
+    signals: Mapping[str, float | None] = field(default_factory=dict)
+    """Inputs by name (kv_utilisation, queue_ratio, ages ...), for explain and the console."""

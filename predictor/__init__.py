@@ -1,0 +1,1 @@
+"""Learns TTFT and TPOT from the history of requests."""

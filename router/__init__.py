@@ -1,0 +1,1 @@
+"""The router: Filter -> Score -> Pick, and the streaming proxy around it."""

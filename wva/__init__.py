@@ -1,0 +1,1 @@
+"""The autoscaler: metrics in, desired replicas out."""
