@@ -1,0 +1,82 @@
+"""What a scheduling decision sees and gives. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fleet.types import EngineSample, Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceRequest:
+    """A parsed request, without its text."""
+
+    request_id: str
+    model: str
+    input_tokens: int
+    """Exact where the client sent token ids, else estimated (four bytes of UTF-8 a token)."""
+    block_hashes: Sequence[int] = ()
+    """Chained hashes of the prompt's blocks, first block first (:mod:`router.prefix`)."""
+    block_tokens: int = 16
+    """Tokens of one block."""
+    max_tokens: int | None = None
+    streaming: bool = False
+    tenant: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointView:
+    """One candidate as the router knows it now: the last scrape and the router's own book-keeping."""
+
+    url: str
+    variant: str
+    models: frozenset[str] = frozenset()
+    """Model names it serves; empty: not known yet."""
+    role: Role = Role.BOTH
+    sample: EngineSample | None = None
+    """``None``: never scraped, which is unknown, not idle."""
+    age_s: float | None = None
+    requests_in_flight: int = 0
+    prefill_tokens_in_flight: int = 0
+    """Uncached prompt tokens sent there whose first output token has not come back."""
+    context_tokens_in_flight: int = 0
+    """Prompt and output tokens so far of the requests in flight there."""
+    matched_tokens: int = 0
+    """Prompt tokens of *this* request expected in its prefix cache."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """Predicted latencies of this request at one endpoint, seconds."""
+
+    ttft_s: float
+    tpot_s: float
+
+
+class Predict(Protocol):
+    """In-process latency prediction for all candidates at once."""
+
+    def __call__(self, request: InferenceRequest, endpoints: Sequence[EndpointView]) -> Sequence[Prediction] | None:
+        """Predictions in the order of ``endpoints``; ``None`` while the model is cold."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pick:
+    """The outcome of one scheduling decision, with everything needed to explain it."""
+
+    endpoint: EndpointView | None
+    """``None``: nothing is left; ``reason`` says why."""
+    reason: str
+    """``picked``, ``fallback_round_robin`` (all overloaded), ``no_endpoints``, ``no_model`` or ``no_ready``."""
+    probability: float | None = None
+    """Chance with which the picker chose it."""
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Endpoint URL -> scorer -> raw score 0..1, with ``total`` the weighted sum."""
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    """Endpoint URL -> the filter that dropped it."""
+    predictions: Mapping[str, Prediction] = field(default_factory=dict)
+    cold: bool = False
+    """The predicted-latency scorer had no model and stayed neutral."""
