@@ -1,0 +1,72 @@
+"""Shared fixtures: real components by path, trace files by folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _component(*names: str, package: str) -> str:
+    for name in names:
+        if path := shutil.which(name):
+            return path
+    message = f"{names[0]} is not installed (Debian package {package})"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def prometheus_binary() -> str:
+    """Path of a real Prometheus."""
+    return _component("prometheus", package="prometheus")
+
+
+@pytest.fixture(scope="session")
+def promtool_binary() -> str:
+    """Path of promtool."""
+    return _component("promtool", package="prometheus")
+
+
+@pytest.fixture(scope="session")
+def chromium_binary() -> str:
+    """Path of Chromium."""
+    return _component("chromium", "chromium-browser", "google-chrome", package="chromium")
+
+
+@pytest.fixture(scope="session")
+def traces_dir() -> Path:
+    """Folder of trace files: FLEET_TRACES, else ../shared/traces beside the checkout."""
+    folder = Path(os.environ.get("FLEET_TRACES", ROOT.parent / "shared" / "traces"))
+    if not folder.is_dir():
+        pytest.skip(f"no trace files in {folder}; set FLEET_TRACES")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Committed samples."""
+    return ROOT / "tests" / "data"
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting of the developer's shell reaches a test, and no test writes into the checkout."""
+    for name in list(os.environ):
+        if name.startswith(("FLEET_", "WVA_", "ROUTER_", "PREDICTOR_", "ALERTS_", "CONSOLE_", "SIM_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("FLEET_HOME", str(tmp_path / "home"))
