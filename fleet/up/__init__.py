@@ -1,0 +1,1 @@
+"""``fleet up``: the whole loop on one machine, as supervised processes."""

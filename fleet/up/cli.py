@@ -1,0 +1,197 @@
+"""``fleet up``: the whole loop on this machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import requests
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+from rich.console import Console
+
+from fleet.discovery import static_fleet
+from fleet.errors import ConfigError
+from fleet.history import History
+from fleet.settings import FleetSettings, Settings, load, load_slos, read_yaml
+from fleet.up.plan import Ports, UpOptions
+from fleet.up.ports import choose
+from fleet.up.run import Up
+
+_DEMO = Path(__file__).parent / "demo.yaml"
+_GENTLE_RPS = 1.0
+"""Mean rate against real engines unless another is asked for."""
+
+
+class UpSettings(Settings):
+    """``fleet up``'s own settings; environment prefix ``UP_``."""
+
+    model_config = SettingsConfigDict(env_prefix="UP_", frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    """Address every part listens on. The default is loopback: nothing is reachable from outside."""
+    mean_rps: float = Field(default=13.0, gt=0, le=1000)
+    """Mean requests per second (default: both variants are needed at the peak, and two cores carry it)."""
+    period_s: float = Field(default=120.0, ge=10)
+    """Seconds into which the trace's hour is compressed (default: a newcomer sees a rise and a fall in two minutes)."""
+    wva_interval_s: float = Field(default=2.0, ge=0.5)
+    """Seconds between two decisions (a cluster: 15; compressed like the hour)."""
+    scale_down_stabilisation_s: float = Field(default=15.0, ge=0)
+    """Seconds for which fewer replicas must have been right before they go (a cluster: 300; compressed)."""
+
+
+@click.command()
+@click.option(
+    "--duration", type=click.FloatRange(min=5), help="Stop after so many seconds of traffic (default: Ctrl-C)."
+)
+@click.option("--headless", is_flag=True, help="No live table; progress lines on standard error.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+@click.option("--engines", default="", metavar="URLS", help="Real engines (comma-separated) instead of simulated ones.")
+@click.option(
+    "--config", type=click.Path(dir_okay=False, path_type=Path), help="The simulated fleet (default: the demo's)."
+)
+@click.option("--trace", default="azure2023_conv", show_default=True, help="Trace name or file to replay.")
+@click.option(
+    "--traces", type=click.Path(file_okay=False, path_type=Path), help="Folder of trace files (FLEET_TRACES)."
+)
+@click.option("--mean-rps", type=float, help="Mean request rate (default 13; 1 against real engines).")
+@click.option("--period-s", type=float, help="Seconds into which the trace's hour is compressed (default 120).")
+@click.option("--seed", default=1, show_default=True, help="Seed of traffic and tie-breaks.")
+@click.option("--traffic/--no-traffic", default=True, help="Replay traffic, or wait for yours.")
+@click.option("--console/--no-console", default=True, help="Start the console.")
+@click.option(
+    "--prometheus", "prometheus_url", default="", metavar="URL", help="Read engine metrics from this Prometheus."
+)
+@click.option("--slo", type=click.Path(dir_okay=False, path_type=Path), help="SLO file (default: built-in objectives).")
+@click.option(
+    "--router-config", type=click.Path(dir_okay=False, path_type=Path), help="EndpointPickerConfig or short form."
+)
+@click.option(
+    "--home", type=click.Path(file_okay=False, path_type=Path), help="Where history and logs go (default .fleet)."
+)
+@click.option("--history-url", help="SQLAlchemy URL of the history (default: SQLite in the home folder).")
+@click.option("--host", help="Address to listen on (default 127.0.0.1).")
+def up(*, headless: bool, as_json: bool, **asked: Any) -> None:
+    """Run the whole loop on this machine: engines, traffic, router, predictor, controller, alerts, console.
+
+    Without --engines the engines are simulated, so no GPU is needed; two variants of one model on two kinds of GPU
+    serve real traffic, compressed so that scaling shows within two minutes. Ports that are taken are replaced by
+    free ones. Exit code: 0; 1 if any part or engine died on the way (restarted or not); 2 for bad input.
+
+    \b
+    Examples:
+      fleet up                                        live table, Ctrl-C ends it
+      fleet up --duration 120 --headless --json       two minutes, one JSON object
+      fleet up --engines http://gpu1:8000,http://gpu2:8000 --no-traffic
+    """
+    note = Console(stderr=True, soft_wrap=True, highlight=False).print if headless or as_json else click.echo
+    shared = load(FleetSettings, home=asked["home"], history_url=asked["history_url"])
+    options, notes = _options(shared, asked)
+    ports, replaced = choose(options.host, Ports())
+    notes += tuple(replaced)
+    history = History(options.history_url)
+    for line in notes:
+        note(line)
+    run = Up(options, ports, history, note if headless or as_json else lambda _line: None)
+    try:
+        run.run(headless=headless or as_json, console=Console(), notes=notes)
+    finally:
+        (click.echo if not as_json else lambda text: click.echo(text, err=True))(
+            f"history is kept in {options.history_url}"
+        )
+    _finish(run, as_json=as_json)
+
+
+def _finish(run: Up, *, as_json: bool) -> None:
+    summary = run.summary()
+    if as_json:
+        click.echo(json.dumps(summary))
+    else:
+        rate = summary["success_rate"]
+        click.echo(f"{summary['requests']} requests, {'-' if rate is None else format(rate, '.2%')} served, "
+                   f"{len(summary['scale_events'])} scalings, {len(summary['alerts'])} alerts fired")  # fmt: skip
+    if run.failed():
+        for line in summary["died"]:
+            click.echo(f"fleet: {line}", err=True)
+        sys.exit(1)
+
+
+def _options(shared: FleetSettings, asked: dict[str, Any]) -> tuple[UpOptions, tuple[str, ...]]:
+    """Options from settings and the command line, checked before anything starts; and what a person should know."""
+    engines = asked["engines"]
+    gentle = _GENTLE_RPS if engines and asked["mean_rps"] is None else asked["mean_rps"]
+    settings = load(UpSettings, mean_rps=gentle, period_s=asked["period_s"], host=asked["host"])
+    slo_file = asked["slo"] or shared.slo_file
+    load_slos(slo_file)
+    options = UpOptions(
+        home=shared.home.absolute(), history_url=shared.resolved_history_url(), host=settings.host, engines=engines,
+        config=(asked["config"] or _DEMO).absolute(), trace=asked["trace"], traces=asked["traces"] or shared.traces,
+        mean_rps=settings.mean_rps, period_s=settings.period_s, duration_s=asked["duration"], seed=asked["seed"],
+        traffic=asked["traffic"], console=asked["console"], prometheus_url=asked["prometheus_url"],
+        slo_file=slo_file, router_config=asked["router_config"], wva_interval_s=settings.wva_interval_s,
+        scale_down_stabilisation_s=settings.scale_down_stabilisation_s,
+    )  # fmt: skip
+    _check_prometheus(options.prometheus_url)
+    if engines:
+        return _with_real_engines(options)
+    return replace(options, model=_model_of(options.config)), _compressed(options)
+
+
+def _compressed(options: UpOptions) -> tuple[str, ...]:
+    lines = [f"simulated engines ({options.config}); no GPU is used"]
+    if options.traffic:
+        lines.append(f"compressed: the hour of {options.trace} passes in {options.period_s:.0f} s at a mean of "
+                     f"{options.mean_rps:g} requests/s (its shape kept, requests sampled)")  # fmt: skip
+    if options.config == _DEMO.absolute():
+        lines.append("compressed: an engine starts in 8 s (real ones: 100 s and more)")
+        lines.append("compressed: an engine keeps 24 000 tokens of KV cache (an H100: 434 913)")
+    lines.append(
+        f"compressed: the controller decides every {options.wva_interval_s:g} s and lets go after "
+        f"{options.scale_down_stabilisation_s:g} s (a cluster: 15 s and 300 s); alert windows are a tenth"
+    )
+    return tuple(lines)
+
+
+def _with_real_engines(options: UpOptions) -> tuple[UpOptions, tuple[str, ...]]:
+    replicas = static_fleet(options.engines.split(","))[0].replicas
+    urls = ",".join(replica.url for replica in replicas)
+    notes = [f"engines: {urls}; scaling only recommends"]
+    if options.traffic:
+        notes.append(
+            f"replaying {options.trace} at {options.mean_rps:g} requests/s against them; --no-traffic turns it off"
+        )
+    return replace(options, engines=urls, model=_served_model(replicas[0].url)), tuple(notes)
+
+
+def _served_model(url: str) -> str:
+    try:
+        answer = requests.get(f"{url}/v1/models", timeout=5.0)
+        answer.raise_for_status()
+        return str(answer.json()["data"][0]["id"])
+    except (requests.RequestException, ValueError, KeyError, IndexError, TypeError):
+        raise ConfigError("does not answer GET /v1/models", where=url,
+                          next_step="Start the engine first, or correct --engines.") from None  # fmt: skip
+
+
+def _model_of(config: Path) -> str:
+    document = read_yaml(config)
+    if not isinstance(document, dict) or not isinstance(document.get("model"), str):
+        raise ConfigError("names no model", where=str(config), next_step="Write model: NAME at its top level.")
+    return str(document["model"])
+
+
+def _check_prometheus(url: str) -> None:
+    if not url:
+        return
+    try:
+        requests.get(f"{url.rstrip('/')}/api/v1/query", params={"query": "1"}, timeout=5.0).raise_for_status()
+    except (requests.RequestException, ValueError) as error:
+        raise ConfigError(
+            f"Prometheus does not answer ({type(error).__name__})",
+            where=url,
+            next_step="Start it, correct --prometheus, or leave it out to scrape directly.",
+        ) from None

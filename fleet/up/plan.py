@@ -1,0 +1,146 @@
+"""Which processes make the loop, with which arguments. Pure."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpOptions:
+    """What was asked of ``fleet up``."""
+
+    home: Path
+    history_url: str
+    host: str = "127.0.0.1"
+    engines: str = ""
+    """Comma-separated URLs of real engines; empty: simulated ones."""
+    config: Path = Path("demo.yaml")
+    """The simulated fleet."""
+    model: str = ""
+    trace: str = "azure2023_conv"
+    traces: Path | None = None
+    mean_rps: float = 13.0
+    period_s: float = 120.0
+    """The trace's hour is replayed in so many seconds, over and over."""
+    duration_s: float | None = None
+    seed: int = 1
+    traffic: bool = True
+    console: bool = True
+    prometheus_url: str = ""
+    slo_file: Path | None = None
+    router_config: Path | None = None
+    wva_interval_s: float = 2.0
+    scale_down_stabilisation_s: float = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Where each part listens."""
+
+    sim: int = 8060
+    wva: int = 8070
+    router: int = 8080
+    router_admin: int = 8081
+    predictor: int = 8090
+    alerts: int = 8095
+    console: int = 8501
+    engine_base: int = 9100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One supervised process."""
+
+    name: str
+    argv: tuple[str, ...]
+    health_url: str = ""
+    """Answers 200 once the part is usable; empty: running is enough."""
+    after: tuple[str, ...] = field(default=())
+    """Parts that must be healthy before this one starts."""
+    role: str = ""
+    """What it does, in the terminal's words."""
+
+
+def _fleet(*arguments: object) -> tuple[str, ...]:
+    # "python -m fleet.cli" rather than the script on PATH: the very environment that runs `fleet up`.
+    return (sys.executable, "-m", "fleet.cli", *map(str, arguments), "--die-with-parent")
+
+
+def _engines(options: UpOptions, ports: Ports) -> tuple[object, ...]:
+    if options.engines:
+        return ("--engines", options.engines)
+    return ("--platform", f"http://{options.host}:{ports.sim}")
+
+
+def parts(options: UpOptions, ports: Ports) -> tuple[Part, ...]:
+    """The loop's processes in the order they start."""
+    base = f"http://{options.host}"
+    engines, first = _engines(options, ports), () if options.engines else ("simulator",)
+    history = ("--history-url", options.history_url)
+    slo = ("--slo", options.slo_file) if options.slo_file else ()
+    found = [
+        Part(name="predictor", role="learns TTFT and TPOT", health_url=f"{base}:{ports.predictor}/healthz",
+             argv=_fleet("predictor", "serve", *_listen(options, ports.predictor), *history,
+                         "--home", options.home)),
+        Part(name="router", role="routes requests", after=first, health_url=f"{base}:{ports.router_admin}/healthz",
+             argv=_fleet("router", "serve", *_listen(options, ports.router), "--admin-port", ports.router_admin,
+                         *engines, *history, "--home", options.home, "--seed", options.seed,
+                         *_optional("--config", options.router_config))),
+        Part(name="wva", role="scales variants", after=first, health_url=f"{base}:{ports.wva}/healthz",
+             argv=_fleet("wva", "run", *_listen(options, ports.wva), *engines, *history, *_source(options),
+                         "--interval-s", options.wva_interval_s, "--state-file", options.home / "wva-state.json",
+                         "--scale-down-stabilisation-s", options.scale_down_stabilisation_s)),
+        Part(name="alerts", role="watches the SLOs", after=first, health_url=f"{base}:{ports.alerts}/healthz",
+             argv=_fleet("alerts", "watch", *_listen(options, ports.alerts), *engines,
+                         "--router", f"{base}:{ports.router_admin}",
+                         "--wva", f"{base}:{ports.wva}", "--predictor", f"{base}:{ports.predictor}", *history,
+                         "--for-scale", "0.1", *slo)),
+    ]  # fmt: skip
+    if not options.engines:
+        found.insert(0, _simulator(options, ports, base))
+    if options.console:
+        found.append(_console(options, ports, base, history, slo))
+    if options.traffic:
+        found.append(_traffic(options, ports, base))
+    return tuple(found)
+
+
+def _listen(options: UpOptions, port: int) -> tuple[object, ...]:
+    return ("--host", options.host, "--port", port)
+
+
+def _optional(flag: str, value: object | None) -> tuple[object, ...]:
+    return () if value is None else (flag, value)
+
+
+def _source(options: UpOptions) -> tuple[object, ...]:
+    if options.prometheus_url:
+        return ("--source", "prometheus", "--prometheus-url", options.prometheus_url)
+    return ()
+
+
+def _simulator(options: UpOptions, ports: Ports, base: str) -> Part:
+    return Part(name="simulator", role="runs simulated engines", health_url=f"{base}:{ports.sim}/healthz",
+                argv=_fleet("sim", "serve", "--host", options.host, "--port", ports.sim, "--config", options.config,
+                            "--engine-port-base", ports.engine_base))  # fmt: skip
+
+
+def _console(options: UpOptions, ports: Ports, base: str, history: tuple[str, ...], slo: tuple[object, ...]) -> Part:
+    urls = {"wva": ports.wva, "router": ports.router_admin, "predictor": ports.predictor, "alerts": ports.alerts}
+    sources = [word for name, port in urls.items() for word in (f"--{name}", f"{base}:{port}")]
+    return Part(name="console", role="shows it all", health_url=f"{base}:{ports.console}/_stcore/health",
+                argv=_fleet("console", *_listen(options, ports.console), *history, *sources, *slo))  # fmt: skip
+
+
+def _traffic(options: UpOptions, ports: Ports, base: str) -> Part:
+    argv: list[object] = ["sim", "replay", "--target", f"{base}:{ports.router}", "--model", options.model,
+                          "--trace", options.trace, "--period-s", options.period_s, "--mean-rps", options.mean_rps,
+                          "--seed", options.seed, "--status", options.home / "traffic.json",
+                          "--report", options.home / "traffic-report.json"]  # fmt: skip
+    if options.traces:
+        argv += ["--traces", options.traces]
+    if options.duration_s:
+        argv += ["--duration", options.duration_s]
+    return Part(name="traffic", role="replays traffic", after=("router", "wva", "predictor"), argv=_fleet(*argv))
