@@ -1,0 +1,110 @@
+"""The router's own book-keeping of what it has in flight where. Pure: no I/O, no clock.
+
+A scrape is seconds old; what this router sent is known at once. Every request is counted at dispatch and released
+exactly once, whatever happens to it, so the counts are never negative and return to zero.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Load(NamedTuple):
+    """What is in flight at one endpoint."""
+
+    requests_in_flight: int = 0
+    prefill_tokens_in_flight: int = 0
+    """Uncached prompt tokens whose first output token has not come back."""
+    context_tokens_in_flight: int = 0
+    """Prompt and output tokens so far of the requests in flight."""
+
+
+_IDLE = Load()
+
+
+class _Entry:
+    __slots__ = ("context", "prefill", "url")
+
+    def __init__(self, url: str, prefill: int, context: int) -> None:
+        self.url, self.prefill, self.context = url, prefill, context
+
+
+class _Total:
+    __slots__ = ("context", "prefill", "requests")
+
+    def __init__(self) -> None:
+        self.requests = self.prefill = self.context = 0
+
+
+class Ledger:
+    """Requests in flight, by request and by endpoint.
+
+    ``request_id`` must be the router's own: a name that clients choose may come twice at once. Calls for a request
+    that is not in flight (finished, or its endpoint forgotten) do nothing, so every path may release.
+    """
+
+    __slots__ = ("_entries", "_totals")
+
+    def __init__(self) -> None:
+        self._entries: dict[str, _Entry] = {}
+        self._totals: dict[str, _Total] = {}
+
+    def dispatch(self, url: str, request_id: str, uncached_tokens: int, input_tokens: int) -> None:
+        """The request goes to ``url``; one that is in flight elsewhere (a retry) moves.
+
+        Args:
+            url: the endpoint.
+            request_id: the router's own name of the request.
+            uncached_tokens: prompt tokens not expected in the endpoint's prefix cache.
+            input_tokens: prompt tokens.
+        """
+        self.finish(request_id)
+        entry = _Entry(url, max(0, uncached_tokens), max(0, input_tokens))
+        self._entries[request_id] = entry
+        total = self._totals.setdefault(url, _Total())
+        total.requests += 1
+        total.prefill += entry.prefill
+        total.context += entry.context
+
+    def first_token(self, request_id: str) -> None:
+        """Prefill is over: its tokens are released (the token itself is counted by :meth:`token`)."""
+        if (entry := self._entries.get(request_id)) is not None and entry.prefill:
+            self._totals[entry.url].prefill -= entry.prefill
+            entry.prefill = 0
+
+    def token(self, request_id: str, n: int = 1) -> None:
+        """``n`` output tokens came back, the first among them or not."""
+        if (entry := self._entries.get(request_id)) is None or n <= 0:
+            return
+        total = self._totals[entry.url]
+        entry.context += n
+        total.context += n
+        if entry.prefill:
+            total.prefill -= entry.prefill
+            entry.prefill = 0
+
+    def finish(self, request_id: str) -> None:
+        """The request is over, in whichever way; a second call does nothing."""
+        if (entry := self._entries.pop(request_id, None)) is None:
+            return
+        total = self._totals[entry.url]
+        total.requests -= 1
+        total.prefill -= entry.prefill
+        total.context -= entry.context
+        if not total.requests:
+            del self._totals[entry.url]
+
+    def forget(self, url: str) -> None:
+        """The endpoint is gone, and with it what was in flight there."""
+        if self._totals.pop(url, None) is not None:
+            self._entries = {name: entry for name, entry in self._entries.items() if entry.url != url}
+
+    def of(self, url: str) -> Load:
+        """What is in flight at ``url``; nothing for a stranger."""
+        if (total := self._totals.get(url)) is None:
+            return _IDLE
+        return Load(total.requests, total.prefill, total.context)
+
+    def __len__(self) -> int:
+        """Requests in flight in all."""
+        return len(self._entries)
