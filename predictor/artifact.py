@@ -1,0 +1,150 @@
+"""The model as a file: JSON with a schema version, the feature list and a checksum; replaced atomically, no pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from fleet.errors import FleetError
+from predictor.features import NAMES, WIDTH
+from predictor.intervals import LEVELS
+from predictor.model import LatencyModel, Law, Score, build
+from predictor.physics import TPOT_COLUMNS, TTFT_COLUMNS
+
+log = logging.getLogger(__name__)
+
+SCHEMA: Final = 1
+FILE_NAME: Final = "model.json"
+"""In the home folder (``FLEET_HOME``)."""
+
+_COLUMNS: Final = {"ttft": TTFT_COLUMNS, "tpot": TPOT_COLUMNS}
+
+
+class ArtifactError(FleetError):
+    """A model file that is not what it says, or that another version wrote."""
+
+
+def to_dict(model: LatencyModel) -> dict[str, Any]:
+    """Everything of ``model`` as plain JSON values, checksum included."""
+    body: dict[str, Any] = {
+        "schema": SCHEMA,
+        "features": list(NAMES),
+        "columns": {name: list(columns) for name, columns in _COLUMNS.items()},
+        "levels": list(LEVELS),
+        "fitted_at_s": model.fitted_at_s,
+        "ranges": model.ranges.tolist(),
+        "ttft": _law_to_dict(model.ttft),
+        "tpot": _law_to_dict(model.tpot),
+    }
+    return {**body, "checksum": _checksum(body)}
+
+
+def _law_to_dict(law: Law) -> dict[str, Any]:
+    return {
+        "shared": law.shared.tolist(),
+        "variants": {name: coefficients.tolist() for name, coefficients in law.variants.items()},
+        "scales": [[endpoint, variant, factor] for (endpoint, variant), factor in law.scales.items()],
+        "quantiles": law.quantiles.tolist(),
+        "samples": law.samples,
+        "score": asdict(law.score),
+    }
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def from_dict(data: Any, *, where: str = "model") -> LatencyModel:
+    """The model that :func:`to_dict` wrote.
+
+    Raises: ArtifactError if the schema, the features, the checksum or a shape is not as expected.
+    """
+    if not isinstance(data, dict):
+        raise _refused("is no JSON object", where)
+    body = {key: value for key, value in data.items() if key != "checksum"}
+    expected = {"schema": SCHEMA, "features": list(NAMES), "levels": list(LEVELS),
+                "columns": {name: list(columns) for name, columns in _COLUMNS.items()}}  # fmt: skip
+    for key, value in expected.items():
+        if body.get(key) != value:
+            raise _refused(f"its {key} differ from this version's", where)
+    try:
+        if data.get("checksum") != _checksum(body):
+            raise _refused("its checksum does not match its content", where)
+        return build(ttft=_law(body["ttft"], len(TTFT_COLUMNS)), tpot=_law(body["tpot"], len(TPOT_COLUMNS)),
+                     ranges=_array(body["ranges"], (2, WIDTH)), fitted_at_s=float(body["fitted_at_s"]))  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise _refused(f"a value is missing or malformed: {error}", where) from None
+
+
+def _law(data: Mapping[str, Any], width: int) -> Law:
+    return Law(
+        shared=_array(data["shared"], (width,)),
+        variants={str(name): _array(values, (width,)) for name, values in data["variants"].items()},
+        scales={(str(endpoint), str(variant)): float(factor) for endpoint, variant, factor in data["scales"]},
+        quantiles=_array(data["quantiles"], (2, len(LEVELS))),
+        samples=int(data["samples"]),
+        score=Score(**data["score"]),
+    )
+
+
+def _array(values: Any, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.shape != shape or not np.isfinite(array).all() or (array < 0).any():
+        raise ValueError(f"expected {shape} finite numbers >= 0")
+    return array
+
+
+def _refused(what: str, where: str) -> ArtifactError:
+    return ArtifactError(f"model refused: {what}", where=where,
+                         next_step="Delete it, or train again with: fleet predictor train.")  # fmt: skip
+
+
+def write(model: LatencyModel, path: Path) -> None:
+    """Write ``model`` so that a reader sees the old file or the new one, never half of one.
+
+    Raises: ArtifactError if the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(to_dict(model), allow_nan=False), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise ArtifactError(f"cannot be written: {error.strerror}", where=str(path),
+                            next_step="Check its folder's permissions and the disk.") from None  # fmt: skip
+
+
+def read(path: Path) -> LatencyModel:
+    """The model in ``path``.
+
+    Raises: FileNotFoundError if there is none; ArtifactError if it is refused.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _refused(f"cannot be read: {error.strerror}", str(path)) from None
+    except ValueError:
+        raise _refused("is no JSON", str(path)) from None
+    return from_dict(data, where=str(path))
+
+
+def load(path: Path) -> LatencyModel | None:
+    """The model in ``path``, or ``None`` where there is none or it is refused (logged on one line)."""
+    try:
+        return read(path)
+    except FileNotFoundError:
+        return None
+    except ArtifactError as error:
+        log.warning("%s", error)
+        return None

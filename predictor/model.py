@@ -1,0 +1,140 @@
+"""The fitted model: latencies of many candidates at once, in microseconds. Pure.
+
+One law a target: coefficients on physics columns, shared by all, with one set a variant that has rows of its own, and
+a multiplicative scale an endpoint. At prediction time all three are one row of a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictor import intervals
+from predictor.physics import tpot_columns, ttft_columns
+
+Array = NDArray[np.float64]
+
+FLOOR_S: Final = 1e-4
+"""No prediction is below 0.1 ms."""
+
+TARGETS: Final = ("ttft", "tpot")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyPrediction:
+    """Latencies in seconds, one an input row."""
+
+    ttft_s: Array
+    tpot_s: Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Error on rows newer than all that the scored fit saw; ratios, 1.0 = 100 %."""
+
+    n: int = 0
+    mape: float | None = None
+    median_ape: float | None = None
+    bias: float | None = None
+    """Mean signed relative error; above 0 predicts too much."""
+    coverage: float | None = None
+    """Share of actual values inside the 90 % interval of an independent calibration."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Law:
+    """What was fitted for one target."""
+
+    shared: Array
+    """Coefficients for a variant never seen, shape (k,), >= 0."""
+    variants: Mapping[str, Array]
+    scales: Mapping[tuple[str, str], float]
+    """(endpoint, variant) -> factor on the variant's law."""
+    quantiles: Array
+    """:func:`predictor.intervals.calibrate`."""
+    samples: int
+    score: Score = field(default_factory=Score)
+
+    def coefficients(self, endpoint: str, variant: str) -> Array:
+        """The coefficients that hold for one endpoint of a variant; both may be unknown."""
+        return self.variants.get(variant, self.shared) * self.scales.get((endpoint, variant), 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LatencyModel:
+    """Frozen and ready to predict; make one with :func:`build`."""
+
+    ttft: Law
+    tpot: Law
+    ranges: Array
+    """Smallest and largest value of each feature in training, shape (2, 8)."""
+    fitted_at_s: float
+    _ttft_table: Array
+    _tpot_table: Array
+    _rows: Mapping[tuple[str, str], int]
+    _variant_rows: Mapping[str, int]
+
+    @property
+    def cold(self) -> bool:
+        """No sample of one of the targets stands behind it."""
+        return min(self.ttft.samples, self.tpot.samples) == 0
+
+    def predict(self, matrix: Array, scales: Array | None = None) -> LatencyPrediction:
+        """Latencies by the shared law, for feature rows of shape (n, 8).
+
+        Args:
+            matrix: as :func:`predictor.features.matrix` makes it.
+            scales: factors, shape (n,) or, for TTFT and TPOT apart, (n, 2).
+        """
+        ttft, tpot = ttft_columns(matrix) @ self.ttft.shared, tpot_columns(matrix) @ self.tpot.shared
+        if scales is not None:
+            both = np.broadcast_to(scales.reshape(len(matrix), -1), (len(matrix), 2))
+            ttft, tpot = ttft * both[:, 0], tpot * both[:, 1]
+        return LatencyPrediction(ttft_s=np.maximum(ttft, FLOOR_S), tpot_s=np.maximum(tpot, FLOOR_S))
+
+    def predict_for(self, matrix: Array, endpoints: Sequence[str], variants: Sequence[str]) -> LatencyPrediction:
+        """Latencies of feature rows (n, 8), each at its endpoint (URL) of its variant; either may be unknown."""
+        places = self.places(endpoints, variants)
+        ttft = np.einsum("ij,ij->i", ttft_columns(matrix), self._ttft_table[places])
+        tpot = np.einsum("ij,ij->i", tpot_columns(matrix), self._tpot_table[places])
+        return LatencyPrediction(ttft_s=np.maximum(ttft, FLOOR_S), tpot_s=np.maximum(tpot, FLOOR_S))
+
+    def places(self, endpoints: Sequence[str], variants: Sequence[str]) -> list[int]:
+        """Rows of the coefficient table: the endpoint's, else the variant's, else the shared one (0)."""
+        rows, fallback = self._rows, self._variant_rows
+        return [
+            rows[pair] if pair in rows else fallback.get(pair[1], 0) for pair in zip(endpoints, variants, strict=True)
+        ]
+
+    def quantile(self, matrix: Array, point: LatencyPrediction, level: float) -> LatencyPrediction:
+        """Latencies that stay below with probability ``level``, from point predictions of the same rows."""
+        group = intervals.queued(matrix).astype(np.intp)
+        return LatencyPrediction(
+            ttft_s=point.ttft_s * intervals.at_level(self.ttft.quantiles, level)[group],
+            tpot_s=point.tpot_s * intervals.at_level(self.tpot.quantiles, level)[group],
+        )
+
+    def outside(self, matrix: Array) -> NDArray[np.bool_]:
+        """Rows with a feature above all that training saw: the law extrapolates there."""
+        return np.asarray((matrix > self.ranges[1]).any(axis=1))
+
+
+def build(*, ttft: Law, tpot: Law, ranges: Array, fitted_at_s: float) -> LatencyModel:
+    """A model from its laws: the coefficient tables are laid out once, so that a prediction only looks up."""
+    variants = sorted(set(ttft.variants) | set(tpot.variants))
+    pairs = sorted(set(ttft.scales) | set(tpot.scales))
+    keys = [("", "")] + [("", variant) for variant in variants] + pairs
+    return LatencyModel(
+        ttft=ttft,
+        tpot=tpot,
+        ranges=ranges,
+        fitted_at_s=fitted_at_s,
+        _ttft_table=np.array([ttft.coefficients(*key) for key in keys]),
+        _tpot_table=np.array([tpot.coefficients(*key) for key in keys]),
+        _rows={pair: 1 + len(variants) + i for i, pair in enumerate(pairs)},
+        _variant_rows={variant: 1 + i for i, variant in enumerate(variants)},
+    )

@@ -1,0 +1,114 @@
+"""What latency is made of: non-negative columns, and a robust non-negative fit on them. Pure.
+
+Every column grows (or stays) when the load that it stands for grows, and every coefficient is at least 0, so a
+prediction can neither be negative nor fall when work is added.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from predictor.features import NAMES
+
+Array = NDArray[np.float64]
+
+INPUT, CACHED, PENDING, REQUESTS, CONTEXT, WAITING, RUNNING, KV = range(len(NAMES))
+"""Positions in a feature row (:data:`predictor.features.NAMES`)."""
+
+TTFT_COLUMNS: Final = (
+    "constant",
+    "uncached_k",
+    "uncached_x_length_m",
+    "pending_k",
+    "steps_x_requests",
+    "steps_x_context_k",
+    "waiting",
+    "waiting_x_context_k",
+)
+"""``_k`` thousands of tokens, ``_m`` millions; a step is one pass of the engine over :data:`CHUNK_TOKENS` of prompt."""
+
+TPOT_COLUMNS: Final = ("constant", "requests", "context_k", "pending_k", "length_k")
+
+CHUNK_TOKENS: Final = 2048.0
+"""Prompt tokens of one engine step (vLLM's default ``max_num_batched_tokens`` for chunked prefill)."""
+
+_TINY: Final = 1e-9
+
+
+def ttft_columns(matrix: Array) -> Array:
+    """Physics columns of TTFT from feature rows (n, 8): shape (n, 8), in the order of :data:`TTFT_COLUMNS`.
+
+    The engine works off the prompts before this one (``pending``) and this one's uncached part, chunk by chunk; each
+    chunk's step also carries the decoding of all requests in flight and reads their context.
+    """
+    rows = matrix.T
+    uncached = np.maximum(rows[INPUT] - rows[CACHED], 0.0) * 1e-3
+    pending = rows[PENDING] * 1e-3
+    steps = 1.0 + (uncached + pending) * (1e3 / CHUNK_TOKENS)
+    context = rows[CONTEXT] * 1e-3
+    columns = np.empty((len(TTFT_COLUMNS), matrix.shape[0]))
+    columns[0] = 1.0
+    columns[1] = uncached
+    columns[2] = uncached * rows[INPUT] * 1e-3
+    columns[3] = pending
+    columns[4] = steps * rows[REQUESTS]
+    columns[5] = steps * context
+    columns[6] = rows[WAITING]
+    columns[7] = rows[WAITING] * context
+    return columns.T
+
+
+def tpot_columns(matrix: Array) -> Array:
+    """Physics columns of TPOT from feature rows (n, 8): shape (n, 5), in the order of :data:`TPOT_COLUMNS`."""
+    rows = matrix.T
+    columns = np.empty((len(TPOT_COLUMNS), matrix.shape[0]))
+    columns[0] = 1.0
+    columns[1] = rows[REQUESTS]
+    columns[2] = rows[CONTEXT] * 1e-3
+    columns[3] = rows[PENDING] * 1e-3
+    columns[4] = rows[INPUT] * 1e-3
+    return columns.T
+
+
+def fit_nonnegative(columns: Array, target: Array, weights: Array | None = None, *, rounds: int = 4) -> Array:
+    """Coefficients >= 0 that minimise the relative error of ``columns @ coefficients`` against ``target``.
+
+    Robust: after the first round, rows whose relative error is far beyond the usual (1.5 robust standard deviations)
+    count less (Huber weights), so that stalls and liars bend the fit only a little.
+
+    Args:
+        columns: shape (n, k), n >= 1, finite.
+        target: shape (n,), > 0.
+        weights: shape (n,), how many rows each row stands for; default 1.
+        rounds: fits in all (the first is not re-weighted).
+    Raises: RuntimeError if the solver does not converge.
+    """
+    base = np.ones(len(target)) if weights is None else weights
+    relative = columns / target[:, None]
+    emphasis = base
+    coefficients = np.zeros(columns.shape[1])
+    for _ in range(rounds):
+        coefficients = _weighted_nnls(relative, emphasis)
+        emphasis = base * _huber(relative @ coefficients - 1.0)
+    return coefficients
+
+
+def _weighted_nnls(relative: Array, weights: Array) -> Array:
+    """argmin over x >= 0 of sum of weights * (relative @ x - 1)**2, on normalised columns."""
+    root = np.sqrt(weights)
+    scaled = relative * root[:, None]
+    norms = np.maximum(np.linalg.norm(scaled, axis=0), _TINY)
+    scaled /= norms
+    orthogonal, triangle = np.linalg.qr(scaled)  # same solution from k rows instead of n
+    solution, _ = nnls(triangle, orthogonal.T @ root, maxiter=50 * relative.shape[1])
+    return np.asarray(solution / norms, dtype=np.float64)
+
+
+def _huber(error: Array) -> Array:
+    size = np.abs(error)
+    limit = max(1.5 * 1.4826 * float(np.median(size)), 0.05)
+    return np.minimum(1.0, limit / np.maximum(size, _TINY))
