@@ -1,0 +1,211 @@
+"""``fleet up``: the plan, the ports, the supervisor and the report."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from fleet.errors import FleetError
+from fleet.up import report
+from fleet.up.cli import up
+from fleet.up.plan import Part, Ports, UpOptions, parts
+from fleet.up.ports import choose
+from fleet.up.supervisor import Supervisor
+
+
+def _options(**changes: object) -> UpOptions:
+    return UpOptions(**{"home": Path("/h"), "history_url": "sqlite:///h", "model": "m", **changes})
+
+
+def test_the_whole_loop_is_planned_and_traffic_waits_for_the_router() -> None:
+    plan = {part.name: part for part in parts(_options(), Ports())}
+    assert set(plan) == {"simulator", "predictor", "router", "wva", "alerts", "console", "traffic"}
+    assert "router" in plan["traffic"].after
+    assert all("--die-with-parent" in part.argv for part in plan.values())
+
+
+def test_real_engines_need_no_simulator() -> None:
+    plan = {part.name: part for part in parts(_options(engines="http://a:1,http://b:2", traffic=False), Ports())}
+    assert "simulator" not in plan
+    assert "traffic" not in plan
+    assert "http://a:1,http://b:2" in plan["router"].argv
+
+
+def test_a_taken_port_is_replaced_and_said() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ports, notes = choose("127.0.0.1", Ports(router=port))
+    assert ports.router != port
+    assert any(f"port {port} (router) is taken; using {ports.router}" in note for note in notes)
+    values = [getattr(ports, name) for name in Ports.__dataclass_fields__]
+    assert len(set(values)) == len(values)
+
+
+def _supervise(tmp_path: Path, *parts_: Part) -> tuple[Supervisor, list[str]]:
+    lines: list[str] = []
+    return Supervisor(parts_, logs=tmp_path, report=lambda _part, line: lines.append(line)), lines
+
+
+def _until(supervisor: Supervisor, condition: object, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        supervisor.tick()
+        time.sleep(0.02)
+
+
+def _python(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", code)
+
+
+def test_a_killed_part_is_reported_and_restarted(tmp_path: Path) -> None:
+    supervisor, lines = _supervise(
+        tmp_path, Part(name="p", argv=_python("import time; print('hello', flush=True); time.sleep(60)"))
+    )
+    supervisor.tick()
+    first = supervisor.running["p"].process
+    assert first
+    _until(supervisor, lambda: "hello" in supervisor.log_of("p").read_text())
+    os.kill(first.pid, signal.SIGKILL)
+    _until(supervisor, lambda: supervisor.running["p"].process not in (None, first))
+    second = supervisor.running["p"].process
+    assert second and second.poll() is None
+    assert "signal SIGKILL" in lines[0] and "hello" in lines[0]
+    assert "restarted" in lines[1]
+    supervisor.stop()
+    assert second.poll() is not None
+    assert len(supervisor.died()) == 1
+
+
+def test_a_part_that_ends_well_is_done_and_not_restarted(tmp_path: Path) -> None:
+    supervisor, lines = _supervise(tmp_path, Part(name="p", argv=_python("pass")))
+    _until(supervisor, lambda: supervisor.running["p"].done)
+    assert (supervisor.running["p"].state, lines, supervisor.died()) == ("done", [], [])
+
+
+def test_a_part_that_refuses_its_arguments_is_not_tried_again(tmp_path: Path) -> None:
+    code = "import sys; print('fleet: no such file', file=sys.stderr); sys.exit(2)"
+    supervisor, _lines = _supervise(tmp_path, Part(name="p", argv=_python(code), health_url="http://127.0.0.1:9/x"))
+    _until(supervisor, supervisor.refusal)
+    assert supervisor.refusal() == "fleet: no such file"
+
+
+def test_a_part_waits_for_what_it_needs(tmp_path: Path) -> None:
+    supervisor, _lines = _supervise(
+        tmp_path,
+        Part(name="base", argv=_python("import time; time.sleep(60)"), health_url="http://127.0.0.1:9/none"),
+        Part(name="top", argv=_python("pass"), after=("base",)),
+    )
+    for _ in range(5):
+        supervisor.tick()
+    assert supervisor.running["top"].state == "waiting"
+    supervisor.stop()
+
+
+def test_what_ignores_a_stop_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    )
+    supervisor, _lines = _supervise(tmp_path, Part(name="p", argv=_python(code)))
+    supervisor.tick()
+    _until(supervisor, lambda: "deaf" in supervisor.log_of("p").read_text())
+    supervisor.stop(grace_s=0.2)
+    process = supervisor.running["p"].process
+    assert process and process.returncode == -signal.SIGKILL
+
+
+def _row(at_s: float, outcome: str = "ok", **changes: object) -> dict[str, object]:
+    return {
+        "at_s": at_s,
+        "outcome": outcome,
+        "ttft_s": 0.1,
+        "tpot_s": 0.01,
+        "e2e_s": 1.0,
+        "output_tokens": 100,
+    } | changes
+
+
+def test_the_summary_counts_what_the_client_waited_for() -> None:
+    rows = [_row(1.0), _row(2.0, ttft_s=0.3), _row(3.0, "error", ttft_s=None), _row(4.0, "aborted", ttft_s=None)]
+    figures = report.summary(requests=rows, events=[], samples=[], started_at=0.0, ended_at=10.0)
+    assert figures["requests"] == 4
+    assert figures["success_rate"] == pytest.approx(2 / 3, abs=1e-6)
+    assert figures["ttft_p50_s"] == pytest.approx(0.2)
+    assert figures["tokens_per_s"] == pytest.approx(400 / 4.0)
+    assert figures["outcomes"] == {"ok": 2, "error": 1, "aborted": 1}
+
+
+def test_the_summary_of_nothing_says_unknown_not_zero() -> None:
+    figures = report.summary(requests=[], events=[], samples=[], started_at=0.0, ended_at=10.0)
+    assert (figures["success_rate"], figures["ttft_p95_s"], figures["scale_events"]) == (None, None, [])
+    json.dumps(figures)
+
+
+def _event(at_s: float, kind: str, subject: str, **data: object) -> dict[str, object]:
+    return {"at_s": at_s, "kind": kind, "subject": subject, "message": "why", "severity": "critical", "data": data}
+
+
+def test_scale_events_and_alerts_are_told_apart() -> None:
+    change = {"variant": "v", "direction": "up", "from": 1, "to": 2, "reason": "saturated"}
+    events = [
+        _event(5.0, "scale", "v", **change),
+        _event(6.0, "alert", "HighTTFT", state="firing"),
+        _event(7.0, "alert", "HighTTFT", state="resolved"),
+    ]
+    (scale,) = report.scale_events(events, 1.0)
+    assert scale == {"time": "1970-01-01T00:00:05.000Z", "at_s": 4.0, "detail": "why", **change}
+    (alert,) = report.fired_alerts(events, 1.0)
+    assert (alert["alert"], alert["first_at_s"], alert["firing"], alert["times"]) == ("HighTTFT", 5.0, False, 1)
+
+
+def test_the_replica_timeline_keeps_changes_only() -> None:
+    desired, ready = report.REPLICA_SIGNALS
+    changes = [(1, desired, 1), (1, ready, 1), (2, desired, 1), (3, desired, 2), (5, ready, 2)]
+    samples = [{"at_s": at, "variant": "v", "signal": name, "value": value} for at, name, value in changes]
+    assert report.replica_timeline(samples, 0.0) == {
+        "v": [
+            {"at_s": 1, "desired": 1, "ready": 1},
+            {"at_s": 3, "desired": 2, "ready": 1},
+            {"at_s": 5, "desired": 2, "ready": 2},
+        ]
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        pytest.param(["--prometheus", "http://127.0.0.1:9"], "Prometheus does not answer", id="unreachable-prometheus"),
+        pytest.param(["--engines", "http://127.0.0.1:9"], "GET /v1/models", id="engine-that-is-down"),
+        pytest.param(["--engines", "gpu1:8000"], "no engine URL", id="engine-without-scheme"),
+        pytest.param(["--config", "/nonexistent.yaml"], "no such file", id="missing-fleet-file"),
+        pytest.param(["--slo", "/nonexistent.yaml"], "no such file", id="missing-slo-file"),
+        pytest.param(["--history-url", "sqlite:////proc/x/h"], "folder cannot be made", id="unwritable-history"),
+        pytest.param(["--mean-rps", "-3"], "UP_MEAN_RPS", id="negative-rate"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_starts(arguments: list[str], words: str) -> None:
+    result = CliRunner().invoke(up, ["--headless", "--duration", "5", *arguments])
+    assert isinstance(result.exception, FleetError)
+    assert words in str(result.exception)
+    assert "\n" not in str(result.exception)
+
+
+def test_the_command_line_exits_with_2_and_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fleet.cli", "up", "--slo", "/nonexistent.yaml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == ["fleet: /nonexistent.yaml: no such file. Check the path."]
