@@ -18,12 +18,16 @@ def _escape(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
+def _matcher(label: str, value: str) -> str:
+    for prefix, operator in (("!~", "!~"), ("!=", "!="), ("~", "=~")):
+        if value.startswith(prefix):
+            return f'{label}{operator}"{_escape(value[len(prefix) :])}"'
+    return f'{label}="{_escape(value)}"'
+
+
 def selector(signal: Signal, *, suffix: str = "", **matchers: str) -> str:
-    """``name{label="value"}``; a value that starts with ``~`` is a regular expression."""
-    body = ",".join(
-        f'{label}=~"{_escape(value[1:])}"' if value.startswith("~") else f'{label}="{_escape(value)}"'
-        for label, value in matchers.items()
-    )
+    """``name{label="value"}``; ``~`` before a value means a regular expression, ``!=`` and ``!~`` the opposites."""
+    body = ",".join(_matcher(label, value) for label, value in matchers.items())
     return f"{signal.name}{suffix}{{{body}}}" if body else f"{signal.name}{suffix}"
 
 

@@ -201,6 +201,17 @@ ENGINE_MAX_TOKENS = _engine("vllm:request_params_max_tokens", H, "tokens", "max_
 STEP_TOKENS = _engine(
     "vllm:iteration_tokens_total", H, "tokens", "Tokens per engine step (a histogram despite _total)."
 )
+ADMISSION_REJECTIONS = Signal(
+    name="vllm:admission_rejections_total",
+    kind=C,
+    unit="requests",
+    layer=Layer.APPLICATION,
+    origin=Origin.ENGINE,
+    meaning="Requests refused at the engine's door (vLLM 0.32; off by default), by reason.",
+    labels=("model_name", "reason"),
+)
+NIXL_FAILED = _engine("vllm:nixl_num_failed_transfers_total", C, "transfers", "KV transfers that failed.")
+NIXL_EXPIRED = _engine("vllm:nixl_num_kv_expired_reqs_total", C, "requests", "Requests whose remote KV expired.")
 ENGINE_HTTP = Signal(
     name="http_requests_total",
     kind=C,
@@ -417,6 +428,8 @@ WVA_COST = _wva(
     "Cost of the replicas that run or start.",
     ("variant_name",),
 )
+
+WVA_AT_MAX = _wva("fleet_wva_at_max", G, "flag", "1 while the variant wants more replicas than its maximum.")
 
 PREDICTOR_SAMPLES = Signal(
     name="fleet_predictor_samples",
