@@ -1,0 +1,93 @@
+"""Parameters of filters, scorers and pickers: declared once as dataclass fields, read from configuration by name. Pure.
+
+A filter, scorer or picker is a frozen dataclass whose fields are its parameters. :func:`number` and :func:`choice`
+declare a field with the names it has in configuration files and the values it accepts; :mod:`router.config` reads
+these declarations, so a parameter cannot be accepted without being used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+_DECLARATION: Final = "parameter"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """How one field is written in configuration, and what it accepts."""
+
+    keys: tuple[str, ...]
+    """Accepted names, the documented one first."""
+    low: float = -math.inf
+    high: float = math.inf
+    whole: bool = False
+    choices: tuple[Any, ...] = ()
+    unless_equal: str = ""
+    """Why only one value is accepted, where that is so."""
+
+    @property
+    def limit(self) -> str:
+        """What is accepted, for an error line."""
+        if self.choices:
+            return " or ".join(str(choice) for choice in self.choices)
+        kind = "a whole number" if self.whole else "a number"
+        return f"{kind} from {self.low:g}" + (f" to {self.high:g}" if math.isfinite(self.high) else "")
+
+    def accept(self, value: object) -> Any:
+        """``value`` as the field's type.
+
+        Raises: ValueError when it is not accepted.
+        """
+        if self.choices:
+            return self._chosen(value)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            raise ValueError(self.limit)
+        if self.whole and value != int(value):
+            raise ValueError(self.limit)
+        return int(value) if self.whole else float(value)
+
+    def _chosen(self, value: object) -> Any:
+        for choice in self.choices:
+            if value == choice and isinstance(value, bool) == isinstance(choice, bool):
+                return choice
+        raise ValueError(f"{self.limit}; {self.unless_equal}" if self.unless_equal else self.limit)
+
+
+def number(default: float, *keys: str, low: float = 0.0, high: float = math.inf) -> Any:
+    """A field that takes a number in ``low``..``high``."""
+    return field(default=default, metadata={_DECLARATION: Parameter(keys=keys, low=low, high=high)})
+
+
+def whole(default: int, *keys: str, low: int = 1, high: float = math.inf) -> Any:
+    """A field that takes a whole number in ``low``..``high``."""
+    return field(default=default, metadata={_DECLARATION: Parameter(keys=keys, low=low, high=high, whole=True)})
+
+
+def choice(default: object, *keys: str, among: tuple[Any, ...], why: str = "") -> Any:
+    """A field that takes one of a few values; ``why`` explains a choice of one."""
+    return field(default=default, metadata={_DECLARATION: Parameter(keys=keys, choices=among, unless_equal=why)})
+
+
+def parameters(kind: type) -> Mapping[str, tuple[str, Parameter]]:
+    """Every accepted configuration name of ``kind`` with its field's name and declaration."""
+    declared = [
+        (item.name, item.metadata[_DECLARATION]) for item in dataclasses.fields(kind) if _DECLARATION in item.metadata
+    ]
+    return {key: (name, parameter) for name, parameter in declared for key in parameter.keys}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plugin(Generic[T]):
+    """What a type name in configuration stands for."""
+
+    kind: type[T]
+    preset: Mapping[str, object] = field(default_factory=dict)
+    """Field values that the type name itself fixes."""
+    idle: Mapping[str, str] = field(default_factory=dict)
+    """Parameters that other routers' files carry and that have no effect here, each with the reason."""
