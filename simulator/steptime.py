@@ -1,0 +1,83 @@
+"""How long one engine step takes, from the coefficients of :mod:`fleet.hardware`. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fleet.errors import ConfigError
+from fleet.hardware import COEFFICIENTS, GPUS, MODELS, StepCoefficients, kv_capacity_tokens
+
+INGRESS_S = 15.5632e-3
+"""Before the scheduler sees a request: HTTP, tokenising, hand-over (BLIS, fitted to vLLM 0.15 on H100)."""
+FINISH_S = 0.7773e-3
+"""After the last token, per request (BLIS)."""
+OUTPUT_TOKEN_S = 0.0459075e-3
+"""Per output token outside the GPU: detokenising, streaming (BLIS)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTimer:
+    """Step time of one model on one kind of GPU."""
+
+    coefficients: StepCoefficients
+    layers: int
+
+    def step_s(self, *, decoding: int, context: int, prefill: int = 0, attention: float = 0.0) -> float:
+        """Seconds of one step.
+
+        Args:
+            decoding: sequences that decode (B).
+            context: tokens their attention reads, summed; a shared prefix is read by each sequence (sum of K).
+            prefill: prompt tokens computed in this step (P).
+            attention: ``sum(c * (k + c/2))`` over the chunks of ``c`` tokens that follow ``k`` present ones.
+
+        >>> timer = timer_for("Llama-3.1-8B", "h100_sxm", 1)
+        >>> round(1000 * timer.step_s(decoding=64, context=64 * 2048), 1)
+        13.3
+        """
+        c = self.coefficients
+        busy = c.d0 + c.d_s * decoding
+        if prefill:
+            busy = max(busy, c.eta * (c.p0 + c.p1 * (prefill + decoding)))
+        overhead = 0.13 + 0.032 * self.layers
+        return (overhead + busy + c.d_kv * context + c.eta * 2.0 * c.p2 * attention) / 1000.0
+
+
+def timer_for(shape: str, accelerator: str, count: int) -> StepTimer:
+    """The timer of ``shape`` on ``count`` GPUs of kind ``accelerator``.
+
+    Raises: ConfigError when the model, the GPU or the pair has no coefficients.
+    """
+    _known(shape, MODELS, "model shape")
+    _known(accelerator, GPUS, "accelerator")
+    found = COEFFICIENTS.get((shape, accelerator, count))
+    if found is None:
+        counts = sorted(n for model, gpu, n in COEFFICIENTS if (model, gpu) == (shape, accelerator))
+        limit = f"{', '.join(map(str, counts))} GPUs" if counts else f"a calibrated GPU for {shape}"
+        raise ConfigError(f"no step times for {shape} on {count} x {accelerator}", limit=limit,
+                          next_step="Choose a calibrated combination of model, GPU and number of GPUs.")  # fmt: skip
+    return StepTimer(coefficients=found, layers=MODELS[shape].layers)
+
+
+def kv_tokens_for(shape: str, accelerator: str, count: int) -> int:
+    """Tokens of KV cache beside the weights, at vLLM's memory defaults.
+
+    Raises: ConfigError when the weights alone are larger than the memory.
+    """
+    tokens = kv_capacity_tokens(MODELS[shape], GPUS[accelerator], count)
+    if tokens <= 0:
+        gib = MODELS[shape].weight_gib / count
+        raise ConfigError(
+            f"the weights of {shape} do not fit {count} x {accelerator}: {gib:.1f} GiB a GPU",
+            limit=f"{GPUS[accelerator].kv_budget_gib:.1f} GiB", next_step="Use more GPUs or a larger one.")  # fmt: skip
+    return tokens
+
+
+def _known(name: str, names: Iterable[str], what: str) -> None:
+    known = sorted(names)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else "Choose one of those."
+        raise ConfigError(f"unknown {what} {name!r}", limit=", ".join(known), next_step=hint)
