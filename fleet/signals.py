@@ -449,6 +449,33 @@ PREDICTOR_ERROR = Signal(
     meaning="Mean absolute relative error on later requests (1.0 = 100 %).",
     labels=("target",),
 )
+PREDICTOR_HELD_OUT_ERROR = Signal(
+    name="fleet_predictor_held_out_error_ratio",
+    kind=G,
+    unit="ratio",
+    layer=Layer.APPLICATION,
+    origin=Origin.PREDICTOR,
+    meaning="Mean absolute relative error of the last fit on newer rows that it did not see (1.0 = 100 %).",
+    labels=("target",),
+)
+PREDICTOR_COVERAGE = Signal(
+    name="fleet_predictor_interval_coverage_ratio",
+    kind=G,
+    unit="ratio",
+    layer=Layer.APPLICATION,
+    origin=Origin.PREDICTOR,
+    meaning="Share of held-out values inside their 90 % interval.",
+    labels=("target",),
+)
+PREDICTOR_REJECTED = Signal(
+    name="fleet_predictor_rejected_samples_total",
+    kind=C,
+    unit="samples",
+    layer=Layer.APPLICATION,
+    origin=Origin.PREDICTOR,
+    meaning="Rows that were no training samples, by reason.",
+    labels=("reason",),
+)
 PREDICTOR_LAST_FIT = Signal(
     name="fleet_predictor_last_fit_timestamp_seconds",
     kind=G,

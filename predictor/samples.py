@@ -1,0 +1,163 @@
+"""Training samples: what is accepted from a history row or an HTTP client, and why the rest is not. Pure."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictor.features import NAMES, WIDTH
+from predictor.physics import CACHED, INPUT, KV, Array
+
+MAX_TTFT_S: Final = 600.0
+MAX_TPOT_S: Final = 60.0
+MAX_FEATURE: Final = 1e8
+"""No count of tokens or requests at one endpoint is larger."""
+
+
+class Rejection(enum.StrEnum):
+    """Why a row is no training sample: a closed set, used as a metric label."""
+
+    OUTCOME = "outcome"
+    """It did not end well (aborted, rejected, an error)."""
+    NOT_STREAMING = "not_streaming"
+    """Its first token was never seen apart from its last."""
+    MISSING_FEATURES = "missing_features"
+    NO_TARGET = "no_target"
+    """Neither a TTFT nor a TPOT was observed."""
+    NOT_A_NUMBER = "not_a_number"
+    """A value is NaN, infinite or no number at all."""
+    NEGATIVE = "negative"
+    ABSURD = "absurd"
+    """A value is beyond what an engine can do (TTFT > 600 s, TPOT > 60 s, KV > 1, counts > 1e8)."""
+
+
+class RejectedError(ValueError):
+    """A row that is no sample."""
+
+    def __init__(self, reason: Rejection, detail: str) -> None:
+        self.reason = reason
+        super().__init__(f"{reason.value}: {detail}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One request at one endpoint: what was known at dispatch, and what came of it."""
+
+    features: tuple[float, ...]
+    """In the order of :data:`predictor.features.NAMES`."""
+    ttft_s: float | None
+    tpot_s: float | None
+    endpoint: str = ""
+    variant: str = ""
+    predicted_ttft_s: float | None = None
+    """What was predicted, and used, when it was sent."""
+    predicted_tpot_s: float | None = None
+
+
+def from_record(record: Mapping[str, Any]) -> Sample:
+    """The sample in a row of the history's ``requests``.
+
+    Raises: RejectedError with the reason.
+    """
+    if record.get("outcome") != "ok":
+        raise RejectedError(Rejection.OUTCOME, f"outcome is {record.get('outcome')!r}")
+    if not record.get("streaming"):
+        raise RejectedError(Rejection.NOT_STREAMING, "the answer was not streamed")
+    if record.get("ttft_s") is None:
+        raise RejectedError(Rejection.NO_TARGET, "ttft_s was not observed")
+    return make(
+        record.get("features") or {}, ttft_s=record["ttft_s"], tpot_s=record.get("tpot_s"),
+        endpoint=str(record.get("endpoint") or ""), variant=str(record.get("variant") or ""),
+        predicted_ttft_s=record.get("predicted_ttft_s"), predicted_tpot_s=record.get("predicted_tpot_s"),
+    )  # fmt: skip
+
+
+def make(
+    features: Mapping[str, Any], *, ttft_s: Any, tpot_s: Any, endpoint: str = "", variant: str = "",
+    predicted_ttft_s: Any = None, predicted_tpot_s: Any = None,
+) -> Sample:  # fmt: skip
+    """A checked sample; a target that is ``None`` or 0 was not observed.
+
+    Raises: RejectedError with the reason.
+    """
+    missing = [name for name in NAMES if features.get(name) is None]
+    if missing:
+        raise RejectedError(Rejection.MISSING_FEATURES, ", ".join(missing))
+    ttft, tpot = _target(ttft_s, "ttft_s", MAX_TTFT_S), _target(tpot_s, "tpot_s", MAX_TPOT_S)
+    if ttft is None and tpot is None:
+        raise RejectedError(Rejection.NO_TARGET, "neither ttft_s nor tpot_s is above 0")
+    return Sample(
+        features=_features(features), ttft_s=ttft, tpot_s=tpot, endpoint=endpoint, variant=variant,
+        predicted_ttft_s=_usable(predicted_ttft_s), predicted_tpot_s=_usable(predicted_tpot_s),
+    )  # fmt: skip
+
+
+def _features(features: Mapping[str, Any]) -> tuple[float, ...]:
+    values = [_number(features[name], name, MAX_FEATURE) for name in NAMES]
+    if values[KV] > 1.001:
+        raise RejectedError(Rejection.ABSURD, f"{NAMES[KV]} is {values[KV]:g} (limit 1)")
+    values[CACHED] = min(values[CACHED], values[INPUT])
+    return tuple(values)
+
+
+def _number(value: Any, name: str, limit: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise RejectedError(Rejection.NOT_A_NUMBER, f"{name} is {value!r}")
+    if value < 0:
+        raise RejectedError(Rejection.NEGATIVE, f"{name} is {value:g}")
+    if value > limit:
+        raise RejectedError(Rejection.ABSURD, f"{name} is {value:g} (limit {limit:g})")
+    return float(value)
+
+
+def _target(value: Any, name: str, limit: float) -> float | None:
+    return None if value is None else _number(value, name, limit) or None
+
+
+def _usable(value: Any) -> float | None:
+    usable = isinstance(value, int | float) and math.isfinite(value) and value > 0
+    return float(value) if usable else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Dataset:
+    """Samples as columns, oldest first."""
+
+    matrix: Array
+    """Feature rows, shape (n, 8)."""
+    ttft_s: Array
+    """Shape (n,); NaN where not observed."""
+    tpot_s: Array
+    endpoints: Sequence[str]
+    variants: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.endpoints)
+
+    def target(self, name: str) -> Array:
+        """``ttft`` or ``tpot`` in seconds."""
+        return self.ttft_s if name == "ttft" else self.tpot_s
+
+    def take(self, rows: NDArray[np.intp]) -> Dataset:
+        """The rows with these positions, in that order."""
+        return Dataset(
+            matrix=self.matrix[rows], ttft_s=self.ttft_s[rows], tpot_s=self.tpot_s[rows],
+            endpoints=[self.endpoints[row] for row in rows], variants=[self.variants[row] for row in rows],
+        )  # fmt: skip
+
+
+def dataset(samples: Sequence[Sample]) -> Dataset:
+    """Samples as columns, in their order."""
+    return Dataset(
+        matrix=np.array([sample.features for sample in samples], dtype=np.float64).reshape(len(samples), WIDTH),
+        ttft_s=np.array([sample.ttft_s or np.nan for sample in samples], dtype=np.float64),
+        tpot_s=np.array([sample.tpot_s or np.nan for sample in samples], dtype=np.float64),
+        endpoints=[sample.endpoint for sample in samples],
+        variants=[sample.variant for sample in samples],
+    )

@@ -1,0 +1,268 @@
+"""The predictor over HTTP: upstream's endpoints around a :class:`predictor.learner.Learner`."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from pydantic import ValidationError
+
+from fleet import signals
+from predictor import artifact, features
+from predictor.learner import Learner
+from predictor.model import TARGETS, LatencyModel
+from predictor.samples import RejectedError, Rejection, Sample, make
+from predictor.wire import (
+    BulkError,
+    BulkRequest,
+    BulkResponse,
+    LooseBulkRequest,
+    PredictionRequest,
+    PredictionResponse,
+    TrainingBulk,
+    TrainingEntry,
+)
+
+
+def make_app(learner: Learner) -> FastAPI:
+    """The HTTP interface of ``learner``, which the caller starts and stops."""
+    app = FastAPI(title="llm-fleet latency predictor", docs_url=None, redoc_url=None)
+    registry = CollectorRegistry()
+    registry.register(_Figures(learner))
+    _add_predictions(app, learner)
+    _add_training(app, learner)
+    _add_state(app, learner, registry)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    return app
+
+
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    """422 with each fault's place and text; the input is left out (it may be NaN, which JSON cannot say)."""
+    errors = error.errors() if isinstance(error, RequestValidationError) else []
+    return JSONResponse({"detail": [{"loc": item["loc"], "msg": item["msg"]} for item in errors]}, status_code=422)
+
+
+def _ready(learner: Learner) -> LatencyModel:
+    model = learner.model
+    if model is None:
+        raise HTTPException(503, f"Models are not ready: {learner.progress()}")
+    return model
+
+
+# ---- predictions
+
+
+def _add_predictions(app: FastAPI, learner: Learner) -> None:
+    level = learner.settings.quantile
+
+    @app.post("/predict")
+    async def predict(body: PredictionRequest) -> PredictionResponse:
+        """One request at one endpoint; 503 while cold."""
+        return predict_rows(_ready(learner), [body], level)[0]
+
+    @app.post("/predict/bulk/strict")
+    async def predict_strict(body: BulkRequest) -> BulkResponse:
+        """Many rows; one bad row refuses all (422)."""
+        return _bulk(_ready(learner), body.requests, [], len(body.requests), level)
+
+    @app.post("/predict/bulk")
+    async def predict_bulk(body: LooseBulkRequest) -> BulkResponse:
+        """Many rows; bad ones are refused one by one, with a reason."""
+        model = _ready(learner)
+        good: list[PredictionRequest] = []
+        errors: list[BulkError] = []
+        for index, row in enumerate(body.requests):
+            try:
+                good.append(PredictionRequest.model_validate(row))
+            except ValidationError as error:
+                errors.append(BulkError(index=index, error=_first(error)))
+        return _bulk(model, good, errors, len(body.requests), level)
+
+
+def _bulk(
+    model: LatencyModel, good: Sequence[PredictionRequest], errors: list[BulkError], total: int, level: float
+) -> BulkResponse:
+    started = time.perf_counter()
+    answers: Iterator[PredictionResponse] = iter(predict_rows(model, good, level)) if good else iter(())
+    refused = {error.index for error in errors}
+    predictions = [None if index in refused else next(answers) for index in range(total)]
+    return BulkResponse(
+        predictions=predictions,
+        total_requests=total,
+        successful_predictions=len(good),
+        failed_predictions=len(errors),
+        processing_time_ms=1000 * (time.perf_counter() - started),
+        errors=errors,
+    )
+
+
+def predict_rows(model: LatencyModel, rows: Sequence[PredictionRequest], level: float) -> list[PredictionResponse]:
+    """Answers in the order of ``rows`` (at least one), with the quantile and the interval at ``level``."""
+    matrix = features.matrix([row.features() for row in rows])
+    point = model.predict_for(matrix, [row.endpoint for row in rows], [row.variant for row in rows])
+    high = model.quantile(matrix, point, level)
+    tail = (1 - level) / 2
+    ends = [model.quantile(matrix, point, tail), model.quantile(matrix, point, 1 - tail)]
+    outside = model.outside(matrix)
+    now, loaded = datetime.now(UTC), datetime.fromtimestamp(model.fitted_at_s, UTC)
+    ms = [1000 * values for p in (point, high, *ends) for values in (p.ttft_s, p.tpot_s)]
+    return [
+        PredictionResponse(
+            ttft_ms=ttft, tpot_ms=tpot, predicted_at=now, quantile=level, last_model_load=loaded,
+            ttft_quantile_ms=ttft_q, tpot_quantile_ms=tpot_q, ttft_interval_ms=(ttft_low, ttft_high),
+            tpot_interval_ms=(tpot_low, tpot_high), outside_training_range=bool(out),
+        )
+        for ttft, tpot, ttft_q, tpot_q, ttft_low, tpot_low, ttft_high, tpot_high, out in zip(
+            *(values.tolist() for values in ms), outside, strict=True
+        )
+    ]  # fmt: skip
+
+
+def _first(error: ValidationError) -> str:
+    fault = error.errors(include_input=False, include_url=False)[0]
+    place = ".".join(map(str, fault["loc"]))
+    return f"{place}: {fault['msg']}" if place else fault["msg"]
+
+
+# ---- training data
+
+
+def _add_training(app: FastAPI, learner: Learner) -> None:
+    @app.post("/add_training_data_bulk", status_code=202)
+    async def add_training_data_bulk(body: TrainingBulk) -> dict[str, Any]:
+        """Samples with outcomes; bad rows are refused one by one, with a reason."""
+        accepted: list[Sample] = []
+        refused: list[dict[str, Any]] = []
+        counts: Counter[Rejection] = Counter()
+        for index, entry in enumerate(body.entries):
+            try:
+                accepted.append(training_sample(entry))
+            except RejectedError as error:
+                counts[error.reason] += 1
+                refused.append({"index": index, "reason": error.reason.value, "detail": str(error)})
+        learner.add(accepted, counts)
+        message = f"Accepted {len(accepted)} training samples" + (f", refused {len(refused)}" if refused else "")
+        return {"message": message, "accepted": len(accepted), "rejected": refused}
+
+
+def training_sample(entry: Any) -> Sample:
+    """The sample in one of upstream's training entries.
+
+    Raises: RejectedError with the reason.
+    """
+    try:
+        row = TrainingEntry.model_validate(entry)
+    except ValidationError as error:
+        raise RejectedError(_reason(error), _first(error)) from None
+    return make(row.features(), ttft_s=row.actual_ttft_ms / 1000, tpot_s=row.actual_tpot_ms / 1000,
+                endpoint=row.endpoint, variant=row.variant)  # fmt: skip
+
+
+def _reason(error: ValidationError) -> Rejection:
+    kind = error.errors(include_input=False, include_url=False)[0]["type"]
+    if kind == "missing":
+        return Rejection.MISSING_FEATURES
+    if kind == "greater_than_equal":
+        return Rejection.NEGATIVE
+    return Rejection.ABSURD if kind == "less_than_equal" else Rejection.NOT_A_NUMBER
+
+
+# ---- state
+
+
+def _add_state(app: FastAPI, learner: Learner, registry: CollectorRegistry) -> None:
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """The process is up; it may still be cold."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz() -> dict[str, str]:
+        """503 "Models are not ready" while cold."""
+        _ready(learner)
+        return {"status": "ready"}
+
+    @app.get("/status")
+    async def status() -> dict[str, Any]:
+        """Upstream's fields, then ours."""
+        return {**_upstream_status(learner), **learner.status(), "held_out_error": _held_out(learner.model)}
+
+    @app.get("/data/status")
+    async def data_status() -> dict[str, Any]:
+        """What is kept for the next fit."""
+        return learner.data_status()
+
+    @app.get("/model/download")
+    async def download() -> dict[str, Any]:
+        """The served model's artifact."""
+        return artifact.to_dict(_ready(learner))
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus text."""
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _upstream_status(learner: Learner) -> dict[str, Any]:
+    model = learner.model
+    return {
+        "is_ready": model is not None,
+        "model_type": "physics_nnls",
+        "objective_type": "mean",
+        "quantile": learner.settings.quantile,
+        "last_model_load": datetime.fromtimestamp(model.fitted_at_s, UTC) if model else None,
+        "training_server_url": "",
+        "models_exist": dict.fromkeys(TARGETS, model is not None),
+        "ensemble_active": False,
+    }
+
+
+def _held_out(model: LatencyModel | None) -> dict[str, Any]:
+    """Error of the last fit on newer rows that it had not seen, by target."""
+    return {name: asdict(getattr(model, name).score) for name in TARGETS} if model else {}
+
+
+class _Figures(Collector):
+    """The catalogue's predictor series, read from the learner when scraped."""
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+
+    def collect(self) -> Iterator[Metric]:
+        """One family a signal; a value that is not known has no sample."""
+        model, status = self._learner.model, self._learner.status()
+        served = {name: status["error"][f"{name}_mape"] for name in TARGETS}
+        laws = {"ttft": model.ttft, "tpot": model.tpot} if model else {}
+        yield _gauge(signals.PREDICTOR_SAMPLES, {name: law.samples for name, law in laws.items()})
+        yield _gauge(signals.PREDICTOR_ERROR, served)
+        yield _gauge(signals.PREDICTOR_HELD_OUT_ERROR, {name: law.score.mape for name, law in laws.items()})
+        yield _gauge(signals.PREDICTOR_COVERAGE, {name: law.score.coverage for name, law in laws.items()})
+        yield _gauge(signals.PREDICTOR_LAST_FIT, {"": status["fitted_at_s"]})
+        yield _gauge(signals.PREDICTOR_COLD, {"": float(model is None)})
+        yield _counter(signals.PREDICTOR_FIT_FAILURES, {"": status["fit_failures"]})
+        yield _counter(signals.PREDICTOR_REJECTED, status["rejected"])
+
+
+def _gauge(signal: signals.Signal, values: dict[str, Any]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(signal.name, signal.meaning, labels=signal.labels)
+    for label, value in values.items():
+        if value is not None:
+            family.add_metric([label] if signal.labels else [], value)
+    return family
+
+
+def _counter(signal: signals.Signal, values: dict[str, Any]) -> CounterMetricFamily:
+    family = CounterMetricFamily(signal.name.removesuffix("_total"), signal.meaning, labels=signal.labels)
+    for label, value in values.items():
+        family.add_metric([label] if signal.labels else [], value)
+    return family
