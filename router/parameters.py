@@ -8,7 +8,6 @@ these declarations, so a parameter cannot be accepted without being used.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
@@ -24,8 +23,8 @@ class Parameter:
 
     keys: tuple[str, ...]
     """Accepted names, the documented one first."""
-    low: float = -math.inf
-    high: float = math.inf
+    low: float = 0.0
+    high: float = 1e9
     whole: bool = False
     choices: tuple[Any, ...] = ()
     unless_equal: str = ""
@@ -37,7 +36,7 @@ class Parameter:
         if self.choices:
             return " or ".join(str(choice) for choice in self.choices)
         kind = "a whole number" if self.whole else "a number"
-        return f"{kind} from {self.low:g}" + (f" to {self.high:g}" if math.isfinite(self.high) else "")
+        return f"{kind} from {self.low:g} to {self.high:g}"
 
     def accept(self, value: object) -> Any:
         """``value`` as the field's type.
@@ -59,12 +58,12 @@ class Parameter:
         raise ValueError(f"{self.limit}; {self.unless_equal}" if self.unless_equal else self.limit)
 
 
-def number(default: float, *keys: str, low: float = 0.0, high: float = math.inf) -> Any:
+def number(default: float, *keys: str, low: float = 0.0, high: float = 1e9) -> Any:
     """A field that takes a number in ``low``..``high``."""
     return field(default=default, metadata={_DECLARATION: Parameter(keys=keys, low=low, high=high)})
 
 
-def whole(default: int, *keys: str, low: int = 1, high: float = math.inf) -> Any:
+def whole(default: int, *keys: str, low: int = 1, high: float = 1e9) -> Any:
     """A field that takes a whole number in ``low``..``high``."""
     return field(default=default, metadata={_DECLARATION: Parameter(keys=keys, low=low, high=high, whole=True)})
 
