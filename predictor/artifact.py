@@ -6,10 +6,10 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 SCHEMA: Final = 1
 FILE_NAME: Final = "model.json"
 """In the home folder (``FLEET_HOME``)."""
+
+Key = TypeVar("Key", bound=Hashable)
 
 _COLUMNS: Final = {"ttft": TTFT_COLUMNS, "tpot": TPOT_COLUMNS}
 
@@ -41,6 +43,7 @@ def to_dict(model: LatencyModel) -> dict[str, Any]:
         "levels": list(LEVELS),
         "fitted_at_s": model.fitted_at_s,
         "ranges": model.ranges.tolist(),
+        "capacities": dict(model.capacities),
         "ttft": _law_to_dict(model.ttft),
         "tpot": _law_to_dict(model.tpot),
     }
@@ -80,7 +83,8 @@ def from_dict(data: Any, *, where: str = "model") -> LatencyModel:
         if data.get("checksum") != _checksum(body):
             raise _refused("its checksum does not match its content", where)
         return build(ttft=_law(body["ttft"], len(TTFT_COLUMNS)), tpot=_law(body["tpot"], len(TPOT_COLUMNS)),
-                     ranges=_array(body["ranges"], (2, WIDTH)), fitted_at_s=float(body["fitted_at_s"]))  # fmt: skip
+                     ranges=_array(body["ranges"], (2, WIDTH)), capacities=_factors(body["capacities"].items()),
+                     fitted_at_s=float(body["fitted_at_s"]))  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise _refused(f"a value is missing or malformed: {error}", where) from None
 
@@ -89,11 +93,18 @@ def _law(data: Mapping[str, Any], width: int) -> Law:
     return Law(
         shared=_array(data["shared"], (width,)),
         variants={str(name): _array(values, (width,)) for name, values in data["variants"].items()},
-        scales={(str(endpoint), str(variant)): float(factor) for endpoint, variant, factor in data["scales"]},
+        scales=_factors(((str(endpoint), str(variant)), factor) for endpoint, variant, factor in data["scales"]),
         quantiles=_array(data["quantiles"], (2, len(LEVELS))),
         samples=int(data["samples"]),
         score=Score(**data["score"]),
     )
+
+
+def _factors(pairs: Iterable[tuple[Key, Any]]) -> dict[Key, float]:
+    found = {key: float(value) for key, value in pairs}
+    if not all(0 < value < float("inf") for value in found.values()):
+        raise ValueError("expected finite numbers > 0")
+    return found
 
 
 def _array(values: Any, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:

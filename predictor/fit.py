@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from predictor import intervals
 from predictor.model import FLOOR_S, TARGETS, LatencyModel, LatencyPrediction, Law, Score, build
-from predictor.physics import Array, fit_nonnegative, tpot_columns, ttft_columns
+from predictor.physics import Array, fit_nonnegative, kv_capacity, tpot_columns, ttft_columns
 from predictor.samples import Dataset
 from predictor.scales import log_scales, positions
 
@@ -35,8 +35,6 @@ _BORROWED_ROWS: Final = 30.0
 """The other variants' rows, scaled to this one's level, weigh together as so many of its own."""
 _SCALE_ROWS: Final = 3
 """An endpoint with fewer rows has no scale of its own."""
-
-_COLUMNS: Final[Mapping[str, Callable[[Array], Array]]] = {"ttft": ttft_columns, "tpot": tpot_columns}
 
 
 class FitOutcome(enum.StrEnum):
@@ -95,21 +93,27 @@ def split(data: Dataset, *, holdout: float = HOLDOUT) -> tuple[Dataset, Dataset]
 
 def fit_model(data: Dataset, *, now_s: float, calibration: tuple[LatencyModel, Dataset] | None = None) -> LatencyModel:
     """A model of all rows; intervals and scores come from an older model's errors on ``calibration`` rows."""
-    laws = {name: _fit_law(data, name) for name in TARGETS}
+    rows_of = positions(data.variants)
+    capacities = {variant: kv_capacity(data.matrix[rows]) for variant, rows in rows_of.items()}
+    capacity = np.array([capacities[variant] for variant in data.variants])
+    columns = {"ttft": ttft_columns(data.matrix, capacity), "tpot": tpot_columns(data.matrix)}
+    laws = {name: _fit_law(data, columns[name], name) for name in TARGETS}
     if calibration is not None:
         laws = {name: _calibrated(law, name, *calibration) for name, law in laws.items()}
     ranges = np.array([data.matrix.min(axis=0), data.matrix.max(axis=0)])
-    return build(ttft=laws["ttft"], tpot=laws["tpot"], ranges=ranges, fitted_at_s=now_s)
+    known = {variant: tokens for variant, tokens in capacities.items() if np.isfinite(tokens)}
+    return build(ttft=laws["ttft"], tpot=laws["tpot"], ranges=ranges, capacities=known, fitted_at_s=now_s)
 
 
-def _fit_law(data: Dataset, name: str) -> Law:
+def _fit_law(data: Dataset, columns: Array, name: str) -> Law:
     """Shared law, variants' laws and endpoints' scales for one target.
 
     Law and scales are found in turn: the law is fitted on rows with their group's scale taken out, so a slow endpoint
     bends its own scale and not the law of the others.
     """
-    data = data.take(np.flatnonzero(np.isfinite(data.target(name))))
-    columns, target = _COLUMNS[name](data.matrix), data.target(name)
+    seen = np.flatnonzero(np.isfinite(data.target(name)))
+    data, columns = data.take(seen), columns[seen]
+    target = data.target(name)
     pairs = list(zip(data.endpoints, data.variants, strict=True))
     by_variant, by_pair = np.zeros(len(data)), np.zeros(len(data))
     for _ in range(_ROUNDS):

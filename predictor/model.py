@@ -72,9 +72,12 @@ class LatencyModel:
     tpot: Law
     ranges: Array
     """Smallest and largest value of each feature in training, shape (2, 8)."""
+    capacities: Mapping[str, float]
+    """Variant -> tokens of KV cache of one replica, where training rows told."""
     fitted_at_s: float
     _ttft_table: Array
     _tpot_table: Array
+    _capacity: Array
     _rows: Mapping[tuple[str, str], int]
     _variant_rows: Mapping[str, int]
 
@@ -98,8 +101,8 @@ class LatencyModel:
 
     def predict_for(self, matrix: Array, endpoints: Sequence[str], variants: Sequence[str]) -> LatencyPrediction:
         """Latencies of feature rows (n, 8), each at its endpoint (URL) of its variant; either may be unknown."""
-        places = self.places(endpoints, variants)
-        ttft = np.einsum("ij,ij->i", ttft_columns(matrix), self._ttft_table[places])
+        places = np.array(self.places(endpoints, variants), dtype=np.intp)
+        ttft = np.einsum("ij,ij->i", ttft_columns(matrix, self._capacity[places]), self._ttft_table[places])
         tpot = np.einsum("ij,ij->i", tpot_columns(matrix), self._tpot_table[places])
         return LatencyPrediction(ttft_s=np.maximum(ttft, FLOOR_S), tpot_s=np.maximum(tpot, FLOOR_S))
 
@@ -123,7 +126,7 @@ class LatencyModel:
         return np.asarray((matrix > self.ranges[1]).any(axis=1))
 
 
-def build(*, ttft: Law, tpot: Law, ranges: Array, fitted_at_s: float) -> LatencyModel:
+def build(*, ttft: Law, tpot: Law, ranges: Array, capacities: Mapping[str, float], fitted_at_s: float) -> LatencyModel:
     """A model from its laws: the coefficient tables are laid out once, so that a prediction only looks up."""
     variants = sorted(set(ttft.variants) | set(tpot.variants))
     pairs = sorted(set(ttft.scales) | set(tpot.scales))
@@ -132,9 +135,11 @@ def build(*, ttft: Law, tpot: Law, ranges: Array, fitted_at_s: float) -> Latency
         ttft=ttft,
         tpot=tpot,
         ranges=ranges,
+        capacities=capacities,
         fitted_at_s=fitted_at_s,
         _ttft_table=np.array([ttft.coefficients(*key) for key in keys]),
         _tpot_table=np.array([tpot.coefficients(*key) for key in keys]),
+        _capacity=np.array([capacities.get(variant, np.inf) for _, variant in keys]),
         _rows={pair: 1 + len(variants) + i for i, pair in enumerate(pairs)},
         _variant_rows={variant: 1 + i for i, variant in enumerate(variants)},
     )

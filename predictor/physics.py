@@ -27,9 +27,10 @@ TTFT_COLUMNS: Final = (
     "steps_x_requests",
     "steps_x_context_k",
     "waiting",
-    "waiting_x_context_k",
+    "overflow_k",
 )
-"""``_k`` thousands of tokens, ``_m`` millions; a step is one pass of the engine over :data:`CHUNK_TOKENS` of prompt."""
+"""``_k`` thousands of tokens, ``_m`` millions; a step is one pass of the engine over :data:`CHUNK_TOKENS` of prompt;
+overflow is what this request and those in flight need beyond the KV cache."""
 
 TPOT_COLUMNS: Final = ("constant", "requests", "context_k", "pending_k", "length_k")
 
@@ -37,13 +38,22 @@ CHUNK_TOKENS: Final = 2048.0
 """Prompt tokens of one engine step (vLLM's default ``max_num_batched_tokens`` for chunked prefill)."""
 
 _TINY: Final = 1e-9
+_MOST_OFF: Final = 5.0
+"""A prediction further off than this factor counts as off by this factor in the yardstick."""
+_CAPACITY_ROWS: Final = 20
+"""Fewest rows that tell a KV capacity."""
 
 
-def ttft_columns(matrix: Array) -> Array:
+def ttft_columns(matrix: Array, capacity: Array | float = np.inf) -> Array:
     """Physics columns of TTFT from feature rows (n, 8): shape (n, 8), in the order of :data:`TTFT_COLUMNS`.
 
     The engine works off the prompts before this one (``pending``) and this one's uncached part, chunk by chunk; each
-    chunk's step also carries the decoding of all requests in flight and reads their context.
+    chunk's step also carries the decoding of all requests in flight and reads their context. Once the KV cache is
+    full, a prompt waits until others have freed what it lacks (``overflow``).
+
+    Args:
+        matrix: feature rows, all >= 0.
+        capacity: KV cache of each row's endpoint, tokens, shape (n,); infinite where unknown.
     """
     rows = matrix.T
     uncached = np.maximum(rows[INPUT] - rows[CACHED], 0.0) * 1e-3
@@ -58,7 +68,7 @@ def ttft_columns(matrix: Array) -> Array:
     columns[4] = steps * rows[REQUESTS]
     columns[5] = steps * context
     columns[6] = rows[WAITING]
-    columns[7] = rows[WAITING] * context
+    columns[7] = np.maximum(rows[CONTEXT] + rows[INPUT] - capacity, 0.0) * 1e-3
     return columns.T
 
 
@@ -74,37 +84,54 @@ def tpot_columns(matrix: Array) -> Array:
     return columns.T
 
 
-def fit_nonnegative(columns: Array, target: Array, weights: Array | None = None, *, rounds: int = 4) -> Array:
+def kv_capacity(matrix: Array) -> float:
+    """Tokens of KV cache, from feature rows of one kind of endpoint; infinite where they cannot tell.
+
+    Without a queue, tokens in flight over KV utilisation is the capacity. The scrape is a little older than the
+    tokens, so single rows err both ways: the median of the fuller caches is taken.
+    """
+    told = (matrix[:, WAITING] == 0) & (matrix[:, CONTEXT] > 0) & (matrix[:, KV] < 0.95)
+    for least in (0.5, 0.2):
+        rows = matrix[told & (matrix[:, KV] > least)]
+        if len(rows) >= _CAPACITY_ROWS:
+            return float(np.median(rows[:, CONTEXT] / rows[:, KV]))
+    return float("inf")
+
+
+def fit_nonnegative(columns: Array, target: Array, weights: Array | None = None, *, rounds: int = 5) -> Array:
     """Coefficients >= 0 that minimise the relative error of ``columns @ coefficients`` against ``target``.
 
-    Robust: after the first round, rows whose relative error is far beyond the usual (1.5 robust standard deviations)
-    count less (Huber weights), so that stalls and liars bend the fit only a little.
+    The first round divides errors by the target; the later ones by the geometric mean of target and prediction, which
+    is the log error to third order and so does not favour predicting too little. Robust: rows whose relative error is
+    far beyond the usual (1.5 robust standard deviations) count less (Huber weights), so that stalls and liars bend the
+    fit only a little.
 
     Args:
         columns: shape (n, k), n >= 1, finite.
         target: shape (n,), > 0.
         weights: shape (n,), how many rows each row stands for; default 1.
-        rounds: fits in all (the first is not re-weighted).
+        rounds: fits in all.
     Raises: RuntimeError if the solver does not converge.
     """
     base = np.ones(len(target)) if weights is None else weights
-    relative = columns / target[:, None]
-    emphasis = base
+    emphasis, yardstick = base, target
     coefficients = np.zeros(columns.shape[1])
     for _ in range(rounds):
-        coefficients = _weighted_nnls(relative, emphasis)
-        emphasis = base * _huber(relative @ coefficients - 1.0)
+        coefficients = _weighted_nnls(columns / yardstick[:, None], target / yardstick, emphasis)
+        predicted = np.maximum(columns @ coefficients, _TINY)
+        emphasis = base * _huber(np.log(predicted / target))
+        yardstick = np.sqrt(target * np.clip(predicted, target / _MOST_OFF, target * _MOST_OFF))
     return coefficients
 
 
-def _weighted_nnls(relative: Array, weights: Array) -> Array:
-    """argmin over x >= 0 of sum of weights * (relative @ x - 1)**2, on normalised columns."""
+def _weighted_nnls(columns: Array, target: Array, weights: Array) -> Array:
+    """argmin over x >= 0 of sum of weights * (columns @ x - target)**2, on normalised columns."""
     root = np.sqrt(weights)
-    scaled = relative * root[:, None]
+    scaled = columns * root[:, None]
     norms = np.maximum(np.linalg.norm(scaled, axis=0), _TINY)
     scaled /= norms
     orthogonal, triangle = np.linalg.qr(scaled)  # same solution from k rows instead of n
-    solution, _ = nnls(triangle, orthogonal.T @ root, maxiter=50 * relative.shape[1])
+    solution, _ = nnls(triangle, orthogonal.T @ (root * target), maxiter=50 * columns.shape[1])
     return np.asarray(solution / norms, dtype=np.float64)
 
 
