@@ -88,19 +88,26 @@ class MemoryPressure:
             ],
         )
 
-    def factor(self, endpoint: EndpointView) -> float:
-        """What its total score is multiplied by: 1 up to the soft limit, then linearly down to 1 - penalty.
+    def factors(self, endpoints: Sequence[EndpointView]) -> list[float] | None:
+        """What their total scores are multiplied by; ``None`` where no endpoint is penalised.
+
+        1 up to the soft limit, then linearly down to 1 - penalty at the maximum.
 
         >>> from fleet.types import EngineSample
-        >>> full = EndpointView(url="u", variant="v", sample=EngineSample(at_s=0, kv_utilisation=0.9))
-        >>> round(MemoryPressure().factor(full), 3)
-        0.75
+        >>> filling = EndpointView(url="u", variant="v", sample=EngineSample(at_s=0, kv_utilisation=0.9))
+        >>> MemoryPressure(penalised_kv_utilization=0.8, max_kv_utilization=1.0).factors([filling])
+        [0.75]
         """
-        sample, soft = endpoint.sample, self.penalised_kv_utilization
-        if sample is None or sample.kv_utilisation is None or sample.kv_utilisation <= soft:
-            return 1.0
-        span = self.max_kv_utilization - soft
-        return 1.0 - self.penalty * min(1.0, (sample.kv_utilisation - soft) / span) if span > 0 else 1.0
+        soft, span = self.penalised_kv_utilization, self.max_kv_utilization - self.penalised_kv_utilization
+        if span <= 0.0:
+            return None
+        used = [
+            soft if (sample := endpoint.sample) is None or (kv := sample.kv_utilisation) is None else kv
+            for endpoint in endpoints
+        ]
+        if max(used, default=0.0) <= soft:
+            return None
+        return [1.0 - self.penalty * min(1.0, max(0.0, kv - soft) / span) for kv in used]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
