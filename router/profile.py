@@ -93,10 +93,10 @@ PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(
 
 ``documents`` is the published rule: weights 100/50/30, one of the best three at random. ``default`` has the same
 filters and weights, and draws among the best three only where they are within 10 % of the best: on three to five
-endpoints the plain rule is nearly a lottery. In simulation (two to five H100 and A100 engines; six workloads, from no
-shared prompts to one prompt shared by all) margins from 0.05 to 0.2 gave the lowest TTFT almost everywhere, P95 being
-2 to 25 times lower than without a margin wherever the fleet was not overloaded, and one engine shared by a hot prompt
-was left as soon as the overload filters dropped it.
+endpoints the plain rule is nearly a lottery. In simulation (two to five H100 and A100 engines, a physics model as
+predictor, six workloads from no shared prompts to one prompt shared by all) margins from 0.1 to 0.2 were the best or
+close to it: at 0.1, TTFT P95 was 1.2 to 27 times lower than without a margin wherever the fleet could carry the load,
+and when a hot prompt overloaded its engine, the overload filters spread it.
 """
 
 DEFAULT: Final = PROFILES["default"]

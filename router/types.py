@@ -70,11 +70,13 @@ class Pick:
     endpoint: EndpointView | None
     """``None``: nothing is left; ``reason`` says why."""
     reason: str
-    """``picked``, ``fallback_round_robin`` (all overloaded), ``no_endpoints``, ``no_model``, ``no_role``, ``no_ready``."""
+    """``picked``, ``fallback_round_robin`` (all overloaded), or why there is none: ``no_endpoints``, ``no_model``,
+    ``no_role``, ``no_ready``."""
     probability: float | None = None
     """Chance with which the picker chose it."""
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Endpoint URL -> scorer -> raw score 0..1; a penalising filter's factor where it acts; ``total``: what was ranked."""
+    """Endpoint URL -> scorer -> raw score 0..1. A penalising filter adds its factor where it acts, and ``total`` is the
+    weighted sum after it: what was ranked."""
     dropped: Mapping[str, str] = field(default_factory=dict)
     """Endpoint URL -> the filter that dropped it."""
     predictions: Mapping[str, Prediction] = field(default_factory=dict)
