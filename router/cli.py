@@ -1,0 +1,80 @@
+"""``fleet router``: serve."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import click
+import uvloop
+
+from fleet.history import History
+from fleet.settings import FleetSettings, load
+from fleet.shell import die_with_parent, on_stop, setup_logging
+from router.config_file import load_profile
+from router.service import RouterService
+from router.settings import RouterSettings
+
+log = logging.getLogger(__name__)
+
+
+@click.group()
+def router() -> None:
+    """Send each request to the engine that will serve it best.
+
+    \b
+    Examples:
+      fleet router serve --engines http://gpu1:8000,http://gpu2:8000
+      fleet router serve --platform http://127.0.0.1:8060 --config router.yaml
+    """
+
+
+@router.command()
+@click.option("--host", help="Address to listen on (default 127.0.0.1).")
+@click.option("--port", type=int, help="Port for clients, 0 for any free one (default 8080).")
+@click.option("--admin-port", type=int, help="Port for health, metrics and debug, 0 for any free one (default 8081).")
+@click.option("--platform", help="URL of the platform API that names the engines.")
+@click.option("--engines", help="Fixed engine URLs, separated by commas.")
+@click.option("--config", type=click.Path(path_type=Path), help="Scheduling profile (default: the built-in one).")
+@click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="Folder of history and model (.fleet).")
+@click.option("--history-url", help="SQLAlchemy URL of the history (default: FLEET_HISTORY_URL, else in HOME).")
+@click.option("--scrape-s", type=float, help="Seconds between two scrapes of an engine (default 1).")
+@click.option("--drain-s", type=float, help="Seconds that requests in flight get at a stop (default 10).")
+@click.option("--seed", type=int, help="Seed of the picker's randomness.")
+@click.option("--die-with-parent", "mortal", is_flag=True, help="Stop when the parent process dies (Linux).")
+def serve(*, home: Path | None, history_url: str | None, mortal: bool, **given: object) -> None:
+    """Serve the OpenAI API, routed over the engines.
+
+    \b
+    Examples:
+      fleet router serve --engines http://gpu1:8000,http://gpu2:8000
+      fleet router serve --platform http://127.0.0.1:8060 --port 0 --admin-port 0
+      fleet router serve --engines http://gpu1:8000 --config router.yaml --seed 1
+    """
+    if mortal:
+        die_with_parent()
+    setup_logging("router")
+    settings = load(RouterSettings, **given)
+    fleet = load(FleetSettings, home=home, history_url=history_url)
+    profile = load_profile(settings.config)
+    for note in profile.notes:
+        log.warning("%s", note)
+    service = RouterService(settings, profile, home=fleet.home, history=History(fleet.resolved_history_url()))
+    service.bind()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(service))
+
+
+async def _serve(service: RouterService) -> None:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def ask_to_stop() -> None:
+        loop.call_soon_threadsafe(stop.set)
+
+    on_stop(ask_to_stop)
+    await service.start()
+    log.info("serving on http://%s:%d, admin on http://%s:%d", service.settings.host, service.port,
+             service.settings.host, service.admin_port)  # fmt: skip
+    await stop.wait()
+    await service.stop()

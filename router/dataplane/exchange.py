@@ -1,0 +1,268 @@
+"""One request from its dispatch to its end, accounted for exactly once.
+
+Retries happen only before the first byte of an answer: a connection that had served before and broke is the race with
+an engine that closes idle connections, so the same engine is asked again on a new one; an engine that cannot be
+reached, or that dies on a new connection, is left for another one while the budget lasts.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from fleet.history import RequestOutcome
+from router.dataplane.observe import Observer
+from router.dataplane.reader import ClientRequest
+from router.dataplane.replies import Refusal, server_error, status_line
+from router.dataplane.response import ResponseReader
+from router.dataplane.upstream import Pool, UpstreamConnection
+from router.metrics import ModelMeters
+from router.types import InferenceRequest, Pick
+
+if TYPE_CHECKING:
+    from router.dataplane.client import ClientConnection
+    from router.dataplane.gateway import Gateway
+
+_NO_BODY = (204, 304)
+_CLIENT_CLOSED = 499
+"""Status recorded where the client left before one was sent (nginx's number)."""
+
+
+class Exchange:
+    """A request, the client that sent it, and the engine that answers."""
+
+    __slots__ = (
+        "_active_s",
+        "_chunked",
+        "_client",
+        "_delimited",
+        "_fresh",
+        "_gateway",
+        "_head_sent",
+        "_paused",
+        "_pool",
+        "_retries",
+        "_upstream",
+        "done",
+        "inference",
+        "key",
+        "meters",
+        "observer",
+        "outcome",
+        "pick",
+        "request",
+        "started_at_s",
+        "started_s",
+        "status",
+        "tried",
+    )  # fmt: skip
+
+    def __init__(
+        self, gateway: Gateway, client: ClientConnection, request: ClientRequest, inference: InferenceRequest,
+        meters: ModelMeters, *, key: str, at_s: float,
+    ) -> None:  # fmt: skip
+        self._gateway, self._client = gateway, client
+        self.request, self.inference, self.meters = request, inference, meters
+        self.key = key
+        """The router's own name of it; clients may send the same ``x-request-id`` twice."""
+        self.started_at_s, self.started_s = at_s, perf_counter()
+        self.observer = Observer()
+        self.pick: Pick | None = None
+        self.tried: set[str] = set()
+        """Engines that failed it."""
+        self.status = 0
+        self.outcome: RequestOutcome | None = None
+        self.done = False
+        self._pool: Pool | None = None
+        self._upstream: UpstreamConnection | None = None
+        self._active_s = gateway.now_s
+        self._retries = 0
+        self._fresh = self._head_sent = self._chunked = self._delimited = self._paused = False
+
+    # To an engine.
+
+    def route(self) -> None:
+        """Choose an engine and send the request there, or say that there is none."""
+        choice = self._gateway.choose(self)
+        if isinstance(choice, Refusal):
+            self._refuse(choice, RequestOutcome.ERROR if self.tried else RequestOutcome.REJECTED)
+            return
+        self._pool, self._fresh = choice, False
+        if (connection := choice.take()) is not None:
+            self.on_connected(connection)
+        else:
+            self._fresh = True
+            choice.connect(self)
+
+    def on_connected(self, connection: UpstreamConnection) -> None:
+        """See :class:`router.dataplane.upstream.Carrier`."""
+        if self.done:
+            connection.pool.give(connection, keep=True)
+            return
+        self._upstream, self._active_s = connection, self._gateway.now_s
+        connection.send(self, self._wire(connection.pool))
+
+    def _wire(self, pool: Pool) -> bytes:
+        """The request as the engine gets it: our framing, the client's other headers, the body as it came."""
+        request = self.request
+        return b"".join((
+            b"POST %b%b HTTP/1.1\r\nhost: %b\r\nx-request-id: %b\r\ncontent-length: %d\r\n"
+            % (pool.base, request.target, pool.authority, request.request_id.encode(), len(request.body)),
+            *request.lines, b"\r\n", request.body,
+        ))  # fmt: skip
+
+    def on_connect_failed(self, reason: str) -> None:
+        """See :class:`router.dataplane.upstream.Carrier`."""
+        if not self.done and self._pool is not None:
+            self._gateway.unreachable(self._pool.url, reason)
+            self._elsewhere(reason)
+
+    def on_failed(self, reason: str, *, answered: bool, reused: bool) -> None:
+        """See :class:`router.dataplane.upstream.Carrier`."""
+        self._upstream = None
+        if self.done or self._pool is None:
+            return
+        if answered:
+            self._broken(reason)
+        elif reused and not self._fresh:
+            self._fresh = True
+            self._pool.connect(self)
+        else:
+            self._elsewhere(reason)
+
+    def _elsewhere(self, reason: str) -> None:
+        """Try another engine, if any is left and the budget allows."""
+        if self._pool is not None:
+            self.tried.add(self._pool.url)
+        self._gateway.release(self)
+        if self._retries < self._gateway.settings.retries and self._gateway.budget.take():
+            self._retries += 1
+            self.route()
+        else:
+            self._broken(reason)
+
+    def _broken(self, reason: str) -> None:
+        """The engine failed and nothing can be done about it: say so, or show it by breaking off."""
+        url = self._pool.url if self._pool else "?"
+        self._gateway.note_failure(url, reason)
+        if self._head_sent:
+            self._break_off(RequestOutcome.ERROR, 502)
+        else:
+            self._refuse(server_error(502, "the engine failed before it answered", code="engine_failed"),
+                         RequestOutcome.ERROR)  # fmt: skip
+
+    def _break_off(self, outcome: RequestOutcome, status: int) -> None:
+        """End an answer that has begun so that the client can tell it from a whole one."""
+        self._end(outcome, status)
+        if self._delimited:
+            self._client.close()
+        else:
+            self._client.abort()
+
+    # Back to the client.
+
+    def on_response(self, reader: ResponseReader) -> None:
+        """See :class:`router.dataplane.upstream.Carrier`."""
+        if self.done or not reader.status:
+            return
+        self._active_s = self._gateway.now_s
+        data = reader.take()
+        parts = [] if self._head_sent else [self._head(reader)]
+        if data:
+            self._observe(reader, data)
+            parts.append(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        if reader.done:
+            if self._chunked:
+                parts.append(b"0\r\n\r\n")
+            self._upstream = None
+        if parts:
+            self._client.write(parts[0] if len(parts) == 1 else b"".join(parts))
+        if reader.done:
+            self._complete(reader)
+
+    def _head(self, reader: ResponseReader) -> bytes:
+        """The response's head with our own framing; from here on no retry, so the body is let go."""
+        self._head_sent, self.status = True, reader.status
+        request = self.request
+        request.body = b""
+        framing = self._framing(reader)
+        connection = b""
+        if not request.keep_alive or self._gateway.draining:
+            connection = b"connection: close\r\n"
+        elif request.http10:
+            connection = b"connection: keep-alive\r\n"
+        return b"".join((
+            status_line(reader.status), *reader.lines, b"x-request-id: ", request.request_id.encode(), b"\r\n", framing,
+            connection, b"\r\n",
+        ))  # fmt: skip
+
+    def _framing(self, reader: ResponseReader) -> bytes:
+        """How the client learns where the body ends."""
+        if reader.status in _NO_BODY:
+            return b""
+        if reader.length >= 0:
+            self._delimited = True
+            return b"content-length: %d\r\n" % reader.length
+        if self.request.http10:
+            self.request.keep_alive = False
+            return b""
+        self._chunked = self._delimited = True
+        return b"transfer-encoding: chunked\r\n"
+
+    def _observe(self, reader: ResponseReader, data: bytes) -> None:
+        if reader.events:
+            if events := self.observer.stream(data, perf_counter()):
+                self._gateway.ledger.token(self.key, events)
+        else:
+            self.observer.plain(data)
+
+    def _complete(self, reader: ResponseReader) -> None:
+        self._end(RequestOutcome.OK if reader.status < 400 else RequestOutcome.ERROR, reader.status)
+        self._client.finish(keep_alive=self.request.keep_alive)
+
+    def _refuse(self, refusal: Refusal, outcome: RequestOutcome) -> None:
+        """The router's own answer."""
+        self._end(outcome, refusal.status)
+        keep_alive = self.request.keep_alive and not self.request.http10 and not self._gateway.draining
+        self._client.write(refusal.reply(request_id=self.request.request_id, close=not keep_alive))
+        self._client.finish(keep_alive=keep_alive)
+
+    def _end(self, outcome: RequestOutcome, status: int) -> None:
+        """Account for it; a second call does nothing."""
+        if self.done:
+            return
+        self.done = True
+        self.outcome, self.status = outcome, status
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.abort()
+        self.request.body = b""
+        self._gateway.finished(self)
+
+    # What the client's connection calls.
+
+    def cancel(self) -> None:
+        """See :class:`router.dataplane.client.Work`."""
+        self._end(RequestOutcome.ABORTED, self.status or _CLIENT_CLOSED)
+
+    def pause(self) -> None:
+        """See :class:`router.dataplane.client.Work`."""
+        self._paused = True
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def resume(self) -> None:
+        """See :class:`router.dataplane.client.Work`."""
+        self._paused, self._active_s = False, self._gateway.now_s
+        if self._upstream is not None:
+            self._upstream.resume()
+
+    def tick(self, now_s: float) -> None:
+        """See :class:`router.dataplane.client.Work`."""
+        if self.done or self._paused or now_s - self._active_s <= self._gateway.settings.response_s:
+            return
+        message = f"no byte from the engine for {self._gateway.settings.response_s:g} s"
+        if self._head_sent:
+            self._break_off(RequestOutcome.TIMEOUT, 504)
+        else:
+            self._refuse(server_error(504, message, code="engine_timeout"), RequestOutcome.TIMEOUT)

@@ -1,0 +1,81 @@
+"""Paths: what the router answers itself, what it passes on, what it refuses."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from router.dataplane.reader import ClientRequest
+from router.dataplane.replies import Refusal, reply
+
+if TYPE_CHECKING:
+    from router.dataplane.gateway import Gateway
+
+_PASSED_ON: Final = re.compile(rb"/v1(?:/[A-Za-z0-9_-]{1,64}){1,4}")
+_ENGINE_ADMIN: Final = frozenset({b"/v1/load_lora_adapter", b"/v1/unload_lora_adapter", b"/v1/models"})
+"""Under ``/v1`` too, but not for clients to POST to."""
+_ABSOLUTE: Final = re.compile(rb"https?://[^/?#]+(/[^#]*|)", re.IGNORECASE)
+_READ: Final = (b"GET", b"HEAD")
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """An answer of the router's own."""
+
+    status: int
+    body: bytes
+    extra: dict[str, str] | None = None
+
+    def to_bytes(self, request: ClientRequest, *, close: bool) -> bytes:
+        """The whole response."""
+        return reply(self.status, self.body, request_id=request.request_id, close=close,
+                     head_only=request.method == b"HEAD", extra=self.extra)  # fmt: skip
+
+
+def _refuse(status: int, message: str, code: str, **extra: str) -> Local:
+    return Local(status, Refusal(status, message, code=code).body(), extra or None)
+
+
+def answer(gateway: Gateway, request: ClientRequest) -> Local | None:
+    """The router's own answer to ``request``, or ``None`` where an engine has to give it."""
+    target = request.target
+    if not target.startswith(b"/"):
+        match = _ABSOLUTE.fullmatch(target)
+        if match is None:
+            return _refuse(400, "the request target is neither a path nor an http URL", "bad_target")
+        target = request.target = match[1] or b"/"
+    path = target.partition(b"?")[0]
+    if request.method == b"POST" and _PASSED_ON.fullmatch(path) and path not in _ENGINE_ADMIN:
+        return None
+    return _own(gateway, request.method, path)
+
+
+def _own(gateway: Gateway, method: bytes, path: bytes) -> Local:
+    if path in (b"/health", b"/healthz", b"/v1/models"):
+        if method not in _READ:
+            return _refuse(405, "this path is read with GET", "method_not_allowed", allow="GET, HEAD")
+        return _models(gateway) if path == b"/v1/models" else _health(gateway)
+    if _PASSED_ON.fullmatch(path) and path not in _ENGINE_ADMIN:
+        return _refuse(405, "this path takes POST", "method_not_allowed", allow="POST")
+    return _refuse(404, "there is no such path here", "not_found")
+
+
+def _health(gateway: Gateway) -> Local:
+    if gateway.draining:
+        return Local(503, b'{"status":"stopping"}')
+    ready = len(gateway.endpoints.ready)
+    return Local(200, b'{"status":"ok","ready_endpoints":%d}' % ready)
+
+
+def _models(gateway: Gateway) -> Local:
+    """Every model once, as the first engine that serves it describes it."""
+    merged: dict[str, Any] = {}
+    for endpoint in gateway.endpoints.ready:
+        for entry in endpoint.model_entries:
+            merged.setdefault(str(entry["id"]), entry)
+        for name in sorted(endpoint.models):
+            merged.setdefault(name, {"id": name, "object": "model", "owned_by": "llm-fleet"})
+    return Local(200, msgspec.json.encode({"object": "list", "data": list(merged.values())}))

@@ -1,0 +1,129 @@
+"""HTTP responses of engines from bytes, without I/O."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httptools
+
+from router.dataplane import headers as h
+
+_HEAD_LIMIT = 64 << 10
+_HEADER_COUNT = 200
+
+
+class BadResponse(Exception):  # noqa: N818
+    """An engine's answer that is not HTTP, or not one answer to one request."""
+
+
+class ResponseReader:
+    """Feed it bytes; after each feed look at :attr:`status`, take the body's new part, ask whether it is done.
+
+    One reader serves all responses of a connection; :meth:`reset` starts the next. Interim responses (1xx) are
+    skipped; trailers are dropped.
+    """
+
+    __slots__ = (
+        "_body", "_count", "_final", "_head_bytes", "_parser", "chunked", "done", "events", "keep_alive", "length",
+        "lines", "status",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self._body: list[bytes] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Expect a new response."""
+        self.status = 0
+        """0 until the final head has been read."""
+        self.lines: list[bytes] = []
+        self.length = -1
+        """Content-Length; -1 when it says none."""
+        self.chunked = False
+        self.events = False
+        """Its content type is an event stream."""
+        self.keep_alive = False
+        self.done = False
+        self._final = False
+        self._count = self._head_bytes = 0
+
+    def release(self) -> None:
+        """Break the cycle with the parser."""
+        self._parser = None
+
+    def feed(self, data: bytes) -> None:
+        """Read on.
+
+        Raises: BadResponse when the bytes are no HTTP response, or more than one.
+        """
+        if self.done:
+            raise BadResponse("bytes after the end of the response")
+        if not self._final:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            raise BadResponse("the engine switched protocols") from None
+        except httptools.HttpParserError as error:
+            raise BadResponse(str(error.__context__ or error)) from None
+        if not self._final and self._head_bytes > _HEAD_LIMIT:
+            raise BadResponse(f"response head above {_HEAD_LIMIT} bytes")
+
+    def take(self) -> bytes:
+        """The body's part read since the last call."""
+        body = self._body
+        if not body:
+            return b""
+        data = body[0] if len(body) == 1 else b"".join(body)
+        body.clear()
+        return data
+
+    @property
+    def until_close(self) -> bool:
+        """The body ends where the connection ends."""
+        return self._final and not self.done and not self.chunked and self.length < 0
+
+    # What httptools calls.
+
+    def on_message_begin(self) -> None:
+        """A response starts."""
+        if self.done:
+            raise BadResponse("a second response to one request")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer."""
+        self._count += 1
+        if self._count > _HEADER_COUNT:
+            raise BadResponse(f"more than {_HEADER_COUNT} headers")
+        if self._final:
+            return
+        low = name.lower()
+        if low == b"content-length":
+            self.length = int(value)
+        elif low == b"transfer-encoding":
+            self.chunked = True
+            if value.strip().lower() != b"chunked":
+                raise BadResponse("a transfer coding other than chunked")
+        elif h.to_client(low):
+            if low == b"content-type":
+                self.events = b"event-stream" in value.lower()
+            self.lines.append(b"%b: %b\r\n" % (name, value))
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        status = self._parser.get_status_code()
+        if status < 200:
+            self.lines, self.length, self.chunked = [], -1, False
+            return
+        self.status = status
+        self.keep_alive = self._parser.should_keep_alive()
+        self._final = True
+
+    def on_body(self, data: bytes) -> None:
+        """A piece of the body."""
+        self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        """The response is whole (an interim one only announces the next)."""
+        self.done = self._final

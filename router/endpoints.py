@@ -1,0 +1,182 @@
+"""Which engines there are, what is known of each, and which may be picked now.
+
+Readiness comes from the platform; passive health from our own connections: an engine that cannot be reached is left
+out for a while, and until a scrape that began later succeeds. When that would leave none, all that are ready are
+candidates again: a guess is better than a refusal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+import aiohttp
+
+from fleet.discovery import parse_fleet
+from fleet.errors import SourceError
+from fleet.types import EngineSample, Replica, ReplicaState, Role, Variant
+
+log = logging.getLogger(__name__)
+
+_TRY_AGAIN_S = 30.0
+"""An engine that was left out is tried again after this long even if no scrape succeeds: it may have no metrics."""
+
+
+class Endpoint:
+    """One engine as the router knows it."""
+
+    __slots__ = (
+        "ejected_until_s", "ejections", "failures", "last_error", "model_entries", "models", "name", "retry_at_s",
+        "role", "sample", "sampled_s", "state", "url", "variant",
+    )  # fmt: skip
+
+    def __init__(self, replica: Replica, *, role: Role = Role.BOTH, model: str = "") -> None:
+        self.url, self.name, self.variant = replica.url, replica.name, replica.variant
+        self.state, self.role = replica.state, role
+        self.models = frozenset({model} if model else ())
+        """Models it serves; until its ``/v1/models`` was read, what the platform says."""
+        self.model_entries: Sequence[Any] = ()
+        """``data`` of its ``/v1/models``."""
+        self.sample: EngineSample | None = None
+        self.sampled_s = -math.inf
+        """When ``sample`` was read, on the router's clock."""
+        self.ejected_until_s = -math.inf
+        self.retry_at_s = -math.inf
+        self.ejections = self.failures = 0
+        self.last_error = ""
+
+    @property
+    def scraped(self) -> bool:
+        """Worth scraping: it serves, or finishes what it has."""
+        return self.state in (ReplicaState.READY, ReplicaState.STOPPING)
+
+    def ejected(self, now_s: float) -> bool:
+        """Left out for now."""
+        return self.ejected_until_s > -math.inf and now_s < self.retry_at_s
+
+    def eject(self, reason: str, *, now_s: float, for_s: float) -> bool:
+        """Leave it out; True when it was not left out before."""
+        first = not self.ejected(now_s)
+        self.ejected_until_s, self.retry_at_s = now_s + for_s, now_s + for_s + _TRY_AGAIN_S
+        self.failures += 1
+        self.ejections += first
+        self.last_error = reason
+        return first
+
+    def reached(self, *, started_s: float) -> None:
+        """A scrape that began at ``started_s`` succeeded: enough if that was after the time out."""
+        if started_s >= self.ejected_until_s:
+            self.ejected_until_s = self.retry_at_s = -math.inf
+
+
+class EndpointSet:
+    """All engines by URL.
+
+    Args:
+        clock: seconds on a clock that never goes back.
+        on_gone: called with the URL of an engine that the platform no longer names.
+    """
+
+    def __init__(self, *, clock: Callable[[], float], on_gone: Callable[[str], None] = lambda _url: None) -> None:
+        self._clock, self._on_gone = clock, on_gone
+        self._by_url: dict[str, Endpoint] = {}
+        self._ready: tuple[Endpoint, ...] = ()
+        self.on_new: Callable[[Endpoint], None] = lambda _endpoint: None
+
+    def update(self, variants: Iterable[Variant]) -> None:
+        """What the platform says now: new engines, changed states, engines that are gone."""
+        named: set[str] = set()
+        for variant in variants:
+            for replica in variant.replicas:
+                named.add(replica.url)
+                self._see(replica, variant)
+        for url in [url for url in self._by_url if url not in named]:
+            del self._by_url[url]
+            self._on_gone(url)
+        self._ready = tuple(one for one in self._by_url.values() if one.state is ReplicaState.READY)
+
+    def _see(self, replica: Replica, variant: Variant) -> None:
+        known = self._by_url.get(replica.url)
+        if known is not None and known.name == replica.name:
+            known.state = replica.state
+            return
+        if known is not None:  # another replica at an old address: nothing that was known holds
+            self._on_gone(replica.url)
+        endpoint = Endpoint(replica, role=variant.spec.role, model=variant.spec.model)
+        self._by_url[replica.url] = endpoint
+        self.on_new(endpoint)
+
+    def get(self, url: str) -> Endpoint | None:
+        """The engine at ``url``."""
+        return self._by_url.get(url)
+
+    @property
+    def all(self) -> Collection[Endpoint]:
+        """Every engine, whatever its state."""
+        return self._by_url.values()
+
+    @property
+    def ready(self) -> Sequence[Endpoint]:
+        """Engines that the platform calls ready."""
+        return self._ready
+
+    def candidates(self, tried: Collection[str] = ()) -> Sequence[Endpoint]:
+        """Engines that may be picked, without those that a request has tried."""
+        now_s = self._clock()
+        ready = [one for one in self._ready if one.url not in tried] if tried else self._ready
+        healthy = [one for one in ready if not one.ejected(now_s)]
+        return healthy or ready
+
+    def unreachable(self, url: str, reason: str, *, for_s: float) -> None:
+        """A connection to ``url`` failed: leave it out for ``for_s`` seconds."""
+        endpoint = self._by_url.get(url)
+        if endpoint is not None and endpoint.eject(reason, now_s=self._clock(), for_s=for_s):
+            log.warning("engine %s cannot be reached (%s): no requests for %.1f s at least", url, reason, for_s)
+
+    def known_models(self) -> set[str]:
+        """Models that some engine serves."""
+        return {model for endpoint in self._by_url.values() for model in endpoint.models}
+
+
+class PlatformWatcher:
+    """Follows ``GET /fleet``; while the platform is silent, what it said last holds, and that is said once.
+
+    Args:
+        url: base URL of the platform API.
+        endpoints: where its news go.
+        every_s: time between two looks.
+    """
+
+    def __init__(self, url: str, endpoints: EndpointSet, *, every_s: float) -> None:
+        self.url, self._endpoints, self._every_s = url.rstrip("/"), endpoints, every_s
+        self.error = ""
+        """Why the last look failed; empty: it did not."""
+
+    async def run(self, session: aiohttp.ClientSession) -> None:
+        """Look for ever."""
+        while True:
+            await self.look(session)
+            await asyncio.sleep(self._every_s)
+
+    async def look(self, session: aiohttp.ClientSession) -> None:
+        """Look once."""
+        try:
+            async with session.get(self.url + "/fleet") as response:
+                response.raise_for_status()
+                variants = parse_fleet(await response.json(), where=self.url)
+        except (aiohttp.ClientError, TimeoutError, SourceError, ValueError) as error:
+            self._say(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+            return
+        self._say("")
+        self._endpoints.update(variants)
+
+    def _say(self, error: str) -> None:
+        if error and not self.error:
+            known = len(self._endpoints.ready)
+            log.warning("platform %s does not answer (%s): keeping the %d engines last known", self.url, error, known)
+        elif self.error and not error:
+            log.info("platform %s answers again", self.url)
+        self.error = error

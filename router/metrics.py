@@ -1,0 +1,200 @@
+"""The router's own metrics, under the names of :mod:`fleet.signals`.
+
+Counting happens on the hot path, so it is plain numbers behind attributes (about 0.2 us a histogram value, a tenth of
+a ``prometheus_client`` child); the collector turns them into ``prometheus_client`` families when a scrape asks.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from fleet import signals as s
+from fleet.signals import Signal
+
+LATENCY_BOUNDS: Final = (
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0,
+)  # fmt: skip
+"""Seconds; 0.2, the default target of the TTFT, is one of them."""
+TPOT_BOUNDS: Final = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.015,
+    0.02,
+    0.025,
+    0.03,
+    0.04,
+    0.05,
+    0.075,
+    0.1,
+    0.15,
+    0.2,
+    0.5,
+    1.0,
+    5.0,
+)
+SCHEDULER_BOUNDS: Final = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+"""Seconds; upstream's end at 0.1, which hides how bad a bad one is."""
+TOKEN_BOUNDS: Final = tuple(float(2**power) for power in range(18))
+RATIO_BOUNDS: Final = tuple(step / 10 for step in range(11))
+OTHER: Final = "other"
+"""Stands for every model name beyond the limit, and for names that no engine serves."""
+_MAX_MODELS: Final = 1000
+
+
+def _bound(value: float) -> str:
+    """An upper bound as the client library writes it."""
+    return "+Inf" if value == math.inf else repr(value)
+
+
+class Histo:
+    """A histogram: counts a bucket, and the sum."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulated, by upper bound."""
+        seen, out = 0, []
+        for bound, count in zip((*self.bounds, math.inf), self.counts, strict=True):
+            seen += count
+            out.append((_bound(bound), float(seen)))
+        return out
+
+
+class ModelMeters:
+    """All numbers of one model."""
+
+    __slots__ = (
+        "duration", "errors", "input_tokens", "output_tokens", "predicted_ttft", "requests", "running", "shed", "tpot",
+        "ttft_plain", "ttft_stream",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.requests = self.running = 0
+        self.errors: dict[str, int] = {}
+        self.shed: dict[str, int] = {}
+        self.ttft_stream, self.ttft_plain = Histo(LATENCY_BOUNDS), Histo(LATENCY_BOUNDS)
+        self.duration, self.predicted_ttft = Histo(LATENCY_BOUNDS), Histo(LATENCY_BOUNDS)
+        self.tpot = Histo(TPOT_BOUNDS)
+        self.input_tokens, self.output_tokens = Histo(TOKEN_BOUNDS), Histo(TOKEN_BOUNDS)
+
+    def error(self, code: str) -> None:
+        """A request ended in an error."""
+        self.errors[code] = self.errors.get(code, 0) + 1
+
+    def refuse(self, reason: str) -> None:
+        """A request found no engine."""
+        self.shed[reason] = self.shed.get(reason, 0) + 1
+
+
+class RouterMetrics:
+    """Numbers by model, and of the scheduler."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, ModelMeters] = {}
+        self.scheduler = Histo(SCHEDULER_BOUNDS)
+        self.prefix_hits = Histo(RATIO_BOUNDS)
+
+    def model(self, name: str) -> ModelMeters:
+        """The numbers of ``name``; beyond a thousand models, those of ``other``."""
+        meters = self._models.get(name)
+        if meters is None:
+            if len(self._models) >= _MAX_MODELS:
+                name = OTHER
+            meters = self._models.setdefault(name, ModelMeters())
+        return meters
+
+    def models(self) -> Mapping[str, ModelMeters]:
+        """All of them by name."""
+        return self._models
+
+
+class EndpointGauges:
+    """What is known of one engine at a scrape."""
+
+    __slots__ = ("age_s", "url", "waiting")
+
+    def __init__(self, url: str, *, waiting: float | None, age_s: float | None) -> None:
+        self.url, self.waiting, self.age_s = url, waiting, age_s
+
+
+def _histogram(signal: Signal, rows: Iterable[tuple[Sequence[str], Histo]]) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(signal.name, signal.meaning, labels=signal.labels)
+    for labels, histo in rows:
+        family.add_metric(labels, buckets=histo.buckets(), sum_value=histo.total)
+    return family
+
+
+def _counter(signal: Signal, rows: Iterable[tuple[Sequence[str], float]]) -> CounterMetricFamily:
+    family = CounterMetricFamily(signal.name, signal.meaning, labels=signal.labels)
+    for labels, value in rows:
+        family.add_metric(labels, value)
+    return family
+
+
+def _gauge(signal: Signal, rows: Iterable[tuple[Sequence[str], float]]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(signal.name, signal.meaning, labels=signal.labels)
+    for labels, value in rows:
+        family.add_metric(labels, value)
+    return family
+
+
+class RouterCollector(Collector):
+    """Gives :class:`RouterMetrics` to a ``prometheus_client`` registry.
+
+    Args:
+        metrics: what was counted.
+        endpoints: gives the engines that may be picked, now.
+        pool: value of the label ``name``.
+    """
+
+    def __init__(
+        self, metrics: RouterMetrics, endpoints: Callable[[], Sequence[EndpointGauges]], *, pool: str = "default"
+    ) -> None:
+        self._metrics, self._endpoints, self._pool = metrics, endpoints, pool
+
+    def collect(self) -> Iterable[Metric]:
+        """All families."""
+        yield from self._by_model()
+        yield _histogram(s.ROUTER_SCHEDULER, [((), self._metrics.scheduler)])
+        yield _histogram(s.ROUTER_PREFIX_HIT_RATIO, [((), self._metrics.prefix_hits)])
+        engines = self._endpoints()
+        yield _gauge(s.ROUTER_READY, [((self._pool,), float(len(engines)))])
+        yield _gauge(
+            s.ROUTER_ENDPOINT_QUEUE, [((self._pool, e.url), e.waiting) for e in engines if e.waiting is not None]
+        )
+        yield _gauge(s.ROUTER_SCRAPE_AGE, [((e.url,), e.age_s) for e in engines if e.age_s is not None])
+
+    def _by_model(self) -> Iterable[Metric]:
+        models = self._metrics.models()
+        pairs = [((name, name), meters) for name, meters in models.items()]
+        yield _counter(s.ROUTER_REQUESTS, [(labels, m.requests) for labels, m in pairs])
+        yield _counter(s.ROUTER_ERRORS, [((*labels, code), n) for labels, m in pairs for code, n in m.errors.items()])
+        yield _counter(s.ROUTER_SHED, [((name, why), n) for name, m in models.items() for why, n in m.shed.items()])
+        yield _gauge(s.ROUTER_RUNNING, [((name,), m.running) for name, m in models.items()])
+        yield _histogram(s.ROUTER_TTFT, [
+            row for labels, m in pairs
+            for row in (((*labels, "true"), m.ttft_stream), ((*labels, "false"), m.ttft_plain))
+        ])  # fmt: skip
+        yield _histogram(s.ROUTER_TPOT, [(labels, m.tpot) for labels, m in pairs])
+        yield _histogram(s.ROUTER_DURATION, [(labels, m.duration) for labels, m in pairs])
+        yield _histogram(s.ROUTER_INPUT_TOKENS, [(labels, m.input_tokens) for labels, m in pairs])
+        yield _histogram(s.ROUTER_OUTPUT_TOKENS, [(labels, m.output_tokens) for labels, m in pairs])
+        yield _histogram(s.ROUTER_PREDICTED_TTFT, [(labels, m.predicted_ttft) for labels, m in pairs])

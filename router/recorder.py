@@ -1,0 +1,127 @@
+"""What a finished request was, for the metrics and for the history."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Protocol
+
+from fleet.history import RequestOutcome, RequestRecord
+from router.dataplane.observe import Usage
+from router.metrics import ModelMeters
+from router.predict import features
+
+if TYPE_CHECKING:
+    from router.dataplane.exchange import Exchange
+
+
+class Writer(Protocol):
+    """Takes rows without blocking (:class:`fleet.history.HistoryWriter`)."""
+
+    def put(self, row: RequestRecord) -> None:
+        """Hand over a row."""
+        ...
+
+
+@dataclass(slots=True)
+class Facts:
+    """Latencies and lengths of one finished request; ``None`` where never observed."""
+
+    e2e_s: float
+    ttft_s: float | None
+    tpot_s: float | None
+    output_tokens: int
+    usage: Usage
+
+
+def facts(exchange: Exchange, now_s: float) -> Facts:
+    """What was observed of ``exchange`` until ``now_s`` (``perf_counter``)."""
+    observer = exchange.observer
+    usage = observer.usage()
+    output = observer.output_tokens(usage)
+    ttft_s = observer.first_s - exchange.started_s if observer.first_s else None
+    tpot_s = None
+    if ttft_s is not None and output > 1 and observer.last_s > observer.first_s:
+        tpot_s = (observer.last_s - observer.first_s) / (output - 1)
+    return Facts(now_s - exchange.started_s, ttft_s, tpot_s, output, usage)
+
+
+def count(exchange: Exchange, seen: Facts, meters: ModelMeters) -> None:
+    """Enter a finished request into the metrics."""
+    meters.requests += 1
+    meters.running -= 1
+    if exchange.outcome in (RequestOutcome.ERROR, RequestOutcome.TIMEOUT, RequestOutcome.REJECTED):
+        meters.error(str(exchange.status))
+    if seen.ttft_s is not None:
+        meters.ttft_stream.observe(seen.ttft_s)
+    if exchange.outcome is not RequestOutcome.OK:
+        return
+    if seen.ttft_s is None:
+        meters.ttft_plain.observe(seen.e2e_s)
+    if seen.tpot_s is not None:
+        meters.tpot.observe(seen.tpot_s)
+    meters.duration.observe(seen.e2e_s)
+    meters.input_tokens.observe(_input_tokens(exchange, seen))
+    meters.output_tokens.observe(seen.output_tokens)
+
+
+def _input_tokens(exchange: Exchange, seen: Facts) -> int:
+    said = seen.usage.prompt_tokens
+    return exchange.inference.input_tokens if said is None else said
+
+
+def record(exchange: Exchange, seen: Facts) -> RequestRecord:
+    """The history's row: features and prediction as they were when the engine was picked."""
+    pick, request = exchange.pick, exchange.inference
+    endpoint = pick.endpoint if pick else None
+    prediction = pick.predictions.get(endpoint.url) if pick and endpoint else None
+    matched = endpoint.matched_tokens if endpoint else 0
+    cached = seen.usage.cached_tokens
+    return RequestRecord(
+        at_s=exchange.started_at_s,
+        request_id=request.request_id,
+        model=request.model,
+        outcome=exchange.outcome or RequestOutcome.ERROR,
+        status=exchange.status,
+        endpoint=endpoint.url if endpoint else "",
+        variant=endpoint.variant if endpoint else "",
+        streaming=request.streaming,
+        input_tokens=_input_tokens(exchange, seen),
+        output_tokens=seen.output_tokens,
+        cached_tokens=matched if cached is None else cached,
+        ttft_s=seen.ttft_s,
+        tpot_s=seen.tpot_s,
+        e2e_s=seen.e2e_s,
+        predicted_ttft_s=prediction.ttft_s if prediction else None,
+        predicted_tpot_s=prediction.tpot_s if prediction else None,
+        pick_probability=pick.probability if pick else None,
+        features=features(request, endpoint) if endpoint else {},
+    )
+
+
+class Recorder:
+    """Writes finished requests to the history, at most so many a second; above that every n-th goes unrecorded.
+
+    Args:
+        writer: where rows go.
+        rate_rps: rows a second, at most (with one second's worth saved up).
+    """
+
+    __slots__ = ("_at_s", "_rate_rps", "_tokens", "_writer", "skipped")
+
+    def __init__(self, writer: Writer, *, rate_rps: float) -> None:
+        self._writer, self._rate_rps = writer, rate_rps
+        self._tokens, self._at_s = rate_rps, perf_counter()
+        self.skipped = 0
+        """Requests not recorded because there were too many."""
+
+    def __call__(self, exchange: Exchange, seen: Facts) -> None:
+        """Record one, if the rate allows."""
+        now_s = perf_counter()
+        self._tokens = min(max(1.0, self._rate_rps), self._tokens + (now_s - self._at_s) * self._rate_rps)
+        self._at_s = now_s
+        if self._tokens < 1.0:
+            self.skipped += 1
+            return
+        self._tokens -= 1.0
+        self._writer.put(record(exchange, seen))

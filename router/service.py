@@ -1,0 +1,188 @@
+"""The router as one process on one event loop: the proxy, its scraper, its admin port, its history."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import socket
+import time
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+import aiohttp
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from fleet.discovery import static_fleet
+from fleet.errors import ConfigError
+from fleet.history import History, HistoryWriter
+from fleet.shell import bind
+from predictor import artifact
+from predictor.client import Watcher
+from router.app import make_app
+from router.dataplane.client import ClientConnection
+from router.dataplane.gateway import Gateway, Parts
+from router.endpoints import Endpoint, EndpointSet, PlatformWatcher
+from router.metrics import EndpointGauges, RouterCollector, RouterMetrics
+from router.predict import Predictor
+from router.profile import Profile, Scheduler
+from router.recorder import Recorder
+from router.scrape import Scraper
+from router.settings import RouterSettings
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.25
+_SCRAPE_TIMEOUT_S = 5.0
+
+
+class _Admin(uvicorn.Server):
+    """Leaves signals to the router."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+class RouterService:
+    """Start it, and it serves until it is stopped.
+
+    Args:
+        settings: addresses, limits, times.
+        profile: how endpoints are chosen.
+        home: folder with the predictor's artifact.
+        history: where finished requests are recorded; ``None``: nowhere.
+    Raises: ConfigError when no source of engines is named, two are, or a port is taken.
+    """
+
+    def __init__(
+        self, settings: RouterSettings, profile: Profile, *, home: Path, history: History | None = None
+    ) -> None:
+        self.settings, self.clock = settings, time.monotonic
+        if bool(settings.platform) == bool(settings.engines):
+            raise ConfigError("name one source of engines", where="router", limit="--platform URL or --engines LIST",
+                              next_step="Give exactly one of them.")  # fmt: skip
+        self._history = history
+        self._writer = HistoryWriter(history) if history is not None else None
+        self.metrics = RouterMetrics()
+        self.endpoints = EndpointSet(clock=self.clock, on_gone=self._gone)
+        self.gateway = Gateway(self._parts(profile, home))
+        self._platform = (
+            PlatformWatcher(settings.platform, self.endpoints, every_s=settings.poll_s) if settings.platform else None
+        )
+        self._scraper = Scraper(self.endpoints, every_s=settings.scrape_s, models_s=settings.models_s, clock=self.clock,
+                                on_sample=self._size_index)  # fmt: skip
+        if settings.engines:
+            self.endpoints.update(static_fleet(settings.engines.split(",")))
+        self._tasks: list[asyncio.Task[None]] = []
+        self._sockets: list[socket.socket] = []
+
+    def _parts(self, profile: Profile, home: Path) -> Parts:
+        parts = Parts(settings=self.settings, scheduler=Scheduler(profile), endpoints=self.endpoints,
+                      metrics=self.metrics, rng=random.Random(self.settings.seed),
+                      predict=Predictor(Watcher(home / artifact.FILE_NAME)))  # fmt: skip
+        if self._writer is not None:
+            parts.record = Recorder(self._writer, rate_rps=self.settings.record_rps)
+        return parts
+
+    def _gone(self, url: str) -> None:
+        self.gateway.gone(url)
+
+    def _size_index(self, endpoint: Endpoint) -> None:
+        """Remember no more of an engine's prefixes than its KV cache can hold."""
+        tokens = endpoint.sample.kv_capacity_tokens if endpoint.sample else None
+        if tokens:
+            block = self.gateway.scheduler.profile.prefix.block_tokens
+            self.gateway.prefix.resize(endpoint.url, int(tokens // block))
+
+    @property
+    def platform_error(self) -> str:
+        """Why the platform's last answer is missing; empty: it is not."""
+        return self._platform.error if self._platform else ""
+
+    @property
+    def port(self) -> int:
+        """The data port, once started."""
+        return int(self._sockets[0].getsockname()[1])
+
+    @property
+    def admin_port(self) -> int:
+        """The admin port, once started."""
+        return int(self._sockets[1].getsockname()[1])
+
+    def bind(self) -> None:
+        """Take both ports.
+
+        Raises: ConfigError when one is taken.
+        """
+        settings = self.settings
+        self._sockets = [
+            bind(settings.host, settings.port, what="router", setting="--port or ROUTER_PORT"),
+            bind(settings.host, settings.admin_port, what="router admin", setting="--admin-port or ROUTER_ADMIN_PORT"),
+        ]
+
+    async def start(self) -> None:
+        """Serve; both ports answer when this returns."""
+        if not self._sockets:
+            self.bind()
+        loop = asyncio.get_running_loop()
+        timeout = aiohttp.ClientTimeout(total=_SCRAPE_TIMEOUT_S)
+        self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
+        if self._platform is not None:
+            await self._platform.look(self._session)
+            self._tasks.append(loop.create_task(self._platform.run(self._session)))
+        self._scraper.start(self._session)
+        self._tasks.append(loop.create_task(self._ticks()))
+        self._server = await loop.create_server(lambda: ClientConnection(self.gateway), sock=self._sockets[0])
+        await self._start_admin()
+
+    async def _start_admin(self) -> None:
+        registry = CollectorRegistry()
+        registry.register(RouterCollector(self.metrics, self._gauges))
+        config = uvicorn.Config(make_app(self, registry), log_level="warning", access_log=False, lifespan="off",
+                                timeout_graceful_shutdown=1)  # fmt: skip
+        self._admin = _Admin(config)
+        self._admin_task = asyncio.get_running_loop().create_task(self._admin.serve(sockets=[self._sockets[1]]))
+        while not self._admin.started and not self._admin_task.done():  # noqa: ASYNC110 - uvicorn gives no event
+            await asyncio.sleep(0.005)
+
+    def _gauges(self) -> Sequence[EndpointGauges]:
+        now_s = self.clock()
+        return [
+            EndpointGauges(one.url, waiting=one.sample.waiting if one.sample else None,
+                           age_s=now_s - one.sampled_s if one.sample else None)
+            for one in self.endpoints.ready
+        ]  # fmt: skip
+
+    async def _ticks(self) -> None:
+        while True:
+            self.gateway.tick(self.clock())
+            await asyncio.sleep(_TICK_S)
+
+    async def stop(self) -> None:
+        """Take no more requests, let those in flight finish for ``drain_s``, then close."""
+        self._server.close()
+        self.gateway.drain()
+        end_s = self.clock() + self.settings.drain_s
+        while self.gateway.clients and self.clock() < end_s:  # noqa: ASYNC110 - fifty looks a second, at a stop only
+            await asyncio.sleep(0.02)
+        if self.gateway.clients:
+            log.warning("%d requests did not finish in %g s", len(self.gateway.clients), self.settings.drain_s)
+        self.gateway.abort()
+        await asyncio.sleep(0)
+        await self._stop_rest()
+
+    async def _stop_rest(self) -> None:
+        self._admin.should_exit = True
+        await self._admin_task
+        self._scraper.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._session.close()
+        if self._writer is not None:
+            await asyncio.to_thread(self._writer.close)
+        if self._history is not None:
+            self._history.close()

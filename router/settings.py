@@ -1,0 +1,86 @@
+"""What the router can be told; environment prefix ``ROUTER_``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from fleet.settings import Settings
+
+KIB, MIB = 1 << 10, 1 << 20
+
+
+class RouterSettings(Settings):
+    """Addresses, limits and times of the router. Limits protect its memory; times are seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="ROUTER_", frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    """Where clients connect; 0 takes any free port."""
+    admin_port: int = Field(default=8081, ge=0, le=65535)
+    """Health, metrics, debug: never the port that clients reach."""
+    platform: str = ""
+    """URL of the platform API whose ``GET /fleet`` names the engines."""
+    engines: str = ""
+    """Fixed engine URLs, separated by commas, where there is no platform."""
+    config: Path | None = None
+    """Scheduling profile; unset: the built-in default."""
+    seed: int | None = None
+    """Seed of the picker's randomness; unset: from the system."""
+
+    scrape_s: float = Field(default=1.0, gt=0)
+    """Time between two scrapes of an engine."""
+    poll_s: float = Field(default=0.5, gt=0)
+    """Time between two looks at the platform: how long a new or a stopping replica can go unnoticed."""
+    models_s: float = Field(default=30.0, gt=0)
+    """Time between two reads of an engine's ``/v1/models``."""
+    eject_s: float = Field(default=2.0, gt=0)
+    """An engine that refuses connections gets no request for this long, and then until a scrape succeeds."""
+
+    header_bytes: int = Field(default=32 * KIB, ge=1 * KIB)
+    """Request line and headers (431 above; uvicorn and nginx allow 64 and 32 KiB)."""
+    header_count: int = Field(default=100, ge=8)
+    """Header lines (431 above)."""
+    body_bytes: int = Field(default=16 * MIB, ge=1 * KIB)
+    """Request body (413 above): about four million tokens of text."""
+    buffered_bytes: int = Field(default=1024 * MIB, ge=1 * MIB)
+    """Bodies of all requests held at once (503 above)."""
+    pipelined: int = Field(default=64, ge=1)
+    """Requests one client may send ahead of their answers."""
+    connections: int = Field(default=16_384, ge=1)
+    """Client connections held at once; further ones are closed at once."""
+    header_s: float = Field(default=10.0, gt=0)
+    """From a request's first byte to the end of its headers (408 above)."""
+    body_s: float = Field(default=60.0, gt=0)
+    """From there to the end of its body (408 above)."""
+    idle_s: float = Field(default=75.0, gt=0)
+    """A client connection without a request is closed after this long."""
+    stall_s: float = Field(default=120.0, gt=0)
+    """A client that takes none of its answer for this long is dropped."""
+
+    connect_s: float = Field(default=2.0, gt=0)
+    """To open a connection to an engine."""
+    response_s: float = Field(default=600.0, gt=0)
+    """Longest silence of an engine, before its answer or inside it (504 above): generations may be long."""
+    pool_idle: int = Field(default=256, ge=0)
+    """Idle connections kept to one engine; 0 keeps none."""
+    pool_idle_s: float = Field(default=4.0, gt=0)
+    """They are closed after this long: vLLM's server closes them after 5 s, and losing that race costs a retry."""
+    pool_age_s: float = Field(default=300.0, gt=0)
+    """No connection is used again after this age, so that load spreads when addresses change."""
+    retries: int = Field(default=2, ge=0)
+    """Other engines tried when one fails before it has answered a byte; 0 tries none."""
+    retry_ratio: float = Field(default=0.2, ge=0, le=1)
+    """Budget: retries earned by each request, so that a fleet in trouble is not flooded."""
+    retry_burst: int = Field(default=100, ge=0)
+    """Retries that may be saved up: the requests in flight at an engine that dies."""
+
+    drain_s: float = Field(default=10.0, ge=0)
+    """At a stop, requests in flight may finish for this long."""
+    decisions: int = Field(default=256, ge=1)
+    """Recent picks kept for ``/debug/decisions``."""
+    record_rps: float = Field(default=500.0, gt=0)
+    """Requests recorded in the history each second at most: above it a sample, so that the disk never sets the pace."""
