@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
+import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -19,19 +20,20 @@ from predictor.scales import log_scales, positions
 MIN_SAMPLES: Final = 30
 """Fewest samples of each target for a first model."""
 
-HOLDOUT: Final = 0.25
-"""Share of rows, the newest, that the scored fit does not see; then all rows are fitted again."""
+BLOCKS: Final = (0.4, 0.6, 0.8)
+"""A backtest fits on the oldest rows up to each share and predicts those up to the next; the last fifth is the score."""
 
 CALIBRATION_ROWS: Final = 1000
-"""Intervals look at so many of the newest held-out rows."""
+"""Intervals look at so many of the newest rows of a backtest."""
 
 REFUSE_FACTOR: Final = 1.5
-"""A fit whose held-out error is so many times the served model's (plus 5 points) is refused."""
+REFUSE_MARGIN: Final = 0.05
+"""A fit whose held-out error is above the served model's times the factor plus the margin is refused."""
 
 _ROUNDS: Final = 3
 _OWN_LAW_ROWS: Final = 20
 """A variant with fewer rows takes the shared law times its scale."""
-_BORROWED_ROWS: Final = 30.0
+_BORROWED_ROWS: Final = 10.0
 """The other variants' rows, scaled to this one's level, weigh together as so many of its own."""
 _SCALE_ROWS: Final = 3
 """An endpoint with fewer rows has no scale of its own."""
@@ -62,7 +64,7 @@ class FitResult:
 def fit_once(
     data: Dataset, *, now_s: float, min_samples: int = MIN_SAMPLES, served: LatencyModel | None = None
 ) -> FitResult:
-    """Fit both targets on ``data`` (oldest first), scored on its newest quarter, then on all of it.
+    """Fit both targets on ``data`` (oldest first), scored on its newest fifth, then on all of it.
 
     Args:
         data: checked samples.
@@ -75,31 +77,52 @@ def fit_once(
     if min(counts.values()) < min_samples:
         have = ", ".join(f"{count} of {min_samples} {name} samples" for name, count in counts.items())
         return FitResult(outcome=FitOutcome.COLD, detail=have, samples=counts)
-    older, newer = split(data)
-    trial = fit_model(older, now_s=now_s)
-    if complaint := _much_worse(trial, served, newer):
+    trial = backtest(data, now_s=now_s)
+    if complaint := _much_worse(trial, served):
         return FitResult(outcome=FitOutcome.REFUSED, detail=complaint, samples=counts)
-    model = fit_model(data, now_s=now_s, calibration=(trial, newer))
+    model = fit_model(data, now_s=now_s, trial=trial)
     errors = ", ".join(f"{name} {_percent(getattr(model, name).score.mape)}" for name in TARGETS)
     detail = f"fitted on {counts['ttft']} samples; held-out error (MAPE): {errors}"
     return FitResult(outcome=FitOutcome.FITTED, detail=detail, samples=counts, model=model)
 
 
-def split(data: Dataset, *, holdout: float = HOLDOUT) -> tuple[Dataset, Dataset]:
-    """Older rows and the newest ``holdout`` share, in time order, never shuffled."""
-    cut = len(data) - max(1, round(len(data) * holdout))
-    return data.take(np.arange(cut)), data.take(np.arange(cut, len(data)))
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trial:
+    """Rows predicted by models that were fitted on older rows only."""
+
+    rows: Dataset
+    predicted: LatencyPrediction
+    newest: int
+    """So many rows at the end were predicted by the last model: they make the score."""
 
 
-def fit_model(data: Dataset, *, now_s: float, calibration: tuple[LatencyModel, Dataset] | None = None) -> LatencyModel:
-    """A model of all rows; intervals and scores come from an older model's errors on ``calibration`` rows."""
+def backtest(data: Dataset, *, now_s: float) -> Trial:
+    """Predict block after block, each with a model of all rows before it; in time order, never shuffled."""
+    cuts = [round(len(data) * share) for share in (*BLOCKS, 1.0)]
+    tests, answers = [], []
+    for start, end in itertools.pairwise(cuts):
+        model, test = fit_model(data.take(np.arange(start)), now_s=now_s), data.take(np.arange(start, end))
+        tests.append(test)
+        answers.append(model.predict_for(test.matrix, test.endpoints, test.variants))
+    return Trial(
+        rows=data.take(np.arange(cuts[0], cuts[-1])),
+        predicted=LatencyPrediction(
+            ttft_s=np.concatenate([answer.ttft_s for answer in answers]),
+            tpot_s=np.concatenate([answer.tpot_s for answer in answers]),
+        ),
+        newest=len(tests[-1]),
+    )
+
+
+def fit_model(data: Dataset, *, now_s: float, trial: Trial | None = None) -> LatencyModel:
+    """A model of all rows; intervals and scores are those of a ``trial``."""
     rows_of = positions(data.variants)
     capacities = {variant: kv_capacity(data.matrix[rows]) for variant, rows in rows_of.items()}
     capacity = np.array([capacities[variant] for variant in data.variants])
     columns = {"ttft": ttft_columns(data.matrix, capacity), "tpot": tpot_columns(data.matrix)}
     laws = {name: _fit_law(data, columns[name], name) for name in TARGETS}
-    if calibration is not None:
-        laws = {name: _calibrated(law, name, *calibration) for name, law in laws.items()}
+    if trial is not None:
+        laws = {name: _calibrated(law, name, trial) for name, law in laws.items()}
     ranges = np.array([data.matrix.min(axis=0), data.matrix.max(axis=0)])
     known = {variant: tokens for variant, tokens in capacities.items() if np.isfinite(tokens)}
     return build(ttft=laws["ttft"], tpot=laws["tpot"], ranges=ranges, capacities=known, fitted_at_s=now_s)
@@ -159,33 +182,30 @@ def _log_ratio(actual: Array, predicted: Array) -> Array:
     return np.asarray(np.log(actual / np.maximum(predicted, FLOOR_S)))
 
 
-def _calibrated(law: Law, name: str, trial: LatencyModel, newer: Dataset) -> Law:
-    """``law`` with the quantiles and the score that ``trial``, which saw older rows only, has on ``newer`` ones."""
-    observed = newer.take(np.flatnonzero(np.isfinite(newer.target(name))))
-    if not len(observed):
+def _calibrated(law: Law, name: str, trial: Trial) -> Law:
+    """``law`` with the quantiles of all of the trial's ratios, and the score of its newest rows."""
+    actual = trial.rows.target(name)
+    seen = np.isfinite(actual)
+    if not seen.any():
         return law
-    predicted = of(trial.predict_for(observed.matrix, observed.endpoints, observed.variants), name)
-    ratio, in_queue = observed.target(name) / predicted, intervals.queued(observed.matrix)
-    quantiles = intervals.calibrate(ratio[-CALIBRATION_ROWS:], in_queue[-CALIBRATION_ROWS:])
-    return Law(
-        shared=law.shared,
-        variants=law.variants,
-        scales=law.scales,
-        quantiles=quantiles,
-        samples=law.samples,
-        score=score(observed.target(name), predicted, coverage=_coverage(ratio, in_queue)),
+    actual, predicted = actual[seen], of(trial.predicted, name)[seen]
+    ratio, in_queue = actual / predicted, intervals.queued(trial.rows.matrix)[seen]
+    newest = max(1, int(seen[-trial.newest :].sum()))
+    return replace(
+        law,
+        quantiles=intervals.calibrate(ratio[-CALIBRATION_ROWS:], in_queue[-CALIBRATION_ROWS:]),
+        score=score(actual[-newest:], predicted[-newest:], coverage=_coverage(ratio, in_queue, newest)),
     )
 
 
-def _coverage(ratio: Array, in_queue: NDArray[np.bool_]) -> float | None:
-    """Coverage of the 90 % interval on the newer half, calibrated on the older half; None below 40 rows."""
-    half = len(ratio) // 2
-    if half < intervals.MIN_GROUP:
+def _coverage(ratio: Array, in_queue: NDArray[np.bool_], newest: int) -> float | None:
+    """Coverage of the 90 % interval on the newest rows, calibrated on those before; None below 20 of either."""
+    if min(newest, len(ratio) - newest) < intervals.MIN_GROUP:
         return None
-    table = intervals.calibrate(ratio[:half], in_queue[:half])
-    group = in_queue[half:].astype(np.intp)
+    table = intervals.calibrate(ratio[:-newest][-CALIBRATION_ROWS:], in_queue[:-newest][-CALIBRATION_ROWS:])
+    group, tested = in_queue[-newest:].astype(np.intp), ratio[-newest:]
     low, high = intervals.at_level(table, 0.05)[group], intervals.at_level(table, 0.95)[group]
-    return float(np.mean((ratio[half:] >= low) & (ratio[half:] <= high)))
+    return float(np.mean((tested >= low) & (tested <= high)))
 
 
 def score(actual: Array, predicted: Array, *, coverage: float | None = None) -> Score:
@@ -207,25 +227,20 @@ def of(prediction: LatencyPrediction, name: str) -> Array:
     return prediction.ttft_s if name == "ttft" else prediction.tpot_s
 
 
-def model_errors(model: LatencyModel, data: Dataset) -> Mapping[str, Score]:
-    """Error of ``model`` on ``data``, by target."""
-    predicted = model.predict_for(data.matrix, data.endpoints, data.variants)
-    scores = {}
-    for name in TARGETS:
-        seen = np.isfinite(data.target(name))
-        scores[name] = score(data.target(name)[seen], of(predicted, name)[seen])
-    return scores
-
-
-def _much_worse(trial: LatencyModel, served: LatencyModel | None, newer: Dataset) -> str:
+def _much_worse(trial: Trial, served: LatencyModel | None) -> str:
     """Why the trial must not replace the served model; empty if it may."""
     if served is None:
         return ""
-    new, old = model_errors(trial, newer), model_errors(served, newer)
+    size = len(trial.rows)
+    newest = np.arange(size - trial.newest, size)
+    rows = trial.rows.take(newest)
+    current = served.predict_for(rows.matrix, rows.endpoints, rows.variants)
     for name in TARGETS:
-        ours, theirs = new[name].mape, old[name].mape
-        if ours is not None and theirs is not None and ours > REFUSE_FACTOR * theirs + 0.05:
-            return (f"refused: {name} error {_percent(ours)} on the newest {new[name].n} rows, "
+        seen = np.isfinite(rows.target(name))
+        actual = rows.target(name)[seen]
+        ours, theirs = (score(actual, of(p, name)[-trial.newest :][seen]).mape for p in (trial.predicted, current))
+        if ours is not None and theirs is not None and ours > REFUSE_FACTOR * theirs + REFUSE_MARGIN:
+            return (f"refused: {name} error {_percent(ours)} on the newest {len(actual)} rows, "
                     f"the served model has {_percent(theirs)}")  # fmt: skip
     return ""
 

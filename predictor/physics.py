@@ -40,7 +40,7 @@ CHUNK_TOKENS: Final = 2048.0
 _TINY: Final = 1e-9
 _MOST_OFF: Final = 5.0
 """A prediction further off than this factor counts as off by this factor in the yardstick."""
-_CAPACITY_ROWS: Final = 20
+_CAPACITY_ROWS: Final = 8
 """Fewest rows that tell a KV capacity."""
 
 
@@ -88,14 +88,13 @@ def kv_capacity(matrix: Array) -> float:
     """Tokens of KV cache, from feature rows of one kind of endpoint; infinite where they cannot tell.
 
     Without a queue, tokens in flight over KV utilisation is the capacity. The scrape is a little older than the
-    tokens, so single rows err both ways: the median of the fuller caches is taken.
+    tokens, so single rows err both ways: the median is taken, of caches that are not near empty.
     """
-    told = (matrix[:, WAITING] == 0) & (matrix[:, CONTEXT] > 0) & (matrix[:, KV] < 0.95)
-    for least in (0.5, 0.2):
-        rows = matrix[told & (matrix[:, KV] > least)]
-        if len(rows) >= _CAPACITY_ROWS:
-            return float(np.median(rows[:, CONTEXT] / rows[:, KV]))
-    return float("inf")
+    utilisation = matrix[:, KV]
+    told = (matrix[:, WAITING] == 0) & (matrix[:, CONTEXT] > 0) & (utilisation > 0.2) & (utilisation < 0.95)
+    if told.sum() < _CAPACITY_ROWS:
+        return float("inf")
+    return float(np.median(matrix[told, CONTEXT] / utilisation[told]))
 
 
 def fit_nonnegative(columns: Array, target: Array, weights: Array | None = None, *, rounds: int = 5) -> Array:

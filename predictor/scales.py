@@ -19,7 +19,7 @@ Key = TypeVar("Key", bound=Hashable)
 PRIOR_ROWS: Final = 1.0
 """A group's own rows weigh n / (n + PRIOR_ROWS): ten rows carry 91 % of what they say."""
 
-RECENT_ROWS: Final = 64
+RECENT_ROWS: Final = 200
 """A scale looks at so many of the group's newest rows."""
 
 CLIP: Final = math.log(8.0)
