@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fleet.signals import Kind, Signal
 
 
@@ -56,6 +58,26 @@ def rate(signal: Signal, window: str, *, suffix: str = "", **matchers: str) -> s
 def sum_by(expression: str, *labels: str) -> str:
     """``sum by (labels) (expression)``; without labels the plain sum."""
     return f"sum by ({', '.join(labels)}) ({expression})" if labels else f"sum({expression})"
+
+
+def max_by(expression: str, *labels: str) -> str:
+    """``max by (labels) (expression)``; without labels the plain maximum."""
+    return f"max by ({', '.join(labels)}) ({expression})" if labels else f"max({expression})"
+
+
+def spellings(signal: Signal) -> tuple[Signal, ...]:
+    """The signal under its name and under each alias, in the order they are tried.
+
+    >>> from fleet import signals as s
+    >>> [each.name for each in spellings(s.ROUTER_READY)]
+    ['llm_d_epp_ready_endpoints', 'inference_pool_ready_pods']
+    """
+    return tuple(replace(signal, name=name, aliases=()) for name in signal.names)
+
+
+def first_of(*expressions: str) -> str:
+    """``a or b or ...``: per label set, the first that has a value."""
+    return " or ".join(expressions)
 
 
 def quantile(q: float, signal: Signal, window: str, *labels: str, **matchers: str) -> str:

@@ -141,6 +141,8 @@ class ReplicaObservation:
     generation_tps: float | None = None
     prompt_tps: float | None = None
     request_rps: float | None = None
+    prefix_hit_ratio: float | None = None
+    """Share of the prompt tokens of the window that the prefix cache held."""
     age_s: float | None = None
     """Age of ``sample`` at the snapshot's time; ``None`` when never scraped."""
 
@@ -162,6 +164,8 @@ class FleetSnapshot:
     variants: tuple[VariantObservation, ...]
     router_queue: Mapping[str, float] = field(default_factory=dict)
     """Requests waiting at the router, by model."""
+    router_age_s: float | None = None
+    """Age of ``router_queue``; ``None`` where no router is read."""
     source: str = ""
     """Where it was read ("scrape", a Prometheus URL, a file)."""
 

@@ -1,0 +1,186 @@
+"""Asks a Prometheus (or Thanos, Mimir) for the whole fleet with a fixed number of instant queries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from prometheus_api_client import PrometheusConnect
+from prometheus_api_client.exceptions import PrometheusApiClientException
+from urllib3.util.retry import Retry
+
+from fleet.errors import ConfigError, SourceError
+from fleet.signals import KV_UTILISATION, Signal
+from fleet.sources import queries, rates
+from fleet.sources.base import EngineReading
+from fleet.types import EngineSample, Replica
+
+Values = Mapping[str, float]
+"""One value per Prometheus ``instance``."""
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def instance_of(url: str) -> str:
+    """The ``instance`` label under which Prometheus knows an engine.
+
+    >>> instance_of("http://10.0.0.1:8000"), instance_of("http://gpu1")
+    ('10.0.0.1:8000', 'gpu1:80')
+    """
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return host if parts.port else f"{host}:{_PORTS.get(parts.scheme, 80)}"
+
+
+def checked_url(url: str) -> str:
+    """``url`` without its trailing slash.
+
+    Raises: ConfigError when it is no http(s) URL with a host and a usable port.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in _PORTS and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError(f"{url!r} is no URL", where="--prometheus-url", limit="http://host:port or https://...",
+                          next_step="Write for example http://127.0.0.1:9090.")  # fmt: skip
+    return url.rstrip("/")
+
+
+class PrometheusSource:
+    """Engine readings through PromQL; engines are joined by ``instance`` = host:port of the replica's URL.
+
+    Args:
+        url: base URL of the Prometheus API.
+        window_s: rates are over this long; give it at least two, better four, of Prometheus's scrape intervals.
+        timeout_s: for each query.
+    Raises: ConfigError when the URL is malformed.
+    """
+
+    def __init__(self, url: str, *, window_s: float = 30.0, timeout_s: float = 5.0) -> None:
+        self.name = checked_url(url)
+        self._window_s = window_s
+        # No retries: the loop comes again in seconds, and back-off inside a pass would only make it late.
+        self._client = PrometheusConnect(self.name, retry=Retry(total=0), timeout=timeout_s)
+
+    def check(self) -> None:
+        """Raises: SourceError when no Prometheus answers at the URL."""
+        self._query("vector(1)")
+
+    def read(self, replicas: Sequence[Replica], *, now_s: float) -> Mapping[str, EngineReading]:
+        """See :class:`fleet.sources.base.MetricSource`."""
+        ages = self._ages()
+        fields = self._fields()
+        rate = {name: self._values(queries.rate(signal, self._window_s)) for name, signal in queries.RATES.items()}
+        found = {}
+        for replica in replicas:
+            instance = instance_of(replica.url)
+            if instance in ages:
+                values = {
+                    name: by_instance[instance] for name, by_instance in fields.items() if instance in by_instance
+                }
+                sample = EngineSample(at_s=now_s - ages[instance], **values)
+                found[replica.url] = _reading(sample, {name: rate[name].get(instance) for name in rate})
+        return found
+
+    def router_queue(self) -> Mapping[str, float]:
+        """Requests that wait at the router, by model; empty where no router is scraped."""
+        waiting: dict[str, float] = {}
+        for entry in self._query(queries.router_queue()):
+            labels, (_, value) = _point(entry, self.name)
+            model = labels.get("target_model_name") or labels.get("model_name", "")
+            waiting[model] = waiting.get(model, 0.0) + max(value, 0.0)
+        return waiting
+
+    def _ages(self) -> Values:
+        """Seconds between each engine's newest sample and the query, both by Prometheus's clock."""
+        points = (_point(entry, self.name) for entry in self._query(queries.sampled_at()))
+        return {labels.get("instance", ""): max(asked - taken, 0.0) for labels, (asked, taken) in points}
+
+    def _fields(self) -> dict[str, Values]:
+        """Fields of :class:`EngineSample`, each by instance."""
+        raw = self._named(queries.raw())
+        fields = {field: _first(raw, signal) for field, signal in queries.RAW.items()}
+        utilisation = _first(self._named(queries.kv_utilisation()), KV_UTILISATION)
+        fields["kv_utilisation"] = {instance: min(value, 1.0) for instance, value in utilisation.items()}
+        fields["kv_capacity_tokens"] = self._capacity()
+        return fields
+
+    def _capacity(self) -> Values:
+        total: dict[str, float] = {}
+        for entry in self._query(queries.cache_config()):
+            labels, _ = _point(entry, self.name)
+            try:
+                tokens = float(labels["num_gpu_blocks"]) * float(labels["block_size"])
+            except (KeyError, ValueError):
+                continue
+            if math.isfinite(tokens) and tokens > 0:
+                total[labels.get("instance", "")] = total.get(labels.get("instance", ""), 0.0) + tokens
+        return total
+
+    def _values(self, query: str) -> Values:
+        points = (_point(entry, self.name) for entry in self._query(query))
+        return {labels.get("instance", ""): value for labels, (_, value) in points if _usable(value)}
+
+    def _named(self, query: str) -> Mapping[str, Values]:
+        """Values by metric name and instance."""
+        found: dict[str, dict[str, float]] = {}
+        for entry in self._query(query):
+            labels, (_, value) = _point(entry, self.name)
+            if _usable(value):
+                found.setdefault(labels.get("__name__", ""), {})[labels.get("instance", "")] = value
+        return found
+
+    def _query(self, query: str) -> list[Any]:
+        try:
+            answer = self._client.custom_query(query)
+        except requests.Timeout:
+            problem, step = "does not answer in time", "Raise its resources, or check the network."
+        except requests.RequestException as error:
+            problem, step = f"cannot be reached ({type(error).__name__})", "Check the URL and that Prometheus runs."
+        except PrometheusApiClientException as error:
+            problem, step = f"refuses a query: {str(error)[:200]}", "Check that the URL is a Prometheus API."
+        except (ValueError, KeyError, TypeError) as error:
+            problem, step = f"gives no Prometheus answer ({type(error).__name__})", "Check that the URL is one."
+        else:
+            if isinstance(answer, list):
+                return answer
+            problem, step = "gives no Prometheus answer", "Check that the URL is one."
+        raise SourceError(problem, where=f"Prometheus {self.name}", next_step=step)
+
+
+def _point(entry: Any, where: str) -> tuple[Mapping[str, str], tuple[float, float]]:
+    """Labels, and (query time, value), of one entry of an instant vector."""
+    try:
+        at_s, value = entry["value"]
+        return entry["metric"], (float(at_s), float(value))
+    except (KeyError, TypeError, ValueError):
+        raise SourceError("gives no instant vector", where=f"Prometheus {where}",
+                          next_step="Check that the URL is a Prometheus API.") from None  # fmt: skip
+
+
+def _usable(value: float) -> bool:
+    """NaN, infinite and negative values are dropped, as the scraper does."""
+    return math.isfinite(value) and value >= 0
+
+
+def _first(named: Mapping[str, Values], signal: Signal) -> Values:
+    """Per instance, the value under the first of the signal's names that has one."""
+    merged: dict[str, float] = {}
+    for name in reversed(signal.names):
+        merged.update(named.get(name, {}))
+    return merged
+
+
+def _reading(sample: EngineSample, rate: Mapping[str, float | None]) -> EngineReading:
+    return EngineReading(
+        sample=sample,
+        generation_tps=rate["generation_tps"],
+        prompt_tps=rate["prompt_tps"],
+        request_rps=rate["request_rps"],
+        prefix_hit_ratio=rates.hit_ratio(rate["prefix_hits"], rate["prefix_queries"], rate["prompt_tps"]),
+    )

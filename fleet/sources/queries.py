@@ -1,0 +1,79 @@
+"""The instant queries that read a whole fleet from Prometheus: ten of them, however many engines there are.
+
+Each is reduced to one value per ``instance``. Two jobs that scrape one engine give every series twice: ranks are summed
+inside a job and the larger job is taken, so nothing is counted double. Aliases are tried in the catalogue's order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from fleet import promql
+from fleet import signals as s
+from fleet.signals import Signal
+
+RAW: Final[dict[str, Signal]] = {
+    "waiting": s.WAITING,
+    "running": s.RUNNING,
+    "prompt_tokens_total": s.PROMPT_TOKENS,
+    "generation_tokens_total": s.GENERATION_TOKENS,
+    "prefix_hits_total": s.PREFIX_HITS,
+    "prefix_queries_total": s.PREFIX_QUERIES,
+    "preemptions_total": s.PREEMPTIONS,
+    "requests_total": s.FINISHED,
+}
+"""Fields of :class:`fleet.types.EngineSample` that are sums over an engine's ranks."""
+
+RATES: Final[dict[str, Signal]] = {
+    "prompt_tps": s.PROMPT_TOKENS,
+    "generation_tps": s.GENERATION_TOKENS,
+    "request_rps": s.FINISHED,
+    "prefix_hits": s.PREFIX_HITS,
+    "prefix_queries": s.PREFIX_QUERIES,
+}
+
+_BY: Final = "instance"
+_ONCE: Final = (_BY, "job")
+
+
+def _summed(expression: str, *labels: str) -> str:
+    return promql.max_by(promql.sum_by(expression, *labels, *_ONCE), *labels, _BY)
+
+
+def _each(signal: Signal, form: Callable[[Signal], str]) -> str:
+    return promql.first_of(*(form(spelling) for spelling in promql.spellings(signal)))
+
+
+def raw() -> str:
+    """Queue, batch and counters as last scraped, under their own names."""
+    return _summed(promql.any_selector(tuple(RAW.values())), "__name__")
+
+
+def kv_utilisation() -> str:
+    """The fullest rank of each engine."""
+    return promql.max_by(promql.any_selector((s.KV_UTILISATION,)), "__name__", _BY)
+
+
+def cache_config() -> str:
+    """One series a rank, with the size of its KV cache as labels."""
+    return promql.max_by(promql.selector(s.CACHE_CONFIG), _BY, "engine", "num_gpu_blocks", "block_size")
+
+
+def sampled_at() -> str:
+    """Unix time of each engine's newest sample."""
+    return _each(s.RUNNING, lambda name: promql.max_by(f"timestamp({promql.selector(name)})", _BY))
+
+
+def rate(signal: Signal, window_s: float) -> str:
+    """Per-second growth of a counter over the window."""
+    window = f"{max(round(window_s * 1000), 1)}ms"
+    return _each(signal, lambda name: _summed(promql.rate(name, window)))
+
+
+def router_queue() -> str:
+    """Requests that wait at the router, by model."""
+    by = ("target_model_name", "model_name")
+    return _each(
+        s.ROUTER_FLOW_QUEUE, lambda name: promql.max_by(promql.sum_by(promql.selector(name), *by, *_ONCE), *by)
+    )
