@@ -30,6 +30,8 @@ class HistoryWriter:
         self.dropped = 0
         self.written = 0
         self.last_error = ""
+        self.failures = 0
+        """Writes that failed, each tried again."""
         self._thread = threading.Thread(target=self._run, name="history-writer", daemon=True)
         self._thread.start()
 
@@ -74,6 +76,7 @@ class HistoryWriter:
             self.written += self._history.add(pending)
         except SQLAlchemyError as error:
             self.last_error = str(getattr(error, "orig", None) or error)
+            self.failures += 1
             log.warning("history: %d rows wait, the write failed: %s", len(pending), self.last_error)
             if len(pending) > 20_000:
                 self.dropped += len(pending)
