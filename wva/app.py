@@ -1,0 +1,45 @@
+"""The controller's HTTP side: health, metrics, the last pass, the state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import FastAPI, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from wva import snapshot_file
+from wva.loop import ControlLoop
+
+JSON = "application/json"
+
+
+def make_app(loop: ControlLoop, clock: Callable[[], float]) -> FastAPI:
+    """``/healthz`` (503 until the first pass that decided), ``/metrics``, ``/fleet`` and ``/state``."""
+    app = FastAPI(title="llm-fleet wva", openapi_url=None, docs_url=None, redoc_url=None)
+
+    @app.get("/healthz")
+    def healthz() -> Response:
+        last = loop.last
+        body = {
+            "status": "ok" if last else "starting",
+            "last_pass_age_s": round(clock() - last.snapshot.at_s, 3) if last else None,
+            "problems": [problem.line for problem in last.problems] if last else [],
+        }
+        return Response(snapshot_file.to_json(body), status_code=200 if last else 503, media_type=JSON)
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(loop.metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    @app.get("/fleet")
+    def fleet() -> Response:
+        last = loop.last
+        if last is None:
+            return Response(b'{"snapshot":null,"decisions":[],"problems":[]}', media_type=JSON)
+        return Response(snapshot_file.to_json(last), media_type=JSON)
+
+    @app.get("/state")
+    def state() -> Response:
+        return Response(snapshot_file.to_json(loop.state), media_type=JSON)
+
+    return app

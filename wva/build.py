@@ -1,0 +1,75 @@
+"""Puts a controller together from its settings."""
+
+from __future__ import annotations
+
+from fleet.errors import ConfigError, SourceError
+from fleet.history import History
+from fleet.platform import HttpPlatform, Platform, StaticPlatform
+from fleet.settings import FleetSettings
+from fleet.sources.prometheus import PrometheusSource
+from fleet.sources.scrape import RouterQueue, ScrapeSource
+from wva.collect import Collector, QueueReader
+from wva.loop import ControlLoop
+from wva.settings import WvaSettings
+
+
+def build_loop(settings: WvaSettings, fleet: FleetSettings) -> ControlLoop:
+    """A controller, not yet started.
+
+    Raises: FleetError (one line) when a setting or the history cannot be used, or the source not be reached.
+    """
+    policy = settings.policy()
+    platform, source = build_platform(settings), build_source(settings)
+    if not settings.wait:
+        check_source(source)
+    collector = Collector(platform, source, build_queue(settings, source))
+    return ControlLoop(
+        collector, platform, History(fleet.resolved_history_url()), policy=policy,
+        state_file=settings.state_file or fleet.home / "wva-state.json", dry_run=settings.dry_run,
+        decision_every_s=settings.decision_every_s, keep_s=fleet.history_keep_s,
+    )  # fmt: skip
+
+
+def build_platform(settings: WvaSettings) -> Platform:
+    """The platform API, or a fixed list of engines.
+
+    Raises: ConfigError unless exactly one of the two is given.
+    """
+    if bool(settings.platform) == bool(settings.engines):
+        raise ConfigError("give either a platform or a list of engines", where="fleet wva run",
+                          next_step="Add --platform http://127.0.0.1:8060 or --engines URL,...")  # fmt: skip
+    if settings.engines:
+        return StaticPlatform(settings.engines.split(","), model=settings.model)
+    if not settings.platform.startswith(("http://", "https://")):
+        raise ConfigError(f"{settings.platform!r} is no URL", where="--platform", limit="http:// or https://",
+                          next_step="Write for example http://127.0.0.1:8060.")  # fmt: skip
+    return HttpPlatform(settings.platform)
+
+
+def build_source(settings: WvaSettings) -> ScrapeSource | PrometheusSource:
+    """The metric source.
+
+    Raises: ConfigError when Prometheus is asked for without a usable URL.
+    """
+    if settings.source == "scrape":
+        return ScrapeSource(window_s=settings.window_s)
+    return PrometheusSource(settings.prometheus_url, window_s=settings.window_s)
+
+
+def build_queue(settings: WvaSettings, source: ScrapeSource | PrometheusSource) -> QueueReader | None:
+    """The reader of the router's queue: its own page where a URL is given, else Prometheus, else nobody."""
+    if settings.router_url:
+        return RouterQueue(settings.router_url).read
+    return source.router_queue if isinstance(source, PrometheusSource) else None
+
+
+def check_source(source: ScrapeSource | PrometheusSource) -> None:
+    """End with one line when the source cannot be reached at start-up.
+
+    Raises: SourceError.
+    """
+    try:
+        source.check()
+    except SourceError as error:
+        step = f"{error.next_step} Or start with --wait to keep trying."
+        raise SourceError(error.what, where=error.where, next_step=step) from None

@@ -1,0 +1,142 @@
+"""``fleet wva``: run the autoscaler, decide offline, explain."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import prometheus_client
+import uvicorn
+from rich.console import Console
+
+from fleet.errors import FleetError
+from fleet.history import History
+from fleet.settings import FleetSettings, load
+from fleet.shell import bind, die_with_parent, on_stop, setup_logging
+from fleet.types import FleetSnapshot
+from wva import snapshot_file
+from wva.app import make_app
+from wva.build import build_loop
+from wva.decide import decide as decide_now
+from wva.explain import in_words, table
+from wva.settings import WvaSettings
+from wva.types import WvaState
+
+_file = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.group()
+def wva() -> None:
+    """Autoscaler: run, decide offline, explain.
+
+    \b
+    Examples:
+      fleet wva run --platform http://127.0.0.1:8060
+      fleet wva run --engines http://gpu1:8000,http://gpu2:8000 --model llama
+      fleet wva run --platform http://127.0.0.1:8060 --source prometheus --prometheus-url http://127.0.0.1:9090
+      fleet wva decide docs/examples/snapshot.json
+      fleet wva explain llama-8b-h100
+    """
+
+
+@wva.command()
+@click.option("--platform", help="URL of the platform API that runs the replicas.")
+@click.option("--engines", help="Engine URLs, comma-separated, in place of a platform: scaling is only recommended.")
+@click.option("--model", help="Model that --engines serve.")
+@click.option("--source", type=click.Choice(["scrape", "prometheus"]), help="Where metrics come from (default scrape).")
+@click.option("--prometheus-url", help="Base URL of Prometheus, for --source prometheus.")
+@click.option("--router-url", help="Admin URL of the router, whose queue counts as waiting.")
+@click.option("--interval-s", type=float, help="Seconds between passes (default 15).")
+@click.option("--window-s", type=float, help="Rates are over so many seconds (default 30).")
+@click.option("--stale-after-s", type=float, help="Hold when a sample is older (default 60).")
+@click.option("--scale-down-stabilisation-s", type=float, help="A decrease must be wanted so long (default 60).")
+@click.option("--dry-run", is_flag=True, default=None, help="Decide and publish, but scale nothing.")
+@click.option("--wait", is_flag=True, default=None, help="Keep trying when Prometheus is not there yet.")
+@click.option("--state-file", type=_file, help="Where the state is kept (default wva-state.json in FLEET_HOME).")
+@click.option("--history-url", help="SQLAlchemy URL of the history (default: FLEET_HISTORY_URL, else .fleet).")
+@click.option("--host", help="Address to listen on (default 127.0.0.1).")
+@click.option("--port", type=int, help="Port to listen on (default 8070; 0: any free one).")
+@click.option("--die-with-parent", "orphan", is_flag=True, help="End when the process that started this one ends.")
+def run(history_url: str | None, orphan: bool, **options: Any) -> None:
+    """Run the control loop until SIGTERM or Ctrl-C.
+
+    Everything has an environment variable too: WVA_ and the option's name (WVA_INTERVAL_S, WVA_STALE_AFTER_S ...).
+
+    \b
+    Examples:
+      fleet wva run --platform http://127.0.0.1:8060 --interval-s 2
+      fleet wva run --engines http://gpu1:8000 --dry-run
+    """
+    if orphan:
+        die_with_parent()
+    setup_logging("wva")
+    for chatty in ("apscheduler", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
+    settings = load(WvaSettings, **options)
+    fleet = load(FleetSettings, history_url=history_url)
+    sock = bind(settings.host, settings.port, what="wva", setting="--port")
+    loop = build_loop(settings, fleet)
+    server = uvicorn.Server(uvicorn.Config(make_app(loop, time.time), log_level="warning", access_log=False))
+    on_stop(lambda: setattr(server, "should_exit", True))
+    logging.getLogger(__name__).info("listens on http://%s:%d", settings.host, sock.getsockname()[1])
+    loop.start(settings.interval_s)
+    try:
+        server.run(sockets=[sock])
+    finally:
+        loop.stop()
+
+
+@wva.command()
+@click.argument("snapshot", type=_file)
+@click.option("--state", type=_file, help="State of an earlier pass (a state file, or what /state gave).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object: decisions and the new state.")
+def decide(snapshot: Path, state: Path | None, as_json: bool) -> None:
+    """Decide offline for SNAPSHOT (a file as /fleet gives under "snapshot").
+
+    The decision is made at the snapshot's own time. Without --state nothing is remembered, so stabilisation windows
+    count as passed and what is wanted shows at once.
+
+    \b
+    Examples:
+      fleet wva decide docs/examples/snapshot.json
+      fleet wva decide snapshot.json --state .fleet/wva-state.json --json
+    """
+    seen = snapshot_file.read(FleetSnapshot, snapshot)
+    policy = load(WvaSettings).policy()
+    if state is None:
+        policy = replace(policy, scale_up_stabilisation_s=0.0, scale_down_stabilisation_s=0.0)
+    before = snapshot_file.read(WvaState, state) if state else WvaState()
+    specs = [entry.spec for entry in seen.variants]
+    decisions, after = decide_now(seen, specs, before, seen.at_s, policy)
+    if as_json:
+        click.echo(json.dumps({"decisions": [asdict(each) for each in decisions], "state": asdict(after)}))
+    else:
+        Console(width=max(shutil.get_terminal_size((160, 50)).columns, 100)).print(table(decisions))
+
+
+@wva.command()
+@click.argument("variant")
+@click.option("--history-url", help="SQLAlchemy URL of the history (default: FLEET_HISTORY_URL, else .fleet).")
+@click.option("--json", "as_json", is_flag=True, help="Print the decision as JSON.")
+def explain(variant: str, history_url: str | None, as_json: bool) -> None:
+    """Say in words what the newest decision for VARIANT was, and what it rested on.
+
+    \b
+    Examples:
+      fleet wva explain llama-8b-h100
+      fleet wva explain llama-8b-h100 --json
+    """
+    history = History(load(FleetSettings, history_url=history_url).resolved_history_url())
+    rows = history.read("decisions", limit=1, newest_first=True, variant=variant)
+    if not rows:
+        known = sorted({row["variant"] for row in history.read("decisions", limit=1000, newest_first=True)})
+        raise FleetError(f"no decision for {variant!r}", where=history.url,
+                         next_step=f"Known variants: {', '.join(known) or 'none yet; is wva running?'}")  # fmt: skip
+    click.echo(json.dumps(rows[0]) if as_json else "\n".join(in_words(rows[0])))

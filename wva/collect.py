@@ -1,0 +1,103 @@
+"""Collects one frozen snapshot of the fleet; what cannot be read is old or missing in it, never guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from fleet.errors import FleetError, SourceError
+from fleet.platform import Platform
+from fleet.sources import EngineReading, MetricSource
+from fleet.types import FleetSnapshot, Replica, ReplicaObservation, ReplicaState, Variant, VariantObservation
+
+
+class QueueReader(Protocol):
+    """Gives the requests that wait at the router."""
+
+    def __call__(self) -> Mapping[str, float]:
+        """Waiting requests by model.
+
+        Raises: SourceError when the router does not answer.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something that failed in a pass: the component for ``wva_errors_total``, and the line for the log."""
+
+    component: str
+    error_type: str
+    line: str
+
+    @classmethod
+    def of(cls, component: str, error: FleetError) -> Problem:
+        """From an error; its type is that of the cause where there is one."""
+        return cls(component=component, error_type=type(error.__cause__ or error).__name__, line=str(error))
+
+
+class Collector:
+    """Reads platform, engines and router; keeps the last reading of each engine so that its age can grow."""
+
+    def __init__(self, platform: Platform, source: MetricSource, queue: QueueReader | None = None) -> None:
+        self._platform, self._source, self._queue = platform, source, queue
+        self._readings: dict[str, EngineReading] = {}
+        self._router: Mapping[str, float] = {}
+        self._router_at_s: float | None = None
+
+    def collect(self, now_s: float) -> tuple[FleetSnapshot, tuple[Problem, ...]]:
+        """The fleet at ``now_s``, and what could not be read.
+
+        Raises: SourceError when the platform does not answer: then not even the replicas are known.
+        """
+        variants = self._platform.variants()
+        problems = [*self._read_engines(variants, now_s), *self._read_router(now_s)]
+        snapshot = FleetSnapshot(
+            at_s=now_s,
+            variants=tuple(self._observe(variant, now_s) for variant in variants),
+            router_queue=dict(self._router),
+            router_age_s=None if self._router_at_s is None else max(now_s - self._router_at_s, 0.0),
+            source=self._source.name,
+        )
+        return snapshot, tuple(problems)
+
+    def _read_engines(self, variants: tuple[Variant, ...], now_s: float) -> list[Problem]:
+        live = [replica for variant in variants for replica in variant.replicas]
+        ready = [replica for replica in live if replica.state is ReplicaState.READY]
+        present = {replica.url for replica in live}
+        self._readings = {url: reading for url, reading in self._readings.items() if url in present}
+        try:
+            self._readings.update(self._source.read(ready, now_s=now_s))
+        except SourceError as error:
+            return [Problem.of("source", error)]
+        return []
+
+    def _read_router(self, now_s: float) -> list[Problem]:
+        if self._queue is None:
+            return []
+        if self._router_at_s is None:
+            self._router_at_s = now_s  # a router that never answers grows old from now on
+        try:
+            self._router = self._queue()
+        except SourceError as error:
+            return [Problem.of("router", error)]
+        self._router_at_s = now_s
+        return []
+
+    def _observe(self, variant: Variant, now_s: float) -> VariantObservation:
+        return VariantObservation(
+            spec=variant.spec,
+            requested=variant.requested,
+            replicas=tuple(self._observed(replica, now_s) for replica in variant.replicas),
+        )
+
+    def _observed(self, replica: Replica, now_s: float) -> ReplicaObservation:
+        reading = self._readings.get(replica.url)
+        if reading is None or reading.sample.at_s < replica.since_s - 1.0:
+            return ReplicaObservation(replica=replica)  # never scraped, or only as an earlier replica at this address
+        return ReplicaObservation(
+            replica=replica, sample=reading.sample, generation_tps=reading.generation_tps,
+            prompt_tps=reading.prompt_tps, request_rps=reading.request_rps, prefix_hit_ratio=reading.prefix_hit_ratio,
+            age_s=max(now_s - reading.sample.at_s, 0.0),
+        )  # fmt: skip

@@ -1,0 +1,171 @@
+"""The control loop: collect, decide, actuate, record, on a scheduler that outlives every failure."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MISSED, JobExecutionEvent
+from apscheduler.schedulers.background import BackgroundScheduler
+from sqlalchemy.exc import SQLAlchemyError
+
+from fleet.errors import ConfigError, SourceError
+from fleet.history import History, HistoryWriter
+from fleet.platform import Platform
+from fleet.types import Decision, FleetSnapshot
+from wva import snapshot_file
+from wva.actuate import Actuated, actuate, changes
+from wva.collect import Collector, Problem
+from wva.decide import decide
+from wva.metrics import WvaMetrics
+from wva.record import Recorder
+from wva.types import Policy, WvaState
+
+log = logging.getLogger(__name__)
+
+PRUNE_EVERY_S = 3600.0
+REPEAT_S = 60.0
+"""A problem that lasts is logged again after so long, not at every pass."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """The outcome of the last pass that decided."""
+
+    snapshot: FleetSnapshot
+    decisions: tuple[Decision, ...]
+    problems: tuple[Problem, ...]
+
+
+class ControlLoop:
+    """One controller: what it reads, what it moves, what it remembers.
+
+    Args:
+        collector: reads the fleet.
+        platform: is asked for replicas.
+        history: where passes are recorded.
+        policy: how decisions are damped.
+        state_file: where the state survives a restart; a damaged one is reported and begun anew.
+        dry_run: decide and publish only.
+        decision_every_s: see :class:`wva.record.Recorder`.
+        keep_s: history older than this is pruned once an hour.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(
+        self, collector: Collector, platform: Platform, history: History, *, policy: Policy, state_file: Path,
+        dry_run: bool = False, decision_every_s: float = 30.0, keep_s: float = 14 * 86_400.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        self._collector, self._platform, self._history = collector, platform, history
+        self._policy, self._state_file, self._dry_run = policy, state_file, dry_run
+        self._keep_s, self._clock = keep_s, clock
+        self._writer, self._recorder = HistoryWriter(history), Recorder(decision_every_s)
+        self._write_failures = 0
+        self._logged: dict[str, float] = {}
+        self._scheduler = BackgroundScheduler(timezone=UTC)
+        self.metrics = WvaMetrics()
+        self.state = self._restored()
+        self.last: Pass | None = None
+
+    def start(self, interval_s: float) -> None:
+        """Run a pass now and then every ``interval_s``; a pass that takes longer delays the next, never doubles it."""
+        self._scheduler.add_listener(self._job_failed, EVENT_JOB_ERROR | EVENT_JOB_MISSED)
+        once = {"max_instances": 1, "coalesce": True, "misfire_grace_time": None}
+        now = datetime.now(UTC)
+        self._scheduler.add_job(self.run_once, "interval", seconds=interval_s, next_run_time=now, id="pass", **once)
+        self._scheduler.add_job(self.prune, "interval", seconds=PRUNE_EVERY_S, next_run_time=now, id="prune", **once)
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """Let the pass in progress finish, write what is held, release the history."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=True)
+        self._writer.close()
+        self._history.close()
+
+    def run_once(self) -> Pass | None:
+        """One pass; ``None`` when the platform could not be read and everything stays as it was."""
+        started, now_s = time.perf_counter(), self._clock()
+        try:
+            snapshot, problems = self._collector.collect(now_s)
+        except SourceError as error:
+            self._report(Problem.of("platform", error), now_s)
+            self.metrics.unavailable()
+            self.metrics.timed("error", time.perf_counter() - started)
+            return None
+        specs = tuple(entry.spec for entry in snapshot.variants)
+        decisions, self.state = decide(snapshot, specs, self.state, now_s, self._policy)
+        done = actuate(self._platform, decisions, dry_run=self._dry_run)
+        self._publish(snapshot, decisions, done)
+        problems = (*problems, *done.problems, *self._saved(), *self._history_problems())
+        for problem in problems:
+            self._report(problem, now_s)
+        self.last = Pass(snapshot=snapshot, decisions=decisions, problems=problems)
+        self.metrics.timed("error" if problems else "success", time.perf_counter() - started)
+        return self.last
+
+    def prune(self) -> None:
+        """Delete history that is older than it is kept."""
+        now_s = self._clock()
+        try:
+            removed = self._history.prune(now_s - self._keep_s)
+        except SQLAlchemyError as error:
+            self._report(_history_problem(error), now_s)
+        else:
+            log.info("history: %d rows older than %.1f days pruned", removed, self._keep_s / 86_400)
+
+    def _publish(self, snapshot: FleetSnapshot, decisions: tuple[Decision, ...], done: Actuated) -> None:
+        moved = changes(decisions, self.last.decisions if self.last else ())
+        for decision in moved:
+            self.metrics.scaled(decision)
+            log.info("%s: %d desired, %s: %s", decision.variant, decision.desired, decision.reason, decision.detail)
+        self.metrics.decided(snapshot, decisions)
+        for row in self._recorder.rows(snapshot, decisions, [each for each in done.scaled if each in moved]):
+            self._writer.put(row)
+
+    def _restored(self) -> WvaState:
+        if not self._state_file.exists():
+            return WvaState()
+        try:
+            state = snapshot_file.read(WvaState, self._state_file)
+        except ConfigError as error:
+            log.warning("state: %s Begun anew.", error)
+            return WvaState()
+        log.info("state: goes on with %d variants of %s", len(state.variants), self._state_file)
+        return state
+
+    def _saved(self) -> tuple[Problem, ...]:
+        try:
+            snapshot_file.write(self._state_file, self.state)
+        except OSError as error:
+            line = f"{self._state_file}: state not saved: {error.strerror}"
+            return (Problem(component="state", error_type=type(error).__name__, line=line),)
+        return ()
+
+    def _history_problems(self) -> tuple[Problem, ...]:
+        """Writes that failed since the last pass; the rows wait in the writer and are tried again."""
+        failed, self._write_failures = self._writer.failures - self._write_failures, self._writer.failures
+        line = f"history: {failed} writes failed: {self._writer.last_error}"
+        return (Problem(component="history", error_type="write", line=line),) if failed else ()
+
+    def _report(self, problem: Problem, now_s: float) -> None:
+        """Count each problem; log it when it is new, and once a minute while it lasts."""
+        self.metrics.failed(problem.component, problem.error_type)
+        if now_s - self._logged.get(problem.line, -REPEAT_S) >= REPEAT_S:
+            held = " Replicas are held." if problem.component in ("platform", "source") else ""
+            log.warning("%s.%s", problem.line.rstrip("."), held)
+            self._logged = {problem.line: now_s, **{k: v for k, v in self._logged.items() if now_s - v < REPEAT_S}}
+
+    def _job_failed(self, event: JobExecutionEvent) -> None:
+        """A defect in a pass: APScheduler logs it with its traceback and comes again."""
+        self.metrics.failed("loop", type(getattr(event, "exception", None)).__name__)
+
+
+def _history_problem(error: SQLAlchemyError) -> Problem:
+    line = f"history: not pruned: {getattr(error, 'orig', None) or error}"
+    return Problem(component="history", error_type=type(error).__name__, line=line)

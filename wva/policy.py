@@ -1,0 +1,83 @@
+"""Damps what the optimizer proposes: stabilisation over past recommendations, then bounds. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from fleet.types import Reason, VariantSpec
+from wva.types import Policy, Proposal, Recommendation, VariantState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damped:
+    """A proposal after the policy, with the recommendations to remember."""
+
+    proposal: Proposal
+    recommendations: tuple[Recommendation, ...]
+
+
+def damp(spec: VariantSpec, state: VariantState, proposal: Proposal, *, now_s: float, policy: Policy) -> Damped:
+    """What to ask for: a request outside its bounds is corrected at once, another change must be wanted long enough."""
+    past = recent(state, now_s=now_s, policy=policy)
+    recommendations = (*past, Recommendation(at_s=now_s, replicas=proposal.replicas))
+    if outside := _outside(spec, state.requested, proposal):
+        return Damped(proposal=outside, recommendations=recommendations)
+    stable = stabilise(state.requested, recommendations, now_s=now_s, policy=policy)
+    if stable != proposal.replicas:
+        proposal = _stabilised(state.requested, proposal, stable, policy)
+    return Damped(proposal=bounded(spec, proposal), recommendations=recommendations)
+
+
+def recent(state: VariantState, *, now_s: float, policy: Policy) -> tuple[Recommendation, ...]:
+    """Recommendations that still count.
+
+    Where there is nothing to look back on (the first pass, after a pause longer than the window, or when the clock went
+    back), the present request counts as the recommendation: a window always starts full.
+    """
+    window_s = max(policy.scale_up_stabilisation_s, policy.scale_down_stabilisation_s)
+    past = tuple(entry for entry in state.recommendations if now_s - window_s <= entry.at_s <= now_s)
+    return past or (Recommendation(at_s=now_s, replicas=state.requested),)
+
+
+def stabilise(requested: int, recommendations: tuple[Recommendation, ...], *, now_s: float, policy: Policy) -> int:
+    """As the HPA does: no higher than the lowest of the scale-up window, no lower than the highest of the other.
+
+    The last of ``recommendations`` is this pass's. A window of 0 s takes it as it is.
+    """
+
+    def window(length_s: float) -> list[int]:
+        looked_at = recommendations if length_s > 0 else recommendations[-1:]
+        return [entry.replicas for entry in looked_at if entry.at_s >= now_s - length_s]
+
+    stable = requested
+    stable = max(stable, min(window(policy.scale_up_stabilisation_s)))
+    return min(stable, max(window(policy.scale_down_stabilisation_s)))
+
+
+def bounded(spec: VariantSpec, proposal: Proposal) -> Proposal:
+    """``proposal`` inside the variant's minimum and maximum, with the reason where that changes it."""
+    if proposal.replicas > spec.max_replicas:
+        return replace(proposal, replicas=spec.max_replicas, reason=Reason.AT_MAX)
+    if proposal.replicas < spec.min_replicas:
+        return replace(proposal, replicas=spec.min_replicas, reason=Reason.AT_MIN)
+    return proposal
+
+
+def _outside(spec: VariantSpec, requested: int, proposal: Proposal) -> Proposal | None:
+    """The correction of a request that is outside the bounds, signals or not."""
+    low, high = spec.min_replicas, spec.max_replicas
+    if requested < low:
+        wanted = min(max(proposal.replicas, low), high)
+        return Proposal(replicas=wanted, reason=Reason.BELOW_MIN, detail=f"{requested} requested, the minimum is {low}")
+    if requested > high:
+        return Proposal(replicas=high, reason=Reason.ABOVE_MAX, detail=f"{requested} requested, the maximum is {high}")
+    return None
+
+
+def _stabilised(requested: int, proposal: Proposal, stable: int, policy: Policy) -> Proposal:
+    """The change that remains of ``proposal``, with why."""
+    down = proposal.replicas < requested
+    window_s = policy.scale_down_stabilisation_s if down else policy.scale_up_stabilisation_s
+    waits = f"; not for all of the last {window_s:.0f} s, so {stable} for now"
+    reason = Reason.STABILISING if stable == requested else proposal.reason
+    return Proposal(replicas=stable, reason=reason, detail=proposal.detail + waits)

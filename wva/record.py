@@ -1,0 +1,82 @@
+"""What a pass leaves in the history: signal samples, decisions, scale events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from fleet import signals as s
+from fleet.history import Event, SignalSample
+from fleet.types import Decision, FleetSnapshot, ReplicaObservation, VariantSpec
+from wva.actuate import scale_event
+
+Row = SignalSample | Decision | Event
+
+
+class Recorder:
+    """Turns passes into rows and keeps the history small.
+
+    A decision is written when its desired replicas or its reason changed, and else every ``decision_every_s`` seconds;
+    a replica's values only when its sample is a new one.
+    """
+
+    def __init__(self, decision_every_s: float) -> None:
+        self._every_s = decision_every_s
+        self._decisions: dict[tuple[str, str], Decision] = {}
+        self._sampled: dict[str, float] = {}
+
+    def rows(self, snapshot: FleetSnapshot, decisions: Sequence[Decision], scaled: Sequence[Decision]) -> Iterator[Row]:
+        """Rows of one pass; ``scaled`` are the decisions that changed what the platform was asked for."""
+        for entry in snapshot.variants:
+            for seen in entry.replicas:
+                if self._is_new(seen):
+                    yield from _of_replica(entry.spec, seen, snapshot.at_s)
+        for decision in decisions:
+            yield from _of_variant(decision)
+            if self._is_news(decision):
+                self._decisions[decision.namespace, decision.variant] = decision
+                yield decision
+        yield from map(scale_event, scaled)
+
+    def _is_new(self, seen: ReplicaObservation) -> bool:
+        if seen.sample is None or self._sampled.get(seen.replica.url) == seen.sample.at_s:
+            return False
+        self._sampled[seen.replica.url] = seen.sample.at_s
+        return True
+
+    def _is_news(self, decision: Decision) -> bool:
+        last = self._decisions.get((decision.namespace, decision.variant))
+        if last is None or (last.desired, last.reason) != (decision.desired, decision.reason):
+            return True
+        return not last.at_s <= decision.at_s < last.at_s + self._every_s
+
+
+def _of_replica(spec: VariantSpec, seen: ReplicaObservation, at_s: float) -> Iterator[SignalSample]:
+    sample = seen.sample
+    if sample is None:
+        return
+    values = {
+        s.KV_UTILISATION.name: sample.kv_utilisation,
+        s.WAITING.name: sample.waiting,
+        s.RUNNING.name: sample.running,
+        "generation_tps": seen.generation_tps,
+        "prompt_tps": seen.prompt_tps,
+        "request_rps": seen.request_rps,
+        "prefix_hit_ratio": seen.prefix_hit_ratio,
+    }
+    for name, value in values.items():
+        if value is not None:
+            yield SignalSample(at_s=at_s, signal=name, value=float(value), model=spec.model, variant=spec.name,
+                               endpoint=seen.replica.url)  # fmt: skip
+
+
+def _of_variant(decision: Decision) -> Iterator[SignalSample]:
+    values = {
+        s.WVA_SATURATION.name: decision.saturation,
+        s.WVA_DESIRED.name: decision.desired,
+        s.WVA_CURRENT.name: decision.current,
+        "requested_replicas": decision.signals.get("requested"),
+    }
+    for name, value in values.items():
+        if value is not None:
+            yield SignalSample(at_s=decision.at_s, signal=name, value=float(value), model=decision.model,
+                               variant=decision.variant)  # fmt: skip

@@ -1,0 +1,79 @@
+"""Settings of the autoscaler; environment prefix ``WVA_``, command-line options win."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from fleet.errors import ConfigError
+from fleet.settings import Settings
+from wva.types import Policy
+
+
+class WvaSettings(Settings):
+    """What ``fleet wva run`` reads."""
+
+    model_config = SettingsConfigDict(env_prefix="WVA_", frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    """Address of /healthz, /metrics, /fleet and /state."""
+    port: int = Field(default=8070, ge=0, le=65535)
+    """Its port; 0: any free one."""
+    platform: str = ""
+    """URL of the platform API (``GET /fleet``, ``PUT /variants/NAME/scale``)."""
+    engines: str = ""
+    """Fixed engine URLs, comma-separated, in place of a platform: scaling is then only recommended."""
+    model: str = ""
+    """Model that the fixed engines serve, for messages and metrics; unset: unnamed."""
+    source: Literal["scrape", "prometheus"] = "scrape"
+    """Where engine metrics come from: each engine's own page (default: needs nothing else), or a Prometheus."""
+    prometheus_url: str = ""
+    """Base URL of the Prometheus API, for ``source=prometheus``."""
+    router_url: str = ""
+    """Admin URL of the router, whose queue counts as waiting; empty: not read (a Prometheus is asked for it anyway)."""
+    interval_s: float = Field(default=15.0, ge=0.1, le=3600)
+    """Time between passes (default: upstream's 15 s)."""
+    window_s: float = Field(default=30.0, gt=0, le=3600)
+    """Rates are over this long; with Prometheus at least two, better four, of its scrape intervals."""
+    stale_after_s: float = Field(default=60.0, gt=0)
+    """Hold replicas when a sample is older than this (about four scrapes)."""
+    queue_full: float = Field(default=5.0, gt=0)
+    """Waiting requests per replica that count as a full queue (default: upstream's V1 queueLengthThreshold)."""
+    scale_up_stabilisation_s: float = Field(default=0.0, ge=0, le=3600)
+    """An increase must be wanted this long; 0 (default, as the HPA): at once."""
+    scale_down_stabilisation_s: float = Field(default=60.0, ge=0, le=86400)
+    """A decrease must be wanted this long; 0: at once. The default outlasts a burst; the HPA's 300 s costs GPU time."""
+    startup_timeout_s: float = Field(default=300.0, gt=0)
+    """A replica that is not ready after this counts as failed (about twice the 130 s published for 32B models)."""
+    max_up_fraction: float = Field(default=1.0, gt=0)
+    """Capacity added at once, at most, as a share of what is ready (default: doubling, as the HPA)."""
+    max_down_step: int = Field(default=1, ge=1)
+    """Replicas removed at once, at most (from ten on two, or the HPA's tolerance would swallow the step)."""
+    hpa_tolerance: float = Field(default=0.1, ge=0, lt=1)
+    """Steps are made larger than this share of the replicas, or an HPA ignores them; 0 switches that off."""
+    forget_half_life_s: float = Field(default=6 * 3600.0, gt=0)
+    """Learned best speed and capacity halve over this long, so that they are learned again."""
+    decision_every_s: float = Field(default=30.0, ge=0)
+    """An unchanged decision is written to history this often; a changed one always."""
+    dry_run: bool = False
+    """Decide and publish, but scale nothing."""
+    wait: bool = False
+    """Start although Prometheus cannot be reached, and hold until it can, instead of ending."""
+    state_file: Path | None = None
+    """Where windows and learned values survive a restart; unset: ``wva-state.json`` in FLEET_HOME."""
+
+    def policy(self) -> Policy:
+        """The part that the pure decision reads.
+
+        Raises: ConfigError when a stabilisation window is shorter than two intervals: nothing could be compared in it.
+        """
+        for name in ("scale_up_stabilisation_s", "scale_down_stabilisation_s"):
+            window_s = getattr(self, name)
+            if 0 < window_s < 2 * self.interval_s:
+                raise ConfigError(f"{window_s:g} s is under two intervals of {self.interval_s:g} s",
+                                  where=f"WVA_{name.upper()}", limit=f"0, or at least {2 * self.interval_s:g}",
+                                  next_step="Lengthen it, or shorten --interval-s.")  # fmt: skip
+        return Policy(**{name: getattr(self, name) for name in Policy.__dataclass_fields__})

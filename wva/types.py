@@ -1,0 +1,137 @@
+"""Records of a scaling decision: the policy, what is remembered between passes, what is derived in one. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fleet.types import Reason, ReplicaObservation, VariantSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How decisions are damped; each field is a setting of the same name (:mod:`wva.settings`)."""
+
+    stale_after_s: float = 60.0
+    queue_full: float = 5.0
+    scale_up_stabilisation_s: float = 0.0
+    scale_down_stabilisation_s: float = 60.0
+    startup_timeout_s: float = 300.0
+    max_up_fraction: float = 1.0
+    max_down_step: int = 1
+    hpa_tolerance: float = 0.1
+    window_s: float = 30.0
+    forget_half_life_s: float = 6 * 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """What a variant has taught so far (:mod:`wva.capacity`)."""
+
+    at_s: float = 0.0
+    running: float | None = None
+    """Requests running per replica, smoothed over about the rates' window."""
+    best_speed_tps: float | None = None
+    """Best tokens per second of one running request."""
+    capacity_tps: float | None = None
+    """Generated tokens per second of one replica while requests waited for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommendation:
+    """What was wanted at one time, before stabilisation."""
+
+    at_s: float
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantState:
+    """What is remembered of one variant between passes."""
+
+    requested: int
+    requested_at_s: float
+    """When ``requested`` was first seen with this value."""
+    recommendations: tuple[Recommendation, ...] = ()
+    learned: Learned = field(default_factory=Learned)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WvaState:
+    """Everything that one pass hands to the next; JSON through :mod:`wva.snapshot_file`."""
+
+    variants: Mapping[str, VariantState] = field(default_factory=dict)
+    """By :func:`key_of`."""
+    version: int = 1
+
+
+def key_of(spec: VariantSpec) -> str:
+    """Names a variant across namespaces."""
+    return f"{spec.namespace}/{spec.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantView:
+    """One variant as a decision sees it: its replicas sorted by what can be said of them."""
+
+    spec: VariantSpec
+    requested: int
+    ready: int
+    pending: int
+    """Asked for and still within their start-up time."""
+    overdue: int
+    """Asked for, but not ready after their start-up time."""
+    fresh: tuple[ReplicaObservation, ...]
+    """Ready replicas with a usable sample."""
+    stale: int
+    """Ready replicas whose newest sample is too old."""
+    missing: int
+    """Ready replicas that never reported, or reported nonsense."""
+    age_s: float | None
+    """Age of the oldest sample seen, fresh or stale."""
+
+    @property
+    def unseen(self) -> int:
+        """Ready replicas that nothing is known of."""
+        return self.stale + self.missing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signals:
+    """Saturation and its three terms, over ``replicas`` fresh replicas; all 0..1 but ``waiting``."""
+
+    replicas: int
+    kv_utilisation: float
+    queue_ratio: float
+    throughput_degradation: float
+    saturation: float
+    waiting: float
+    """Requests waiting per replica, those at the router included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupView:
+    """The variants that can stand in for each other: one model, namespace and role."""
+
+    variants: tuple[VariantView, ...]
+    by_variant: Mapping[str, Signals]
+    """Signals of the variants that report."""
+    signals: Signals | None
+    """Over all fresh replicas of the group; ``None`` when nothing reports."""
+    capacity: Mapping[str, float]
+    """Capacity of one replica by variant, comparable inside the group (:func:`wva.capacity.comparable`)."""
+    router_stale: bool = False
+    """A router is read, but its queue is too old to trust."""
+
+    def cost_per_capacity(self, view: VariantView) -> float:
+        """What the optimizer orders by; dollars per hour and unit of capacity."""
+        return view.spec.cost_per_hour / self.capacity[view.spec.name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """What the optimizer wants for one variant, before the policy damps it."""
+
+    replicas: int
+    reason: Reason
+    detail: str

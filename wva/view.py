@@ -1,0 +1,52 @@
+"""Sorts a variant's replicas by what can be said of them: fresh, stale, missing, pending, overdue. Pure."""
+
+from __future__ import annotations
+
+from fleet.types import ReplicaObservation, ReplicaState, VariantObservation
+from wva.saturation import usable
+from wva.types import Policy, VariantState, VariantView
+
+
+def view_variant(
+    entry: VariantObservation, state: VariantState, *, now_s: float, extra_age_s: float, rules: Policy
+) -> VariantView:
+    """The variant as a decision sees it; stopping and failed replicas are left out.
+
+    Args:
+        entry: the variant in the snapshot.
+        state: what is remembered of it, with ``requested`` as in ``entry``.
+        now_s: Unix time of the decision.
+        extra_age_s: age of the snapshot itself.
+        rules: ``stale_after_s`` and ``startup_timeout_s``.
+    """
+    ready = [seen for seen in entry.replicas if seen.replica.state is ReplicaState.READY]
+    ages = [seen.age_s + extra_age_s for seen in ready if seen.age_s is not None]
+    fresh = tuple(seen for seen in ready if _says(seen) and _age(seen, extra_age_s) <= rules.stale_after_s)
+    stale = sum(age > rules.stale_after_s for age in ages)
+    pending, overdue = _starting(entry, state, len(ready), now_s, rules.startup_timeout_s)
+    return VariantView(
+        spec=entry.spec, requested=entry.requested, ready=len(ready), pending=pending, overdue=overdue, fresh=fresh,
+        stale=stale, missing=len(ready) - len(fresh) - stale, age_s=max(ages, default=None),
+    )  # fmt: skip
+
+
+def _age(seen: ReplicaObservation, extra_age_s: float) -> float:
+    return float("inf") if seen.age_s is None else seen.age_s + extra_age_s
+
+
+def _says(seen: ReplicaObservation) -> bool:
+    """Whether its sample carries what saturation needs: KV utilisation and the queue."""
+    sample = seen.sample
+    return sample is not None and usable(sample.kv_utilisation) is not None and usable(sample.waiting) is not None
+
+
+def _starting(
+    entry: VariantObservation, state: VariantState, ready: int, now_s: float, timeout_s: float
+) -> tuple[int, int]:
+    """Replicas that start, and those that took too long; ones that do not exist yet count from the request."""
+    starting = [seen.replica for seen in entry.replicas if seen.replica.state is ReplicaState.STARTING]
+    late = sum(now_s - (replica.since_s or state.requested_at_s) > timeout_s for replica in starting)
+    absent = max(entry.requested - ready - len(starting), 0)
+    absent_late = now_s - state.requested_at_s > timeout_s
+    pending = len(starting) - late + (0 if absent_late else absent)
+    return pending, late + (absent if absent_late else 0)
