@@ -59,10 +59,14 @@ class Engine:
         """Sequences in the batch."""
         return len(self._decoding) + (self._partial is not None)
 
-    @property
-    def waiting(self) -> int:
-        """Requests in the scheduler's queue."""
-        return len(self._waiting)
+    def waiting(self, now_s: float) -> int:
+        """Requests in the scheduler's queue at ``now_s``, whether or not a step has looked at them since."""
+        through = 0
+        for sequence in self._arriving:
+            if sequence.queued_s > now_s:
+                break
+            through += 1
+        return len(self._waiting) + through
 
     @property
     def unfinished(self) -> int:

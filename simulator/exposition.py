@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 Labels = Mapping[str, str]
@@ -61,7 +61,7 @@ class Histogram:
 
         Raises: ValueError when the bounds do not ascend.
         """
-        if not bounds or any(a >= b for a, b in zip(bounds, bounds[1:], strict=False)):
+        if not bounds or any(a >= b for a, b in pairwise(bounds)):
             raise ValueError(f"bucket bounds must ascend, not {list(bounds)}")
         self.bounds = tuple(float(bound) for bound in bounds)
         self._counts = [0] * (len(self.bounds) + 1)

@@ -130,13 +130,13 @@ class EngineMetrics:
             self._http[key] = self._http_family.scalar(labels)
         self._http[key].value += 1.0
 
-    def render(self, engine: Engine) -> bytes:
-        """The page now."""
-        counters = engine.counters
+    def render(self, engine: Engine, now_s: float) -> bytes:
+        """The page at ``now_s`` of the engine's time."""
+        counters, waiting = engine.counters, engine.waiting(now_s)
         values = {
             ("num_requests_running", ""): engine.running,
-            ("num_requests_waiting", ""): engine.waiting,
-            ("num_requests_waiting_by_reason", "capacity"): engine.waiting,
+            ("num_requests_waiting", ""): waiting,
+            ("num_requests_waiting_by_reason", "capacity"): waiting,
             ("kv_cache_usage_perc", ""): engine.kv.usage,
             ("prefix_cache_queries_total", ""): counters.prefix_queries,
             ("prefix_cache_hits_total", ""): counters.prefix_hits,

@@ -35,8 +35,8 @@ GAUGES = {
         "vllm:num_requests_waiting."
     ),
     "engine_sleep_state": (
-        "Engine sleep state; awake = 0 means engine is sleeping; awake = 1 means engine is awake; weights_offloaded = 1 "
-        "means sleep level 1; discard_all = 1 means sleep level 2."
+        "Engine sleep state; awake = 0 means engine is sleeping; awake = 1 means engine is awake; weights_offloaded = "
+        "1 means sleep level 1; discard_all = 1 means sleep level 2."
     ),
     "kv_cache_usage_perc": "KV-cache usage. 1 means 100 percent usage.",
 }
@@ -83,7 +83,9 @@ LENGTH_HISTOGRAMS = {
     "request_generation_tokens": "Number of generation tokens processed.",
     "request_max_num_generation_tokens": "Histogram of maximum number of requested generation tokens.",
     "request_params_max_tokens": "Histogram of the max_tokens request parameter.",
-    "request_prefill_kv_computed_tokens": "Histogram of new KV tokens computed during prefill (excluding cached tokens).",
+    "request_prefill_kv_computed_tokens": (
+        "Histogram of new KV tokens computed during prefill (excluding cached tokens)."
+    ),
 }
 _PHASE = "Histogram of time spent in {} phase for request."
 HISTOGRAMS: dict[str, tuple[str, tuple[float, ...]]] = {

@@ -1,0 +1,277 @@
+"""A small platform: keeps the replicas of each variant running as engine processes, and scales them.
+
+One task watches each replica: it starts the process, sees it become healthy, and starts it anew with back-off when it
+dies. A replica that is scaled away is announced as ``stopping``, finishes its requests, and only then ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import random
+import sys
+import time
+from dataclasses import dataclass, field
+
+import aiohttp
+import msgspec
+
+from fleet.errors import ConfigError, FleetError
+from fleet.shell import bind
+from fleet.types import Replica, ReplicaState, Variant
+from simulator.settings import FleetFile, SimSettings, VariantEntry
+
+log = logging.getLogger(__name__)
+POLL_S = 0.2
+"""How often a starting or draining replica is asked."""
+DRAIN_AT_LEAST_S = 3.0
+"""A stopping replica stays at least this long: routers may not have heard yet (Kubernetes: a preStop sleep)."""
+STABLE_S = 60.0
+"""After that long in readiness a crash counts as the first one again."""
+BACKOFF_MAX_S = 30.0
+_KILL_AFTER_S = 2.0
+
+
+class _Load(msgspec.Struct):
+    server_load: int
+
+
+class ScaleError(FleetError):
+    """A scale request that the platform refuses."""
+
+
+@dataclass(slots=True, eq=False)
+class Managed:
+    """A replica with its process."""
+
+    name: str
+    entry: VariantEntry
+    port: int
+    state: ReplicaState = ReplicaState.STARTING
+    since_s: float = field(default_factory=time.time)
+    process: asyncio.subprocess.Process | None = None
+    watcher: asyncio.Task[None] | None = None
+
+    def enter(self, state: ReplicaState) -> None:
+        """Change state now; ``stopping`` is final."""
+        if self.state is not state and self.state is not ReplicaState.STOPPING:
+            self.state, self.since_s = state, time.time()
+
+
+def backoff_s(failures: int) -> float:
+    """Seconds before the next start after ``failures`` crashes in a row.
+
+    >>> [backoff_s(n) for n in (1, 2, 3, 10)]
+    [0.5, 1.0, 2.0, 30.0]
+    """
+    return float(min(BACKOFF_MAX_S, 0.5 * 2 ** (failures - 1)))
+
+
+class Manager:
+    """Replicas of all variants. Lives on one event loop; :meth:`start` first, :meth:`stop` last."""
+
+    def __init__(self, fleet: FleetFile, settings: SimSettings) -> None:
+        """Nothing runs yet."""
+        self._fleet, self._settings = fleet, settings
+        self._entries = {entry.name: entry for entry in fleet.variants}
+        self._requested = {entry.name: entry.first_replicas for entry in fleet.variants}
+        self._replicas: dict[str, list[Managed]] = {name: [] for name in self._entries}
+        self._numbers = {name: itertools.count() for name in self._entries}
+        self._next_port = settings.engine_port_base
+        self.restarts = dict.fromkeys(self._entries, 0)
+        """Engine restarts by variant."""
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Start the initial replicas."""
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2.0))
+        for name in self._entries:
+            self._reconcile(name)
+
+    async def stop(self) -> None:
+        """End every process, drained or not."""
+        tasks = [*self._retiring]
+        everyone = [replica for replicas in self._replicas.values() for replica in replicas]
+        tasks += [replica.watcher for replica in everyone if replica.watcher is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(_end(replica.process) for replica in everyone))
+        if self._session is not None:
+            await self._session.close()
+
+    def variants(self) -> tuple[Variant, ...]:
+        """What there is now."""
+        return tuple(
+            Variant(spec=entry.spec(self._fleet.model), requested=self._requested[name],
+                    replicas=tuple(self._public(replica) for replica in self._replicas[name]))
+            for name, entry in self._entries.items()
+        )  # fmt: skip
+
+    def _public(self, replica: Managed) -> Replica:
+        return Replica(name=replica.name, url=self._url(replica), variant=replica.entry.name, state=replica.state,
+                       since_s=replica.since_s)  # fmt: skip
+
+    def _url(self, replica: Managed) -> str:
+        return f"http://{self._settings.host}:{replica.port}"
+
+    def scale(self, name: str, replicas: int) -> None:
+        """Ask for ``replicas`` of a variant; returns at once.
+
+        Raises: KeyError for an unknown variant, ScaleError outside 0..max_replicas.
+        """
+        limit = self._entries[name].max_replicas
+        if not 0 <= replicas <= limit:
+            raise ScaleError(f"{replicas} replicas asked for", where=name, limit=f"0..{limit}",
+                             next_step="Ask for fewer, or raise max_replicas.")  # fmt: skip
+        if replicas != self._requested[name]:
+            log.info("%s: %d -> %d replicas", name, self._requested[name], replicas)
+        self._requested[name] = replicas
+        self._reconcile(name)
+
+    def _reconcile(self, name: str) -> None:
+        kept = [replica for replica in self._replicas[name] if replica.state is not ReplicaState.STOPPING]
+        for _ in range(self._requested[name] - len(kept)):
+            self._add(self._entries[name])
+        # Those that serve nothing go first, then the youngest that is ready.
+        kept.sort(key=lambda replica: (replica.state is not ReplicaState.READY, replica.since_s))
+        for replica in reversed(kept[self._requested[name] :]):
+            serving = replica.state is ReplicaState.READY
+            replica.enter(ReplicaState.STOPPING)
+            task = asyncio.ensure_future(self._retire(replica, serving=serving))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    def _add(self, entry: VariantEntry) -> None:
+        replica = Managed(name=f"{entry.name}-{next(self._numbers[entry.name])}", entry=entry, port=self._free_port())
+        self._replicas[entry.name].append(replica)
+        replica.watcher = asyncio.ensure_future(self._watch(replica))
+
+    def _free_port(self) -> int:
+        """The next port nobody listens on; a port is not used again soon, so that a URL means one replica."""
+        for _ in range(2000):
+            port = self._next_port
+            self._next_port = self._next_port + 1 if port < 65_000 else self._settings.engine_port_base
+            try:
+                bind(self._settings.host, port, what="engine", setting="--engine-port-base").close()
+            except ConfigError:
+                continue
+            return port
+        raise ConfigError("no free port for an engine", where=self._settings.host,
+                          next_step="Choose another --engine-port-base.")  # fmt: skip
+
+    # ---- one replica's life
+
+    async def _watch(self, replica: Managed) -> None:
+        failures = 0
+        for attempt in itertools.count():
+            started = time.monotonic()
+            end = await self._run_once(replica, attempt)
+            failures = 1 if time.monotonic() - started > replica.entry.startup_s + STABLE_S else failures + 1
+            self.restarts[replica.entry.name] += 1
+            replica.enter(ReplicaState.FAILED)
+            log.warning("%s %s; restart %d of this variant in %.1f s", replica.name, end,
+                        self.restarts[replica.entry.name], backoff_s(failures))  # fmt: skip
+            await asyncio.sleep(backoff_s(failures))
+            replica.enter(ReplicaState.STARTING)
+
+    async def _run_once(self, replica: Managed, attempt: int) -> str:
+        """From start to end of one process; says how it ended."""
+        try:
+            replica.process = await self._spawn(replica, attempt)
+        except OSError as error:
+            return f"could not be started ({error})"
+        await self._until_exit(replica, replica.process)
+        return f"ended with code {replica.process.returncode}"
+
+    async def _spawn(self, replica: Managed, attempt: int) -> asyncio.subprocess.Process:
+        startup_s = startup_time_s(replica.entry, seed=self._fleet.seed, replica=f"{replica.name}/{attempt}")
+        command = engine_command(replica.entry, model=self._fleet.model, host=self._settings.host, port=replica.port,
+                                 startup_s=startup_s)  # fmt: skip
+        # A session of its own: Ctrl-C reaches only us, and we end the engines in order.
+        return await asyncio.create_subprocess_exec(*command, start_new_session=True)
+
+    async def _until_exit(self, replica: Managed, process: asyncio.subprocess.Process) -> None:
+        """Returns when the process has ended; meanwhile the replica turns ready."""
+        ended = asyncio.ensure_future(process.wait())
+        try:
+            while not ended.done() and not await self._healthy(replica):
+                await asyncio.wait({ended}, timeout=POLL_S)
+            if not ended.done():
+                replica.enter(ReplicaState.READY)
+                log.info("%s is ready", replica.name)
+            await ended
+        finally:
+            ended.cancel()
+
+    async def _healthy(self, replica: Managed) -> bool:
+        return await self._ask(replica, "/health") is not None
+
+    async def _load(self, replica: Managed) -> int | None:
+        """Requests in the engine; ``None`` when it does not say."""
+        answer = await self._ask(replica, "/load")
+        return None if answer is None else msgspec.json.decode(answer, type=_Load).server_load
+
+    async def _ask(self, replica: Managed, path: str) -> bytes | None:
+        """The body of a 200 answer, else ``None``."""
+        if self._session is None:
+            return None
+        try:
+            async with self._session.get(self._url(replica) + path) as response:
+                return await response.read() if response.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return None
+
+    async def _retire(self, replica: Managed, *, serving: bool) -> None:
+        if replica.watcher is not None:
+            replica.watcher.cancel()
+            await asyncio.gather(replica.watcher, return_exceptions=True)
+        if serving:
+            await self._drain(replica)
+        await _end(replica.process)
+        self._replicas[replica.entry.name].remove(replica)
+        log.info("%s is gone", replica.name)
+
+    async def _drain(self, replica: Managed) -> None:
+        begun = time.monotonic()
+        while (waited := time.monotonic() - begun) < self._settings.drain_s:
+            if replica.process is None or replica.process.returncode is not None:
+                return
+            if waited >= DRAIN_AT_LEAST_S and await self._load(replica) == 0:
+                return
+            await asyncio.sleep(POLL_S)
+        log.warning("%s still has requests after %.0f s; stopping it", replica.name, self._settings.drain_s)
+
+
+async def _end(process: asyncio.subprocess.Process | None) -> None:
+    """SIGTERM, and SIGKILL if that does not help soon."""
+    if process is None or process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), _KILL_AFTER_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def startup_time_s(entry: VariantEntry, *, seed: int, replica: str) -> float:
+    """Start-up of one replica: the variant's, moved by its jitter; the same for the same seed and name."""
+    return entry.startup_s * (1.0 + entry.startup_jitter * random.Random(f"{seed}/{replica}").uniform(-1.0, 1.0))
+
+
+def engine_command(entry: VariantEntry, *, model: str, host: str, port: int, startup_s: float) -> list[str]:
+    """The command line of one engine process, which dies with this one."""
+    options: dict[str, object] = {
+        "--host": host, "--port": port, "--model": model, "--shape": entry.shape, "--accelerator": entry.accelerator,
+        "--accelerator-count": entry.accelerator_count, "--startup-s": f"{startup_s:.3f}",
+        "--kv-tokens": entry.kv_tokens, "--max-num-seqs": entry.max_num_seqs,
+        "--max-num-batched-tokens": entry.max_num_batched_tokens, "--max-model-len": entry.max_model_len,
+        "--ttft-buckets": ",".join(map(str, entry.ttft_buckets)) if entry.ttft_buckets else None,
+        "--parent-pid": os.getpid(),
+    }  # fmt: skip
+    given = [part for name, value in options.items() if value is not None for part in (name, str(value))]
+    return [sys.executable, "-m", "simulator.engine_main", "--die-with-parent", *given]
