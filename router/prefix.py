@@ -64,7 +64,7 @@ class PrefixIndex:
 
     A prompt's blocks are touched last block first, so a block is always more recent than the blocks that follow it.
     Eviction therefore takes the ends of prompts before their beginnings, what is remembered of a prompt is always a
-    beginning of it, and its length is found by bisection.
+    beginning of it, and its length is found by bisection. That holds for chained hashes (:func:`block_hashes`) only.
 
     Args:
         max_blocks_per_endpoint: blocks remembered for an endpoint unless :meth:`resize` says otherwise, at least 1.
