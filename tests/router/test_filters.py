@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,4 +122,4 @@ def test_factors_are_ratios_and_never_reward_pressure(kv, soft, hard, penalty):
     factors = pressure.factors([endpoint(kv=value) for value in kv]) or [1.0] * len(kv)
     assert all(1.0 - penalty - 1e-9 <= factor <= 1.0 for factor in factors)
     known = sorted((value, factor) for value, factor in zip(kv, factors, strict=True) if value is not None)
-    assert all(one[1] >= two[1] - 1e-9 for one, two in zip(known, known[1:], strict=False))
+    assert all(one[1] >= two[1] - 1e-9 for one, two in itertools.pairwise(known))

@@ -79,9 +79,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger = Ledger()
         self.model: dict[str, list] = {}
 
-    @rule(
-        target=names, name=st.integers(0, 6).map(str), url=urls, uncached=st.integers(0, 50), more=st.integers(0, 50)
-    )
+    @rule(target=names, name=st.integers(0, 6).map(str), url=urls, uncached=st.integers(0, 50), more=st.integers(0, 50))
     def dispatch(self, name, url, uncached, more):
         self.ledger.dispatch(url, name, uncached, uncached + more)
         self.model[name] = [url, uncached, uncached + more]

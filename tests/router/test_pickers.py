@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 
@@ -20,9 +21,7 @@ THIRD = pytest.approx(1 / 3)
         pytest.param(TopKRandom(), [1, 5, 4, 3], [0, THIRD, THIRD, THIRD], id="one of the best three"),
         pytest.param(TopKRandom(), [9, 1], [0.5, 0.5], id="fewer than three all draw"),
         pytest.param(TopKRandom(), [7], [1], id="a single candidate is certain"),
-        pytest.param(
-            TopKRandom(top_k=2), [5, 3, 3, 1], [0.5, 0.25, 0.25, 0], id="a tie shares the last place evenly"
-        ),
+        pytest.param(TopKRandom(top_k=2), [5, 3, 3, 1], [0.5, 0.25, 0.25, 0], id="a tie shares the last place evenly"),
         pytest.param(TopKRandom(), [0, 0, 0, 0], [0.25] * 4, id="all alike all draw, however many"),
         pytest.param(TopKRandom(top_k=1), [5, 5, 3], [0.5, 0.5, 0], id="top one with a tie is not the first"),
         pytest.param(TopKRandom(margin=0.1), [100, 91, 89, 95], [THIRD, THIRD, 0, THIRD], id="inside the margin"),
@@ -95,7 +94,7 @@ def test_chances_sum_to_one(picker, values):
 @given(st.one_of(st.builds(TopKRandom, top_k=st.integers(1, 5), margin=st.floats(0, 1)), st.just(MaxScore())), totals)
 def test_a_better_total_never_has_the_smaller_chance(picker, values):
     ranked = sorted(zip(values, picker(values), strict=True))
-    for (low, low_chance), (high, high_chance) in zip(ranked, ranked[1:], strict=False):
+    for (low, low_chance), (high, high_chance) in itertools.pairwise(ranked):
         assert high_chance >= low_chance - 1e-9 if high > low else high_chance == low_chance
 
 
