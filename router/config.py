@@ -8,9 +8,9 @@ Two forms are read. The short one:
       - {type: prefix-aware, weight: 100, parameters: {hashBlockSize: 64}}
     selection: {topK: 3, margin: 0.1}
 
-where ``filters``, ``scorers`` and ``selection`` each default to those of the ``documents`` profile, ``selection`` may
-name another picker (``{type: max-score}``), and ``staleAfterSeconds`` sets the age at which a scrape is no longer
-believed. And upstream's ``EndpointPickerConfig``, with one scheduling profile. In both, a scorer without a weight
+where what is left out comes from a built-in profile (``profile: default``; ``documents`` where none is named),
+``selection`` may name another picker (``{type: max-score}``), and ``staleAfterSeconds`` sets the age at which a scrape
+is no longer believed. And upstream's ``EndpointPickerConfig``, with one scheduling profile. In both, a scorer without a weight
 weighs 1, and the model-compatibility filter is put first where none is named.
 
 What cannot be used is refused with its line and the nearest right word. What other routers' files carry and has no
@@ -159,21 +159,30 @@ def _settings(entry: Located) -> Mapping[str, Located]:
 
 # The short form.
 
+_SHORT_KEYS: Final = ("profile", "filters", "scorers", "selection", "staleAfterSeconds", "kvcacheIndexer")
+
 
 def _short(document: Located, notes: _Notes) -> Profile:
-    entries = document.only("the document", ("filters", "scorers", "selection", "staleAfterSeconds", "kvcacheIndexer"))
+    entries = document.only("the document", _SHORT_KEYS)
     notes.sections(entries)
-    base = PROFILES["documents"]
-    filters = _short_filters(entries["filters"], notes) if "filters" in entries else base.filters
+    base = _base(entries.get("profile"))
     scorers = _short_scorers(entries["scorers"], notes) if "scorers" in entries else base.scorers
     return Profile(
-        name="file",
-        filters=filters,
+        name=base.name if entries.keys() == {"profile"} else "file",
+        filters=_short_filters(entries["filters"], notes) if "filters" in entries else base.filters,
         scorers=scorers,
         picker=_selection(entries["selection"], notes) if "selection" in entries else base.picker,
         stale_after_s=_stale_after(entries.get("staleAfterSeconds"), base.stale_after_s),
         prefix=_prefix(scorers, None),
     )
+
+
+def _base(entry: Located | None) -> Profile:
+    """The built-in profile that fills what the document leaves out."""
+    name = "documents" if entry is None else entry.word("profile")
+    if entry is not None and name not in PROFILES:
+        raise entry.refuse(f"there is no profile {name!r}", next_step=nearest(name, PROFILES))
+    return PROFILES[name]
 
 
 def _short_filters(node: Located, notes: _Notes) -> tuple[NamedFilter, ...]:

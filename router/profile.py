@@ -14,7 +14,6 @@ from operator import mul
 from types import MappingProxyType
 from typing import Final
 
-from fleet.errors import ConfigError
 from router.filters import Filter, MemoryPressure, ModelCompatibility, QueueDepth
 from router.pickers import Picker, Rng, TopKRandom, draw
 from router.scorers import Candidates, LoadAware, PredictedLatency, PrefixAware, Scorer
@@ -225,14 +224,3 @@ def _by_url(endpoints: Sequence[EndpointView], predictions: Sequence[Prediction]
     if predictions is None:
         return {}
     return {endpoint.url: prediction for endpoint, prediction in zip(endpoints, predictions, strict=True)}
-
-
-def profile_named(name: str) -> Profile:
-    """A built-in profile.
-
-    Raises: ConfigError naming those that exist.
-    """
-    if name not in PROFILES:
-        raise ConfigError(f"there is no profile {name!r}", where="router profile", limit=", ".join(PROFILES),
-                          next_step="Name one of these, or give a file.")  # fmt: skip
-    return PROFILES[name]

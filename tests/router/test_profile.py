@@ -13,11 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.errors import ConfigError
 from fleet.types import EngineSample, Role
 from router.filters import RoleFilter
 from router.pickers import MaxScore, TopKRandom
-from router.profile import DEFAULT, PROFILES, NamedFilter, Scheduler, WeightedScorer, profile_named
+from router.profile import DEFAULT, PROFILES, NamedFilter, Scheduler, WeightedScorer
 from router.types import EndpointView, InferenceRequest, Prediction
 
 REQUEST = InferenceRequest(
@@ -199,12 +198,6 @@ def test_the_default_margin_keeps_a_warm_prefix_and_spreads_equals():
     equal = picks([endpoint("a"), endpoint("b"), endpoint("c"), endpoint("d")], DEFAULT)
     assert all(count > 100 for count in equal.values())
     assert len(equal) == 4
-
-
-def test_an_unknown_profile_is_refused_with_those_that_exist():
-    assert profile_named("documents") is PROFILES["documents"]
-    with pytest.raises(ConfigError, match=r"no profile .fast..*default, documents"):
-        profile_named("fast")
 
 
 names = st.sampled_from("abcdef")

@@ -139,6 +139,12 @@ def test_what_a_short_form_leaves_out_is_as_documented():
     assert parse_profile("staleAfterSeconds: 2.5").stale_after_s == 2.5
 
 
+def test_a_built_in_profile_by_name_alone_or_as_a_base():
+    assert parse_profile("profile: default") == DEFAULT
+    mine = parse_profile("{profile: default, scorers: [{type: queue}]}")
+    assert (mine.picker, [name for name, _, _ in scorers(mine)]) == (DEFAULT.picker, ["queue"])
+
+
 def test_a_model_filter_is_always_there_once():
     assert filters(parse_profile("filters: []")) == [ModelCompatibility()]
     assert filters(parse_profile("filters: [{type: queue-depth}, {type: model}]")) == [
@@ -194,6 +200,7 @@ featureGates: [flowControl]
         pytest.param("[" * 3000, "nests without end", id="very deep"),
         pytest.param("filters: []\nfilters: []", "line 2: 'filters' is given twice", id="a repeated key"),
         pytest.param("\nscorer: []", "line 2: .*Did you mean 'scorers'", id="a misspelt section"),
+        pytest.param("profile: documets", "line 1: .*Did you mean 'documents'", id="a misspelt profile"),
         pytest.param("filters: 3", "filters must be a list, not 3", id="no list"),
         pytest.param("filters: [{parameters: {}}]", "a filter has no type", id="no type"),
         pytest.param("filters:\n- {type: queue-dept}", "line 2: .*Did you mean 'queue-depth'", id="a misspelt filter"),
