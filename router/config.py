@@ -10,8 +10,8 @@ Two forms are read. The short one:
 
 where what is left out comes from a built-in profile (``profile: default``; ``documents`` where none is named),
 ``selection`` may name another picker (``{type: max-score}``), and ``staleAfterSeconds`` sets the age at which a scrape
-is no longer believed. And upstream's ``EndpointPickerConfig``, with one scheduling profile. In both, a scorer without a weight
-weighs 1, and the model-compatibility filter is put first where none is named.
+is no longer believed. And upstream's ``EndpointPickerConfig``, with one scheduling profile. In both, a scorer without
+a weight weighs 1, and the model-compatibility filter is put first where none is named.
 
 What cannot be used is refused with its line and the nearest right word. What other routers' files carry and has no
 effect here is accepted and said in ``Profile.notes``.
