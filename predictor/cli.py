@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ import click
 import uvicorn
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from fleet.errors import ConfigError
 from fleet.settings import FleetSettings, load
@@ -74,10 +77,12 @@ def serve(
     if mortal:
         die_with_parent()
     setup_logging("predictor")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     settings = load(PredictorSettings, host=host, port=port, refit_s=refit_s, min_samples=min_samples)
     fleet = load(FleetSettings, history_url=history_url, home=home)
     sock = bind(settings.host, settings.port, what="predictor", setting="--port or PREDICTOR_PORT")
-    learner = Learner(settings, history_url=fleet.resolved_history_url(), model_path=fleet.home / artifact.FILE_NAME)
+    url = _checked_url(fleet.resolved_history_url())
+    learner = Learner(settings, history_url=url, model_path=fleet.home / artifact.FILE_NAME)
     server = uvicorn.Server(uvicorn.Config(make_app(learner), log_level="warning", access_log=False,
                                            timeout_graceful_shutdown=2))  # fmt: skip
     click.echo(f"predictor listens on http://{settings.host}:{sock.getsockname()[1]}", err=True)
@@ -87,6 +92,16 @@ def serve(
     finally:
         learner.stop()
         sock.close()
+
+
+def _checked_url(url: str) -> str:
+    """``url`` as it is: a history that is away is waited for, one that can never be is refused now."""
+    try:
+        make_url(url)
+    except ArgumentError:
+        raise ConfigError("is no SQLAlchemy URL", where=repr(url),
+                          next_step="Write sqlite:////path/file or postgresql+psycopg://...") from None  # fmt: skip
+    return url
 
 
 async def _serve(server: uvicorn.Server, sock: Any) -> None:

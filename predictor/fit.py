@@ -21,7 +21,7 @@ MIN_SAMPLES: Final = 30
 """Fewest samples of each target for a first model."""
 
 BLOCKS: Final = (0.4, 0.6, 0.8)
-"""A backtest fits on the oldest rows up to each share and predicts those up to the next; the last fifth is the score."""
+"""A backtest fits on the oldest rows up to each share and predicts on to the next; the last fifth is the score."""
 
 CALIBRATION_ROWS: Final = 1000
 """Intervals look at so many of the newest rows of a backtest."""

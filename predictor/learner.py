@@ -8,8 +8,8 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,15 @@ class Totals:
 class Learner:
     """Owns the pool, the served model and the loop's thread. Reading :attr:`model` never waits for a fit."""
 
-    def __init__(self, settings: PredictorSettings, *, history_url: str, model_path: Path) -> None:
+    def __init__(
+        self,
+        settings: PredictorSettings,
+        *,
+        history_url: str,
+        model_path: Path,
+        start_executor: Callable[[], Executor] | None = None,
+    ) -> None:
+        """A learner that does nothing yet; ``start_executor`` makes where fits run (default: a spawned process)."""
         self.settings, self.model_path = settings, model_path
         self.pool, self.totals = Pool(settings.max_rows), Totals()
         self.history_error = ""
@@ -54,6 +62,7 @@ class Learner:
         self._events: list[Event] = []
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._fitted_at = 0
+        self._start_executor = start_executor or _fitting_process
         self._executor: Executor | None = None
         self._thread = threading.Thread(target=self._run, name="learner", daemon=True)
 
@@ -61,6 +70,11 @@ class Learner:
     def model(self) -> LatencyModel | None:
         """The model that is served; ``None`` while cold."""
         return self._model
+
+    @property
+    def broken(self) -> bool:
+        """The loop ended although nobody stopped it: the process should be restarted."""
+        return self._thread.ident is not None and not self._thread.is_alive() and not self._stop.is_set()
 
     def start(self) -> None:
         """Load the artifact of an earlier run, then learn in a thread."""
@@ -90,8 +104,16 @@ class Learner:
         return f"{ttft} of {need} ttft samples, {tpot} of {need} tpot samples"
 
     def step(self) -> FitResult | None:
-        """One turn: read new rows; fit when enough came. ``None`` when there was no fit."""
+        """One turn: read new rows, fit when enough came, write events. ``None`` when there was no fit."""
         self._read()
+        result = self._learn()
+        if self._events:
+            self._write_events()
+        return result
+
+    # ---- inside
+
+    def _learn(self) -> FitResult | None:
         with self._lock:
             accepted, samples = self.pool.accepted, self.pool.samples()
         if len(samples) < self.settings.min_samples or accepted - self._fitted_at < self.settings.refit_rows:
@@ -100,10 +122,7 @@ class Learner:
         result = self._fit(samples)
         if result is not None:
             self._take(result)
-        self._write_events()
         return result
-
-    # ---- inside
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -135,10 +154,12 @@ class Learner:
             self.pool.add_records(records)
 
     def _fit(self, samples: Sequence[Sample]) -> FitResult | None:
-        executor = self._executor = self._executor or _fitting_process()
+        executor = self._executor = self._executor or self._start_executor()
         try:
             return executor.submit(fit_once, dataset(samples), now_s=time.time(),
                                    min_samples=self.settings.min_samples, served=self._model).result()  # fmt: skip
+        except CancelledError:
+            return None  # stopping
         except BrokenProcessPool as error:
             self._executor = None  # the next fit starts a new process
             self._failed(error)

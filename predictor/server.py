@@ -183,7 +183,9 @@ def _reason(error: ValidationError) -> Rejection:
 def _add_state(app: FastAPI, learner: Learner, registry: CollectorRegistry) -> None:
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
-        """The process is up; it may still be cold."""
+        """The process is up and learns; it may still be cold."""
+        if learner.broken:
+            raise HTTPException(503, "the learning loop ended; restart the process")
         return {"status": "ok"}
 
     @app.get("/readyz")
