@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import uvloop
 
 from fleet.shell import on_stop
 from simulator.replay_client import PATHS, Client, body
@@ -21,8 +20,18 @@ from simulator.replay_stats import CLIENT_LIMIT, INTERRUPTED, OK, UNFINISHED, Ou
 from simulator.traces import write_atomically
 from simulator.workload import TimedRequest
 
+if sys.platform == "win32":
+    _loop_factory = asyncio.new_event_loop
+else:
+    import resource
+
+    import uvloop
+
+    _loop_factory = uvloop.new_event_loop
+
 log = logging.getLogger(__name__)
 
+DEFAULT_MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 _KEEPALIVE_S = 2.0
 """Idle connections close well before servers close them (uvicorn: 5 s), so no request meets a closing one."""
 _TICK_S = 1.0
@@ -35,6 +44,7 @@ class ReplayOptions:
     target: str
     """Base URL, as :func:`simulator.replay_client.base_url` gives it."""
     model: str
+    """Model to ask for, whatever was recorded; empty: the recorded one, else :data:`DEFAULT_MODEL`."""
     api: str = "completions"
     duration_s: float | None = None
     """Stop sending after this long; ``None``: never."""
@@ -45,7 +55,8 @@ class ReplayOptions:
     max_in_flight: int = 2000
     timeout_s: float = 300.0
     """A request that takes longer has failed."""
-    seed: int = 1
+    run_id: str = ""
+    """Made part of every prompt's own text, so that a second replay meets no prefix cache warmed by the first."""
     status: Path | None = None
     report: Path | None = None
     traffic: dict[str, Any] = field(default_factory=dict)
@@ -133,8 +144,9 @@ class Replay:
 
     async def _one(self, client: Client, request: TimedRequest, number: int) -> None:
         options = self._options
-        label = f"{number} of replay {options.seed}"
-        self._end(await client.send(body(request, model=options.model, api=options.api, label=label)))
+        label = f"{number} {options.run_id}"
+        model = options.model or request.model or DEFAULT_MODEL
+        self._end(await client.send(body(request, model=model, api=options.api, label=label)))
 
     def _end(self, outcome: Outcome) -> None:
         if outcome.kind != OK and not self._tally.ends[outcome.kind]:
@@ -168,8 +180,12 @@ class Replay:
 
     def _finish(self, cpu_s: float) -> dict[str, Any]:
         report = self._tally.report(duration_s=time.monotonic() - self._started_s)
-        report |= {name: getattr(self._options, name) for name in ("target", "model", "api", "seed", "traffic")}
-        report["cpu_s"] = round(cpu_s, 3)
+        report |= {name: getattr(self._options, name) for name in ("target", "api", "traffic")}
+        report |= {
+            "model": self._options.model or None,
+            "seed": self._options.traffic.get("seed"),
+            "cpu_s": round(cpu_s, 3),
+        }
         self._write(self._options.status, self._status("finished"))
         self._write(self._options.report, report)
         return report
@@ -185,7 +201,7 @@ def run(options: ReplayOptions, schedule: Iterator[TimedRequest]) -> dict[str, A
 
     Raises: ConfigError when the status or report file cannot be written.
     """
-    factory = asyncio.new_event_loop if sys.platform == "win32" else uvloop.new_event_loop
+    _allow_connections(options.max_in_flight)
 
     async def supervised() -> dict[str, Any]:
         replay = Replay(options, schedule)
@@ -198,5 +214,14 @@ def run(options: ReplayOptions, schedule: Iterator[TimedRequest]) -> dict[str, A
         on_stop(stop)
         return await replay.run()
 
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with asyncio.Runner(loop_factory=_loop_factory) as runner:
         return runner.run(supervised())
+
+
+def _allow_connections(count: int) -> None:
+    """Raise this process's limit of open files as far as it may go and is needed: one connection is one file."""
+    if sys.platform != "win32":
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = count + 100 if hard == resource.RLIM_INFINITY else min(hard, count + 100)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

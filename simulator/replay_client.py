@@ -27,7 +27,7 @@ _EVENT = b"\ndata:"
 _DONE = b"data: [DONE]"
 _TAIL = 4096
 """Bytes kept of a stream's end: the usage event and ``[DONE]`` fit."""
-_CHAT_CONTENT = re.compile(rb'"(?:content|reasoning|reasoning_content)":\s*"(?!")')
+_CHAT_CONTENT = re.compile(rb'"(?:content|reasoning|reasoning_content)":\s*"[^"]')
 """A chat stream opens with a role event whose content is empty; the first token is the first content after it."""
 
 
@@ -54,7 +54,7 @@ def body(request: TimedRequest, *, model: str, api: str, label: str) -> bytes:
     """The request's JSON; ``label`` makes its text differ from every other request's."""
     prefix, rest = parts(request, label)
     payload: dict[str, Any] = {
-        "model": request.model or model, "max_tokens": request.output_tokens, "ignore_eos": True, "stream": True,
+        "model": model, "max_tokens": request.output_tokens, "ignore_eos": True, "stream": True,
         "stream_options": {"include_usage": True}, "temperature": 0.0,
     }  # fmt: skip
     if api == "chat":

@@ -19,18 +19,22 @@ import json
 import math
 import os
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from fleet.errors import ConfigError
 from simulator.profile import Profile, ProfileSource, from_json
 from simulator.workload import RateSource, Source, TimedRequest, TraceSource, span_of
 
 SUFFIXES = (".csv.gz", ".csv", ".jsonl.gz", ".jsonl")
+MAX_TOKENS = 10_000_000
+"""Longest prompt or answer believed: beyond any model's context, so a longer one is a broken row."""
 _FORMATS = "request CSV, rate CSV, Mooncake JSON lines or recorded workload"
 
 
@@ -160,26 +164,15 @@ def read_requests(path: Path) -> list[TimedRequest]:
     return list(source.requests)
 
 
-class _lines:  # noqa: N801 - reads as a verb where it is used
-    """Context manager: the lines of a text or gzip file; undecodable content is one clear line."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> Iterator[str]:
-        try:
-            raw = self._path.open("rb")
-        except OSError as error:
-            raise ConfigError(f"cannot be read: {error.strerror}", where=str(self._path)) from None
-        self._file: TextIO
-        binary = gzip.open(raw) if self._path.name.endswith(".gz") else raw
-        self._file = io.TextIOWrapper(binary, encoding="utf-8")
-        return iter(self._file)
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        self._file.close()
-        if isinstance(error, (OSError, EOFError, UnicodeDecodeError)):
-            raise ConfigError(f"cannot be read: {error}", where=str(self._path)) from None
+@contextmanager
+def _lines(path: Path) -> Iterator[Iterator[str]]:
+    """The lines of a text or gzip file; one that cannot be read is one clear line."""
+    opener = gzip.open if path.name.endswith(".gz") else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            yield iter(file)
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise ConfigError(f"cannot be read: {error}", where=str(path), next_step="Check the file.") from None
 
 
 _Row = Callable[[str], TimedRequest]
@@ -196,7 +189,7 @@ def _requests(path: Path, first: str, lines: Iterator[str]) -> Iterator[TimedReq
             continue
         try:
             yield _checked(parse(line))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             what = f"no {error} in the row" if isinstance(error, KeyError) else str(error)
             raise ConfigError(f"bad row: {what}", where=f"{path} line {number}") from None
 
@@ -204,8 +197,8 @@ def _requests(path: Path, first: str, lines: Iterator[str]) -> Iterator[TimedReq
 def _checked(request: TimedRequest) -> TimedRequest:
     if not (math.isfinite(request.arrival_s) and request.arrival_s >= 0):
         raise ValueError(f"arrival is {request.arrival_s}, it must be a time of 0 s or later")
-    if request.input_tokens < 1 or request.output_tokens < 1:
-        raise ValueError(f"lengths are {request.input_tokens} in, {request.output_tokens} out; both must be >= 1")
+    if not (1 <= request.input_tokens <= MAX_TOKENS and 1 <= request.output_tokens <= MAX_TOKENS):
+        raise ValueError(f"lengths are {request.input_tokens} in, {request.output_tokens} out (1 to {MAX_TOKENS})")
     if not 0 <= request.prefix_tokens < request.input_tokens:
         raise ValueError(f"prefix_tokens is {request.prefix_tokens}, input_tokens {request.input_tokens}")
     return request
@@ -216,8 +209,9 @@ def _csv_parser(path: Path, header: str) -> _Row:
         return _request_row
     if header == "TIMESTAMP,ContextTokens,GeneratedTokens":
         return _AzureRow()
-    shown = header[:60] or "an empty line"
-    raise ConfigError(f"starts with {shown!r}, which is no known format", where=f"{path} line 1", limit=_FORMATS)
+    if not header:
+        raise ConfigError("line 1 is empty", where=str(path), limit=_FORMATS)
+    raise ConfigError(f"starts with {header[:60]!r}: no known format", where=f"{path} line 1", limit=_FORMATS)
 
 
 def _request_row(line: str) -> TimedRequest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,16 @@ from fleet.shell import die_with_parent, setup_logging
 from simulator import replay_client, traffic_options
 from simulator.download import PUBLISHED, download
 from simulator.profile import fit, to_json
-from simulator.replay import ReplayOptions, run
+from simulator.replay import DEFAULT_MODEL, ReplayOptions, run
 from simulator.traces import read_requests, recorded_line, stem, write_atomically
 from simulator.traffic_options import POSITIVE, shape_options
 
 log = logging.getLogger(__name__)
 
-DEFAULT_MODEL = "meta-llama/Llama-3.1-8B-Instruct"
-
 
 @click.command()
 @click.option("--target", required=True, metavar="URL", help="The router, or one engine: http://127.0.0.1:8080.")
-@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Model to ask for.")
+@click.option("--model", default="", help=f"Model to ask for. Default: the recorded one, else {DEFAULT_MODEL}.")
 @shape_options
 @click.option("--duration", "duration_s", type=POSITIVE, help="Seconds of sending; default: for ever.")
 @click.option("--drain-s", type=click.FloatRange(min=0.0), default=30.0, show_default=True,
@@ -36,7 +35,8 @@ DEFAULT_MODEL = "meta-llama/Llama-3.1-8B-Instruct"
               help="Further requests are not sent and count as failed (client_limit).")  # fmt: skip
 @click.option("--timeout-s", type=POSITIVE, default=300.0, show_default=True,
               help="A request that takes longer has failed.")  # fmt: skip
-@click.option("--api", type=click.Choice(tuple(replay_client.PATHS)), default="completions", show_default=True)
+@click.option("--api", type=click.Choice(tuple(replay_client.PATHS)), default="completions", show_default=True,
+              help="Endpoint to call: /v1/completions or /v1/chat/completions.")  # fmt: skip
 @click.option("--status", type=click.Path(path_type=Path, dir_okay=False), help="Rewrite this JSON file every second.")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the final JSON report here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -69,7 +69,7 @@ def replay(
              facts["mean_rps"], facts["period_s"], shaped.seed)  # fmt: skip
     options = ReplayOptions(
         target=base, model=model, api=api, duration_s=duration_s, drain_s=drain_s, max_in_flight=max_in_flight,
-        timeout_s=timeout_s, seed=shaped.seed, status=status, report=report, traffic=facts,
+        timeout_s=timeout_s, run_id=f"{time.time_ns():x}", status=status, report=report, traffic=facts,
     )  # fmt: skip
     result = run(options, shaped.requests(duration_s))
     click.echo(json.dumps(result, indent=1) if as_json else _summary(result))
@@ -84,22 +84,22 @@ def _check_writable(*paths: Path | None) -> None:
 
 
 def _summary(result: dict[str, Any]) -> str:
-    def shown(name: str) -> str:
-        return "  ".join(
-            f"{level} {'-' if value is None else f'{value:.4g} s'}" for level, value in result[name].items()
-        )
-
-    rate = result["success_rate"]
+    used, rate = result["traffic"], result["success_rate"]
     failed = ", ".join(f"{count} {kind}" for kind, count in result["failures"].items()) or "none"
-    return "\n".join((
-        f"{result['traffic']['used']} {result['traffic']['name']}, seed {result['seed']}, {result['duration_s']:.1f} s",
-        f"requests  {result['requests']} ({'-' if rate is None else f'{rate:.2%}'} ok; failed: {failed}; "
-        f"interrupted: {result['interrupted']})",
-        f"TTFT      {shown('ttft_s')}",
-        f"TPOT      {shown('tpot_s')}",
-        f"E2E       {shown('e2e_s')}",
+    ok = "-" if rate is None else f"{rate:.2%}"
+    lines = [
+        f"{used['used']} {used['name']}, seed {used['seed']}, {result['duration_s']:.1f} s",
+        f"requests  {result['requests']} ({ok} ok; failed: {failed}; interrupted: {result['interrupted']})",
+        *(f"{name.upper():<10}{_latency(result[f'{name}_s'])}" for name in ("ttft", "tpot", "e2e")),
         f"output    {result['output_tokens']} tokens, {result['output_tps']:.0f} tokens/s",
-    ))  # fmt: skip
+    ]
+    return "\n".join(lines)
+
+
+def _latency(percentiles: dict[str, float | None]) -> str:
+    return "  ".join(
+        f"{level} -" if value is None else f"{level} {value:.4g} s" for level, value in percentiles.items()
+    )
 
 
 @click.command()

@@ -43,7 +43,7 @@ class Shaped:
             "used": self.traffic.kind, "name": self.traffic.name, "where": self.traffic.where,
             "mean_rps": plan.mean_rps, "period_s": plan.period_s,
             "native_rps": round(native.native_rps, 4), "native_span_s": round(native.span_s, 1),
-            "warp": round(native.span_s / plan.period_s, 3),
+            "seed": self.seed, "warp": round(native.span_s / plan.period_s, 3),
             "assumed_prefixes": plan.prefixes.count if plan.prefixes else 0,
         }  # fmt: skip
 

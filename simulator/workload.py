@@ -17,10 +17,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fleet.errors import ConfigError
 from simulator.tokens import BLOCK_TOKENS
 
 Rng = np.random.Generator
 
+MAX_CYCLE = 5_000_000
+"""Requests of one cycle: a cycle is drawn whole, and this many take about a gigabyte."""
 HASH_BLOCK_TOKENS = 512
 """Tokens of one ``hash_ids`` entry in the Mooncake traces."""
 
@@ -240,8 +243,11 @@ def _takes_prefix(request: TimedRequest, tokens: int) -> bool:
 def schedule(source: Source, plan: Plan, rng: Rng, *, until_s: float | None = None) -> Iterator[TimedRequest]:
     """The replay: cycle after cycle, for ever or up to ``until_s``; each cycle is drawn anew from ``rng``.
 
-    Raises: ValueError when the source never yields a request (an empty trace).
+    Raises: ConfigError when a cycle would hold more than :data:`MAX_CYCLE` requests, or hardly ever one.
     """
+    if plan.mean_rps * plan.period_s > MAX_CYCLE:
+        raise ConfigError(f"one period would hold {plan.mean_rps * plan.period_s:.0f} requests", limit=f"{MAX_CYCLE}",
+                          next_step="Shorten the period or lower the rate.")  # fmt: skip
     factor = round(plan.mean_rps * plan.period_s / (source.native_rps * source.span_s), 12)
     start_s, empty_cycles, tokens = 0.0, 0, 0
     while until_s is None or start_s < until_s:
@@ -251,7 +257,8 @@ def schedule(source: Source, plan: Plan, rng: Rng, *, until_s: float | None = No
             requests = assign_prefixes(requests, count=plan.prefixes.count, tokens=tokens, rng=rng)
         empty_cycles = 0 if requests else empty_cycles + 1
         if empty_cycles > 1000:
-            raise ValueError(f"a mean of {plan.mean_rps} requests/s over {plan.period_s} s yields no request")
+            raise ConfigError(f"{plan.mean_rps} requests/s over a period of {plan.period_s} s yields no request",
+                              next_step="Raise the rate or lengthen the period.")  # fmt: skip
         yield from itertools.takewhile(lambda request: until_s is None or request.arrival_s < until_s,
                                        shift(requests, start_s))  # fmt: skip
         start_s += plan.period_s
