@@ -59,6 +59,8 @@ class Part:
     """Answers 200 once the part is usable; empty: running is enough."""
     after: tuple[str, ...] = field(default=())
     """Parts that must be healthy before this one starts."""
+    gate_url: str = ""
+    """Must answer 200 before this part starts (the router's readiness: an endpoint to pick)."""
     role: str = ""
     """What it does, in the terminal's words."""
 
@@ -89,7 +91,8 @@ def parts(options: UpOptions, ports: Ports) -> tuple[Part, ...]:
                          *engines, *history, "--home", options.home, "--seed", options.seed,
                          *_optional("--config", options.router_config))),
         Part(name="wva", role="scales variants", after=first, health_url=f"{base}:{ports.wva}/healthz",
-             argv=_fleet("wva", "run", *_listen(options, ports.wva), *engines, *history, *_source(options),
+             argv=_fleet("wva", "run", *_listen(options, ports.wva), *engines, *_model(options), *history,
+                         *_source(options), "--router-url", f"{base}:{ports.router_admin}",
                          "--interval-s", options.wva_interval_s, "--state-file", options.home / "wva-state.json",
                          "--scale-down-stabilisation-s", options.scale_down_stabilisation_s)),
         Part(name="alerts", role="watches the SLOs", after=first, health_url=f"{base}:{ports.alerts}/healthz",
@@ -109,6 +112,10 @@ def parts(options: UpOptions, ports: Ports) -> tuple[Part, ...]:
 
 def _listen(options: UpOptions, port: int) -> tuple[object, ...]:
     return ("--host", options.host, "--port", port)
+
+
+def _model(options: UpOptions) -> tuple[object, ...]:
+    return ("--model", options.model) if options.engines else ()
 
 
 def _optional(flag: str, value: object | None) -> tuple[object, ...]:
@@ -143,4 +150,5 @@ def _traffic(options: UpOptions, ports: Ports, base: str) -> Part:
         argv += ["--traces", options.traces]
     if options.duration_s:
         argv += ["--duration", options.duration_s]
-    return Part(name="traffic", role="replays traffic", after=("router", "wva", "predictor"), argv=_fleet(*argv))
+    return Part(name="traffic", role="replays traffic", after=("router", "wva", "predictor"), argv=_fleet(*argv),
+                gate_url=f"{base}:{ports.router_admin}/readyz")  # fmt: skip

@@ -111,7 +111,8 @@ class Supervisor:
 
     def _may_start(self, running: Running) -> bool:
         ready = all(self.running[name].healthy for name in running.part.after if name in self.running)
-        return ready and self._clock() >= running.next_start_at
+        due = ready and self._clock() >= running.next_start_at
+        return due and (not running.part.gate_url or self._answers(running.part.gate_url))
 
     def _start(self, running: Running) -> None:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -155,12 +156,14 @@ class Supervisor:
         self._report(running.part.name, f"{line}; last log line: {tail}" if tail else line)
 
     def _check(self, running: Running) -> None:
-        try:
-            answer = self._session.get(running.part.health_url, timeout=1.0)
-        except requests.RequestException:
-            return
-        running.healthy = answer.status_code == 200
+        running.healthy = self._answers(running.part.health_url)
         running.was_healthy = running.was_healthy or running.healthy
+
+    def _answers(self, url: str) -> bool:
+        try:
+            return self._session.get(url, timeout=1.0).status_code == 200
+        except requests.RequestException:
+            return False
 
 
 def _signal(running: Running, number: int) -> None:
