@@ -129,7 +129,7 @@ class Gateway:
     def _inference(self, request: ClientRequest, parsed: ParsedBody) -> InferenceRequest:
         prefix, size = self.scheduler.profile.prefix, len(parsed.prompt)
         block_bytes = prefix.block_tokens * BYTES_PER_TOKEN
-        exact = parsed.input_tokens * block_bytes // size if size else 0
+        exact = round(parsed.input_tokens * block_bytes / size) if size else 0
         return InferenceRequest(
             request_id=request.request_id,
             model=parsed.model,

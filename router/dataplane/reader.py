@@ -172,8 +172,8 @@ class RequestReader:
     def on_headers_complete(self) -> None:
         """The head is whole: refuse what is ambiguous or too large before any of the body is read."""
         request = self._request
-        self._check_head(request)
         request.method, request.target = self._parser.get_method(), self._url
+        self._check_head(request)
         request.keep_alive = self._parser.should_keep_alive()
         hop = [token for token in self._connection if token not in (b"keep-alive", b"close")]
         if hop:
@@ -184,6 +184,8 @@ class RequestReader:
     def _check_head(self, request: ClientRequest) -> None:
         version = self._parser.get_http_version()
         request.http10 = version == "1.0"
+        if request.method == b"CONNECT":
+            self._stop(501, "CONNECT is not served here")
         if version not in ("1.1", "1.0"):
             self._stop(505, f"HTTP/{version} is not served here")
         if self._hosts != 1 and not (request.http10 and not self._hosts):

@@ -1,0 +1,184 @@
+"""The data plane's parts without sockets."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.dataplane import headers
+from router.dataplane.body import ParsedBody, parse
+from router.dataplane.budget import RetryBudget
+from router.dataplane.observe import Observer, find_usage
+from router.dataplane.reader import RequestReader
+from router.dataplane.replies import Refusal
+from router.dataplane.response import BadResponse, ResponseReader
+from router.settings import RouterSettings
+
+SETTINGS = RouterSettings(header_bytes=2048, header_count=20, body_bytes=2048)
+
+
+def _read(wire: bytes, cuts: list[int]) -> RequestReader:
+    reader = RequestReader(SETTINGS)
+    edges = sorted({0, len(wire), *(cut % (len(wire) + 1) for cut in cuts)})
+    for start, end in itertools.pairwise(edges):
+        if reader.refusal is None:
+            reader.feed(wire[start:end])
+    return reader
+
+
+BODY = b'{"model":"m","prompt":"0123456789"}'
+WIRES = [
+    b"POST /v1/completions HTTP/1.1\r\nHost: r\r\nX-A: 1\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY),
+    b"POST /v1/completions HTTP/1.1\r\nHost: r\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"5\r\n%b\r\n%x;e=1\r\n%b\r\n0\r\nT: 1\r\n\r\n" % (BODY[:5], len(BODY) - 5, BODY[5:]),
+    b"GET /health HTTP/1.1\r\nHost: r\r\n\r\n",
+]
+
+
+@given(which=st.lists(st.sampled_from(WIRES), min_size=1, max_size=4), cuts=st.lists(st.integers(0, 2000), max_size=30))
+def test_however_requests_are_cut_they_read_the_same(which, cuts):
+    reader = _read(b"".join(which), cuts)
+    assert reader.refusal is None
+    assert [request.method for request in reader.requests] == [wire.split(b" ")[0] for wire in which]
+    assert [request.body for request in reader.requests] == [b"" if wire[:3] == b"GET" else BODY for wire in which]
+    assert reader.idle
+
+
+@given(noise=st.binary(max_size=600), cuts=st.lists(st.integers(0, 600), max_size=10))
+def test_noise_is_refused_or_waited_for_never_raised(noise, cuts):
+    reader = _read(noise, cuts)
+    assert reader.refusal is None or 400 <= reader.refusal.status < 600
+    assert reader.held_bytes <= SETTINGS.body_bytes
+
+
+@given(data=st.data())
+@settings(max_examples=200)
+def test_a_mutated_request_never_gives_a_body_beyond_its_limit(data):
+    wire = bytearray(data.draw(st.sampled_from(WIRES)) * 2)
+    for _ in range(data.draw(st.integers(1, 4))):
+        wire[data.draw(st.integers(0, len(wire) - 1))] = data.draw(st.integers(0, 255))
+    reader = _read(bytes(wire), data.draw(st.lists(st.integers(0, len(wire)), max_size=5)))
+    for request in reader.requests:
+        assert len(request.body) <= SETTINGS.body_bytes
+        assert all(b"\r\n" not in line[:-2] and b"\x00" not in line for line in request.lines)
+        assert b"\r" not in request.target
+
+
+@given(noise=st.binary(max_size=400), good=st.booleans())
+def test_an_engines_noise_is_a_bad_response_or_waited_for(noise, good):
+    reader = ResponseReader()
+    try:
+        reader.feed((b"HTTP/1.1 200 OK\r\n" if good else b"") + noise)
+    except BadResponse as error:
+        assert str(error)
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens", "maximum", "stream"),
+    [
+        pytest.param({"prompt": "a" * 40}, 10, None, False, id="text counts four bytes a token"),
+        pytest.param({"prompt": [1, 2, 3]}, 3, None, False, id="token ids are counted"),
+        pytest.param({"prompt": [[1, 2], [3]], "stream": True}, 3, None, True, id="a batch of token ids"),
+        pytest.param({"prompt": ["aaaa", "bbbb"]}, 4, None, False, id="a batch of texts"),
+        pytest.param({"prompt": "", "max_tokens": 5}, 1, 5, False, id="an empty prompt"),
+        pytest.param({"messages": [], "max_completion_tokens": 9, "max_tokens": 5}, 1, 9, False, id="the newer limit"),
+        pytest.param({"input": "x" * 80}, 20, None, False, id="embeddings"),
+        pytest.param({"max_tokens": "many", "stream": None}, 0, None, False, id="nonsense is the engine's to refuse"),
+    ],
+)
+def test_bodies(body, tokens, maximum, stream):
+    parsed = parse(json.dumps({"model": "m", **body}).encode())
+    assert isinstance(parsed, ParsedBody)
+    assert abs(parsed.input_tokens - tokens) <= 1
+    assert (parsed.model, parsed.max_tokens, parsed.stream) == ("m", maximum, stream)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists, max_leaves=20))
+def test_any_json_is_parsed_or_refused(value):
+    result = parse(json.dumps({"model": "m", "prompt": value, "messages": value}).encode())
+    assert isinstance(result, ParsedBody | Refusal)
+
+
+def test_prompts_that_begin_alike_have_raw_bytes_that_begin_alike():
+    system = {"role": "system", "content": "You are helpful. " * 50}
+    one = parse(json.dumps({"model": "m", "messages": [system, {"role": "user", "content": "a"}]}).encode())
+    two = parse(
+        json.dumps({"temperature": 1, "messages": [system, {"role": "user", "content": "b"}], "model": "m"}).encode()
+    )
+    assert isinstance(one, ParsedBody)
+    assert isinstance(two, ParsedBody)
+    assert one.prompt[:800] == two.prompt[:800]
+
+
+STREAM = b"".join(b'data: {"choices":[{"text":"data: %d \\ndata: "}]}\n\n' % n for n in range(7)) + b"data: [DONE]\n\n"
+
+
+@given(cuts=st.lists(st.integers(0, len(STREAM)), max_size=40))
+def test_events_are_counted_however_the_stream_is_cut(cuts):
+    observer = Observer()
+    edges = sorted({0, len(STREAM), *cuts})
+    for start, end in itertools.pairwise(edges):
+        observer.stream(STREAM[start:end], float(start + 1))
+    assert observer.events == 8
+    assert observer.first_s >= 1.0
+
+
+@pytest.mark.parametrize(
+    ("tail", "completion", "cached"),
+    [
+        (b'{"choices":[],"usage":{"prompt_tokens":4,"completion_tokens":9}}', 9, None),
+        (b'x,"usage": {"completion_tokens" : 9, "prompt_tokens_details":{"cached_tokens":3}}', 9, 3),
+        (b'{"usage":null}', None, None),
+        (b'{"text":"say \\"usage\\": {\\"completion_tokens\\": 5}"}', None, None),
+        (b'"usage":{"completion_tokens":1}\n\ndata: {"usage":{"completion_tokens":2}}', 2, None),
+        (b"", None, None),
+    ],
+)
+def test_usage_is_found_at_the_end(tail, completion, cached):
+    usage = find_usage(tail)
+    assert (usage.completion_tokens, usage.cached_tokens) == (completion, cached)
+
+
+@given(steps=st.lists(st.booleans(), max_size=200), ratio=st.floats(0, 1), burst=st.integers(0, 20))
+def test_retries_never_exceed_burst_plus_share(steps, ratio, burst):
+    budget = RetryBudget(ratio=ratio, burst=burst)
+    taken = earned = 0
+    for earn in steps:
+        if earn:
+            budget.earn()
+            earned += 1
+        else:
+            taken += budget.take()
+    assert taken <= burst + earned * ratio + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("name", "passes"),
+    [
+        (b"authorization", True),
+        (b"x-fleet-decision", False),
+        (b"x_fleet_decision", False),
+        (b"x-gateway-destination-endpoint-subset", False),
+        (b"x-prefiller-host-port", False),
+        (b"transfer-encoding", False),
+        (b"content-length", False),
+        (b"x-llm-d-slo-ttft-ms", True),
+    ],
+)
+def test_headers_to_engines(name, passes):
+    assert headers.to_engine(name) is passes
+
+
+def test_refusals_have_openais_shape():
+    refusal = Refusal(429, 'say "no"', dropped="rejected-saturated")
+    wire = refusal.reply(request_id="r1", close=True)
+    head, _, body = wire.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
+    assert b"x-llm-d-request-dropped-reason: rejected-saturated" in head
+    assert b"connection: close" in head
+    error = json.loads(body)["error"]
+    assert error == {"message": 'say "no"', "type": "invalid_request_error", "param": None, "code": "429"}
