@@ -1,15 +1,16 @@
 """What a replica can do: learned from its own traffic, ordered by hardware figures until then. Pure.
 
 *Speed* is the generated tokens per second of one running request: the variant's token rate over its running
-requests, both over about the same window (the rate comes from a counter over ``window_s``; running requests are
-smoothed with half that time constant, which gives the same mean age). The best speed ever seen is the yardstick of
-throughput degradation. It rises over about one window, so that one odd reading teaches little, and halves every
-``forget_half_life_s``, so that a yardstick from other traffic or other software is learned again. It starts from what
-the step-time coefficients of model and GPU give a lone request, where they are known: a controller that first meets a
-variant under full load would otherwise take that for its best. While a variant idles, nothing is learned and
+requests, both over the same window (the source's rates are over ``window_s``, and running requests are remembered as
+long: a present count beside a past rate would make every rising load look slow). The best speed ever seen is the
+yardstick of throughput degradation. It rises over about one window, so that one odd reading teaches little, and halves
+every ``forget_half_life_s``, so that a yardstick from other traffic or other software is learned again. It starts from
+what the step-time coefficients of model and GPU give a lone request, where they are known: a controller that first
+meets a variant under full load would otherwise take that for its best. While a variant idles, nothing is learned and
 degradation is 0.
 
-*Capacity* is what one replica generates while requests wait for it: then it is full. It orders variants by cost.
+*Capacity* is what one replica generates while it is full: requests have waited for it over the whole window of the
+rate. It orders variants by cost.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Final
 from fleet.hardware import COEFFICIENTS, GPUS, MODELS, ModelShape
 from fleet.types import ReplicaObservation, VariantSpec
 from wva.saturation import clip, usable
-from wva.types import Learned, Policy
+from wva.types import Count, Learned, Policy
 
 IDLE_BELOW: Final = 0.5
 """Running requests per replica under which a speed is more noise than measurement."""
@@ -37,28 +38,34 @@ def learn(
     if not fresh:
         return known
     elapsed_s = max(now_s - known.at_s, 0.0) if known.at_s else 0.0
-    running = _smoothed(known.running, _mean(fresh, "running"), elapsed_s / (policy.window_s / 2))
+    running = _window(known.running, _mean(fresh, "running"), now_s, policy.window_s)
     keep = 0.5 ** (elapsed_s / policy.forget_half_life_s)
     gain = elapsed_s / policy.window_s
     tokens = _token_rate(fresh)
-    waiting = _mean(fresh, "waiting")
-    full = tokens if waiting is not None and waiting >= 1.0 else None
-    speed = _speed(tokens, running)
+    full_since_s = _full_since(known, _mean(fresh, "waiting"), now_s)
+    full = tokens if full_since_s is not None and now_s - full_since_s >= policy.window_s else None
+    speed = _speed(tokens, running_mean(running))
     yardstick = nominal_speed_tps(spec) if known.best_speed_tps is None and speed is not None else known.best_speed_tps
     return Learned(
         at_s=now_s,
         running=running,
         best_speed_tps=_peak(yardstick, speed, keep, gain),
+        full_since_s=full_since_s,
         capacity_tps=_peak(known.capacity_tps, full, keep, gain),
     )
 
 
 def degradation(learned: Learned, fresh: Sequence[ReplicaObservation]) -> float:
     """1 - speed now / best speed, in 0..1; 0 while idle or unknown."""
-    speed = _speed(_token_rate(fresh), learned.running)
+    speed = _speed(_token_rate(fresh), running_mean(learned.running))
     if speed is None or not learned.best_speed_tps:
         return 0.0
     return clip(1.0 - speed / learned.best_speed_tps)
+
+
+def running_mean(counts: Sequence[Count]) -> float | None:
+    """Mean of the running requests remembered; ``None`` when there are none."""
+    return sum(count.value for count in counts) / len(counts) if counts else None
 
 
 def comparable(specs: Sequence[VariantSpec], learned: Mapping[str, Learned]) -> dict[str, float]:
@@ -126,11 +133,19 @@ def _speed(tokens: float | None, running: float | None) -> float | None:
     return tokens / running if tokens is not None and running is not None and running >= IDLE_BELOW else None
 
 
-def _smoothed(before: float | None, now: float | None, elapsed: float) -> float | None:
-    """Exponential mean after ``elapsed`` time constants."""
-    if before is None or now is None:
-        return now
-    return before + (now - before) * (1.0 - math.exp(-elapsed))
+def _full_since(known: Learned, waiting: float | None, now_s: float) -> float | None:
+    """Since when each replica has had a request waiting, on average; ``None`` when it has not now."""
+    if waiting is None or waiting < 1.0:
+        return None
+    return min(known.full_since_s, now_s) if known.full_since_s is not None else now_s
+
+
+def _window(before: tuple[Count, ...], now: float | None, now_s: float, window_s: float) -> tuple[Count, ...]:
+    """Running requests of the window; empty when they are not known now."""
+    if now is None:
+        return ()
+    past = tuple(count for count in before if now_s - window_s <= count.at_s < now_s)
+    return (*past, Count(at_s=now_s, value=now))
 
 
 def _peak(before: float | None, now: float | None, keep: float, elapsed: float) -> float | None:

@@ -135,7 +135,7 @@ def _inputs(view: VariantView, group: GroupView, own: Signals | None, state: Var
         "stale": view.stale,
         "missing": view.missing,
         "age_s": view.age_s,
-        "running_per_replica": state.learned.running,
+        "running_per_replica": capacity.running_mean(state.learned.running),
         "best_speed_tps": state.learned.best_speed_tps,
         "capacity_tps": state.learned.capacity_tps,
         "cost_per_capacity": group.cost_per_capacity(view),

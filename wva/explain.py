@@ -24,7 +24,7 @@ _WORDS = {
     "stale": "ready replicas with stale metrics",
     "missing": "ready replicas that never reported",
     "age_s": "age of the oldest sample, seconds",
-    "running_per_replica": "requests running per replica, smoothed",
+    "running_per_replica": "requests running per replica, mean of the window",
     "best_speed_tps": "best speed learned, tokens/s of one request",
     "capacity_tps": "capacity learned, tokens/s of one full replica",
     "cost_per_capacity": "dollars per hour and unit of capacity",

@@ -25,16 +25,26 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """A value at a time."""
+
+    at_s: float
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Learned:
     """What a variant has taught so far (:mod:`wva.capacity`)."""
 
     at_s: float = 0.0
-    running: float | None = None
-    """Requests running per replica, smoothed over about the rates' window."""
+    running: tuple[Count, ...] = ()
+    """Requests running per replica, over the rates' window."""
     best_speed_tps: float | None = None
     """Best tokens per second of one running request."""
+    full_since_s: float | None = None
+    """Since when requests wait for each of its replicas; ``None`` when they do not."""
     capacity_tps: float | None = None
-    """Generated tokens per second of one replica while requests waited for it."""
+    """Generated tokens per second of one full replica."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
