@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from alerts import buckets
 from alerts.check import deployed_bounds, findings, promtool_path
+from alerts.evaluate import Evaluator
 from alerts.model import CONSOLE, RUNBOOKS, Links
 from alerts.render import rule_files
 from alerts.rules import rulebook
 from alerts.runbooks import runbooks
+from alerts.settings import AlertsSettings
+from alerts.targets import Targets
+from alerts.watch import Watcher, run
 from fleet.errors import ConfigError
+from fleet.history import History, HistoryWriter
 from fleet.settings import FleetSettings, load, load_slos
+from fleet.shell import bind, die_with_parent, setup_logging
+
+log = logging.getLogger(__name__)
 
 SLO_FILE = Path(__file__).parent / "slos.yaml"
 
@@ -102,3 +113,49 @@ def check(paths: tuple[Path, ...], page: str | None) -> None:
         raise click.exceptions.Exit(2)
     without = "" if promtool_path() else " (promtool is not installed: its own checks were left out)"
     click.echo(f"all good{without}")
+
+
+@alerts.command()
+@click.option("--host", help="Address to listen on (default 127.0.0.1).")
+@click.option("--port", type=int, help="Port for /healthz, /metrics and /alerts; 0 for any free one (default 8095).")
+@click.option("--platform", help="Platform API that lists the engines.")
+@click.option("--engines", help="Engines without a platform: URLs, comma-separated.")
+@click.option("--targets-file", type=_path, help="YAML list of further pages: {job, url, labels}.")
+@click.option("--router", help="Base URL of the router's admin port.")
+@click.option("--wva", help="Base URL of the controller.")
+@click.option("--predictor", help="Base URL of the predictor.")
+@click.option("--interval-s", type=float, help="Seconds between evaluations (default 2).")
+@click.option("--for-scale", type=float, help="Multiplies windows and waits, for a demonstration (default 1.0).")
+@click.option("--history-url", help="Where alert events go (default: FLEET_HISTORY_URL, else .fleet).")
+@click.option("--slo", type=_path, help="SLO file (default: FLEET_SLO_FILE, else the one that ships with this).")
+@click.option("--die-with-parent", "with_parent", is_flag=True, help="End when the parent process ends.")
+def watch(*, slo: Path | None, history_url: str | None, with_parent: bool, **given: Any) -> None:
+    """Evaluate the alerts on this machine, without a Prometheus.
+
+    Scrapes engines, router, controller and predictor, keeps a window in memory, and writes an event when an alert
+    begins to fire or ceases. Settings also come from ALERTS_* variables.
+
+    \b
+    Examples:
+      fleet alerts watch --platform http://127.0.0.1:8060 --router http://127.0.0.1:8081 --for-scale 0.1
+      fleet alerts watch --engines http://gpu1:8000,http://gpu2:8000
+    """
+    settings = load(AlertsSettings, **given)
+    setup_logging("alerts")
+    if with_parent:
+        die_with_parent()
+    source = slo_path(slo)
+    book = load_slos(source)
+    buckets.check(book, where=str(source))
+    evaluator = Evaluator(rulebook(book), scale=settings.for_scale, keep_s=settings.keep_s)
+    targets = Targets(settings)
+    sock = bind(settings.host, settings.port, what="alerts", setting="--port")
+    writer = HistoryWriter(History(load(FleetSettings, history_url=history_url).resolved_history_url()))
+    links = Links(console=settings.console_url, runbooks=settings.runbook_base)
+    log.info("listening on http://%s:%d, %d alerts, windows and waits times %g", *sock.getsockname()[:2],
+             evaluator.evaluated, settings.for_scale)  # fmt: skip
+    watcher = Watcher(targets, evaluator, writer, links, timeout_s=settings.scrape_timeout_s)
+    try:
+        asyncio.run(run(watcher, sock, interval_s=settings.interval_s))
+    finally:
+        writer.close()
