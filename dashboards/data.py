@@ -1,0 +1,119 @@
+"""Cached reads: viewers of the same moment share one query, and a live page asks anew once a tick."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+import pandas as pd
+import streamlit as st
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from dashboards.parts import Answer, Parts
+from dashboards.settings import ConsoleSettings
+from dashboards.source import Reader, Window
+from fleet.settings import load, load_slos
+from fleet.slo import SloBook
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_KEEP_S: Final = 120.0
+_ENTRIES: Final = 48
+
+
+@st.cache_resource(show_spinner=False)
+def settings() -> ConsoleSettings:
+    """The console's settings, read once."""
+    return load(ConsoleSettings)
+
+
+@st.cache_resource(show_spinner=False)
+def slos() -> SloBook:
+    """The promises, read once."""
+    return load_slos(settings().resolved_slo_file())
+
+
+@st.cache_resource(show_spinner=False)
+def _parts() -> Parts:
+    return Parts(timeout_s=settings().timeout_s)
+
+
+@st.cache_data(ttl=2.0, max_entries=16, show_spinner=False)
+def health() -> dict[str, Answer]:
+    """Whether each configured part answers."""
+    return _parts().health(settings().parts())
+
+
+@st.cache_data(ttl=2.0, max_entries=32, show_spinner=False)
+def ask(part: str, path: str) -> Answer | None:
+    """One document of one part; None when that part is not configured."""
+    base = settings().parts().get(part)
+    return None if base is None else _parts().ask(part, base, path)
+
+
+@st.cache_resource(show_spinner=False, max_entries=4)
+def _opened(url: str, identity: int) -> Reader:
+    return Reader(url, slos())
+
+
+def reader() -> Reader:
+    """The history; a file that was put in place of the old one is opened anew.
+
+    Raises: HistoryError when there is none yet or it cannot be read.
+    """
+    url = settings().resolved_history_url()
+    number = _file_identity(url)  # 0: let Reader word the error
+    return Reader(url, slos()) if number == 0 else _opened(url, number)
+
+
+def _file_identity(url: str) -> int:
+    """The inode of an SQLite file, 0 when it is missing, 1 for any other database."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        return 0
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return 1
+    path = Path(parsed.database)
+    return path.stat().st_ino if path.is_file() else 0
+
+
+def _cached(function: Any) -> Any:
+    return st.cache_data(ttl=_KEEP_S, max_entries=_ENTRIES, show_spinner=False)(function)
+
+
+@_cached
+def newest_s(tick: float) -> float | None:
+    """Time of the newest row."""
+    return reader().newest_s()
+
+
+@_cached
+def models(since_s: float, until_s: float) -> list[str]:
+    """Models seen in the window."""
+    return reader().models(Window(since_s=since_s, until_s=until_s))
+
+
+@_cached
+def _read(method: str, key: tuple[float, float, str], arguments: tuple[Any, ...]) -> Any:
+    window = Window(since_s=key[0], until_s=key[1], model=key[2])
+    return getattr(reader(), method)(window, *arguments)
+
+
+def read(method: Callable[Concatenate[Reader, Window, P], R], window: Window, *args: P.args, **kwargs: P.kwargs) -> R:
+    """One of :class:`dashboards.source.Reader`'s answers for a window, from the cache when it is there.
+
+    Raises: HistoryError when the history cannot be read.
+    """
+    assert not kwargs, "arguments are cache keys: give them by position"  # noqa: S101
+    answer: R = _read(method.__name__, (window.since_s, window.until_s, window.model), args)
+    return answer
+
+
+def decision(number: int) -> pd.DataFrame:
+    """One decision by its id."""
+    frame: pd.DataFrame = reader().decision(number)
+    return frame

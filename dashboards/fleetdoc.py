@@ -1,0 +1,78 @@
+"""The controller's ``/fleet`` document as frames: replicas with their states, variants with their specs. Pure.
+
+A console may be newer or older than the controller it asks: what is missing or of another shape is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import pandas as pd
+
+from fleet.types import ReplicaState
+
+REPLICA_COLUMNS: Final = (
+    "variant", "replica", "endpoint", "state", "since_s", "age_s", "running", "waiting", "kv", "kv_capacity_tokens",
+    "preemptions",
+)  # fmt: skip
+SPEC_COLUMNS: Final = (
+    "variant", "model", "accelerator", "accelerator_count", "cost_per_hour", "min_replicas", "max_replicas",
+    "scale_down_threshold", "saturation_threshold", "requested",
+)  # fmt: skip
+
+
+def _variants(document: Any) -> list[Mapping[str, Any]]:
+    snapshot = document.get("snapshot") if isinstance(document, Mapping) else None
+    entries = snapshot.get("variants") if isinstance(snapshot, Mapping) else None
+    return [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, Sequence) else []
+
+
+def _part(entry: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = entry.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def replicas(document: Any) -> pd.DataFrame:
+    """One row a replica: state, since when, age of its newest sample, load."""
+    rows = []
+    for variant in _variants(document):
+        for seen in variant.get("replicas") or ():
+            replica, sample = _part(seen, "replica"), _part(seen, "sample")
+            rows.append({
+                "variant": _part(variant, "spec").get("name"), "replica": replica.get("name"), "endpoint": replica.get("url"),
+                "state": replica.get("state"), "since_s": replica.get("since_s"), "age_s": seen.get("age_s"),
+                "running": sample.get("running"), "waiting": sample.get("waiting"), "kv": sample.get("kv_utilisation"),
+                "kv_capacity_tokens": sample.get("kv_capacity_tokens"), "preemptions": sample.get("preemptions_total"),
+            })  # fmt: skip
+    return pd.DataFrame(rows, columns=list(REPLICA_COLUMNS))
+
+
+def specs(document: Any) -> pd.DataFrame:
+    """One row a variant: accelerator, cost, bounds, thresholds, replicas asked for."""
+    rows = []
+    for variant in _variants(document):
+        spec = _part(variant, "spec")
+        own = {name: spec.get(name) for name in SPEC_COLUMNS}
+        rows.append(own | {"variant": spec.get("name"), "requested": variant.get("requested")})
+    return pd.DataFrame(rows, columns=list(SPEC_COLUMNS))
+
+
+def problems(document: Any) -> list[str]:
+    """What the controller's last pass could not do, one line each."""
+    entries = document.get("problems") if isinstance(document, Mapping) else None
+    lines = []
+    for entry in entries if isinstance(entries, Sequence) and not isinstance(entries, str) else ():
+        lines.append(
+            str(entry.get("line") or entry.get("detail") or entry) if isinstance(entry, Mapping) else str(entry)
+        )
+    return lines
+
+
+def by_state(replica_rows: pd.DataFrame) -> pd.DataFrame:
+    """Replicas of each variant in each state: one row a variant, one column a state."""
+    states = [state.value for state in ReplicaState]
+    if replica_rows.empty:
+        return pd.DataFrame(columns=["variant", *states])
+    table = replica_rows.pivot_table(index="variant", columns="state", aggfunc="size", fill_value=0)
+    return table.reindex(columns=states, fill_value=0).reset_index()

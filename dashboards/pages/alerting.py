@@ -1,0 +1,117 @@
+"""Alerts: what fires, what fired, and where the tree of questions leads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboards import data, html
+from dashboards.panels import section, table, title
+from dashboards.parts import Answer
+from dashboards.summary import Level
+from dashboards.view import View, link
+from dashboards.words import clock, plural, seconds
+from dashboards.world import firing
+
+_LEVELS = {"critical": Level.BREACH, "page": Level.BREACH, "warning": Level.ATTENTION, "ticket": Level.ATTENTION}
+
+
+def render(view: View) -> None:
+    """Draw the page."""
+    title("Alerts", "what fires, what fired, and why")
+    spells, watcher = view.spells(), data.ask("alerts", "/alerts")
+    live = watched(watcher.document) if watcher is not None and watcher.reachable and view.live else pd.DataFrame()
+    st.html(html.tiles(tiles(view, spells, live, watcher)))
+    _firing(view, spells, live, watcher)
+    _past(view, spells)
+
+
+def tiles(view: View, spells: pd.DataFrame, live: pd.DataFrame, watcher: Answer | None) -> list[str]:
+    """How many fire, how many fired, whether anybody watches."""
+    burning = int(spells["to_s"].isna().sum()) if len(spells) else 0
+    burning = max(burning, int((live["state"] == "firing").sum()) if len(live) else 0)
+    pending = int((live["state"] == "pending").sum()) if len(live) else 0
+    watching = "not configured" if watcher is None else "watching" if watcher.reachable else "not reachable"
+    return [
+        html.tile("Firing", str(burning), level=Level.BREACH if burning else Level.GOOD),
+        html.tile("Pending", str(pending), limit="condition holds, not long enough yet"),
+        html.tile("Resolved", str(len(spells) - int(spells["to_s"].isna().sum()) if len(spells) else 0),
+                  limit=f"in the last {seconds(view.window.span_s)}"),
+        html.tile("Watcher", watching, level=Level.GOOD if watching == "watching" else Level.ATTENTION),
+    ]  # fmt: skip
+
+
+def watched(document: object) -> pd.DataFrame:
+    """The watcher's alerts as a table; entries of another shape are left out."""
+    entries = document.get("alerts") if isinstance(document, Mapping) else document
+    rows = []
+    for entry in entries if isinstance(entries, Sequence) and not isinstance(entries, str) else ():
+        if isinstance(entry, Mapping):
+            rows.append(_watched(entry))
+    return pd.DataFrame(rows, columns=["alert", "state", "severity", "model", "since_s", "summary"])
+
+
+def _watched(entry: Mapping[str, Any]) -> dict[str, Any]:
+    raw_labels, raw_notes = entry.get("labels"), entry.get("annotations")
+    labels: Mapping[str, Any] = raw_labels if isinstance(raw_labels, Mapping) else {}
+    notes: Mapping[str, Any] = raw_notes if isinstance(raw_notes, Mapping) else {}
+    return {
+        "alert": str(entry.get("name") or entry.get("alert") or labels.get("alertname") or "?"),
+        "state": str(entry.get("state") or "firing"),
+        "severity": str(entry.get("severity") or labels.get("severity") or ""),
+        "model": str(entry.get("model") or labels.get("model_name") or ""),
+        "since_s": entry.get("since_s") or entry.get("active_at_s"),
+        "summary": str(entry.get("summary") or notes.get("summary") or entry.get("message") or ""),
+    }
+
+
+def _firing(view: View, spells: pd.DataFrame, live: pd.DataFrame, watcher: Answer | None) -> None:
+    with st.container(border=True, key="panel-firing"):
+        section("Firing now" if view.live else "Firing at that time", "with the way to the reason")
+        items = [
+            _alert(alert.name, alert.severity, alert.message, clock(alert.since_s, view.zone))
+            for alert in firing(spells)
+        ]
+        known = {alert.name for alert in firing(spells)}
+        for row in live.to_dict("records"):
+            if row["state"] == "firing" and row["alert"] not in known:
+                when = clock(row["since_s"], view.zone) if row["since_s"] else "now"
+                items.append(_alert(row["alert"], row["severity"], row["summary"], when))
+        if items:
+            st.html(html.feed(items, label="Firing alerts"))
+        elif watcher is not None and not watcher.reachable:
+            st.html(html.empty("The history knows of no firing alert, but the watcher does not answer",
+                               f"{watcher.url}: {watcher.problem}, since {clock(watcher.since_s, view.zone)}. "
+                               "New alerts are not noticed until it runs.", icon="◌", command="fleet alerts watch"))  # fmt: skip
+        else:
+            st.html(html.empty("Nothing fires", "Every rule of the four layers is quiet.", icon="✓"))
+
+
+def _alert(name: str, severity: str, message: str, when: str) -> str:
+    badge = html.badge(_LEVELS.get(severity, Level.UNKNOWN), severity or "unknown")
+    body = (
+        f"<time>since {escape(when)}</time><div><strong>{escape(name)}</strong> {badge}<p>{escape(message)}</p></div>"
+    )
+    return f'<a href="{escape(link("alerts", alert=name))}" target="_self">{body}</a>'
+
+
+def _past(view: View, spells: pd.DataFrame) -> None:
+    with st.container(border=True, key="panel-spells"):
+        section(
+            "History", f"{plural(len(spells), 'alert')} in this range; one that began before it but fires is among them"
+        )
+        if spells.empty:
+            st.html(html.empty("No alert fired", f"In the last {seconds(view.window.span_s)}."))
+            return
+        ends = spells["to_s"].fillna(view.window.until_s)
+        shown = spells.assign(lasted=[seconds(float(round(length))) for length in ends - spells["from_s"]],
+                              state=["firing" if open_ else "resolved" for open_ in spells["to_s"].isna()])  # fmt: skip
+        table(
+            shown[["alert", "state", "severity", "model", "from_s", "to_s", "lasted", "message"]],
+            view,
+            key="alert-history",
+        )

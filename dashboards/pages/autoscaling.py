@@ -1,0 +1,150 @@
+"""Autoscaling: what was planned, asked for and got, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboards import data, figures, html, queries, world
+from dashboards.panels import panel, section, table, title
+from dashboards.source import Reader
+from dashboards.view import View
+from dashboards.words import clock, plural, si, significant
+
+_NO_COUNTS = "No replica counts yet: the controller writes them with each pass. Check that it runs."
+_MOST = 400
+
+
+def render(view: View) -> None:
+    """Draw the page."""
+    title("Autoscaling", "planned, requested, observed, and why")
+    signals = view.signals(world.DESIRED, world.REQUESTED, world.CURRENT, world.SATURATION)
+    _replicas(view, signals)
+    _saturation(view, signals)
+    left, right = st.columns([3, 2], gap="small")
+    with left:
+        _decisions(view)
+    with right:
+        _chosen(view)
+
+
+def _replicas(view: View, signals: pd.DataFrame) -> None:
+    marks = {"observed": world.CURRENT, "requested": world.REQUESTED, "planned": world.DESIRED}
+    timeline, moves = queries.replica_timeline(signals, marks), queries.scalings(view.moves())
+    picked = panel(
+        view, key="timeline", heading="Replicas", frame=timeline, nothing=_NO_COUNTS,
+        note="what the controller planned, what was asked of the platform, what runs; alerts shaded; click a triangle for why",
+        figure=lambda: figures.replicas(timeline, moves, view.axis, view.palette, width_s=view.width_s,
+                                        alerts=view.alert_bands()),
+    )  # fmt: skip
+    if picked:
+        choose(picked)
+
+
+def _saturation(view: View, signals: pd.DataFrame) -> None:
+    frame = queries.pick(signals, world.SATURATION)
+    panel(view, key="saturation", heading="Saturation", frame=frame, nothing=_NO_COUNTS,
+          note="0.5 x KV use + 0.3 x queue + 0.2 x lost throughput; the controller acts outside the two lines",
+          figure=lambda: figures.saturation(frame, view.axis, view.palette, width_s=view.width_s,
+                                            alerts=view.alert_bands()))  # fmt: skip
+
+
+def choose(number: str) -> None:
+    """Open a decision, and put it into the address."""
+    st.query_params["decision"] = number
+
+
+def _decisions(view: View) -> None:
+    with st.container(border=True, key="panel-decisions"):
+        section("Decisions", "newest first; select one to see its inputs")
+        everything = st.toggle("Show decisions that held", key="holds", help="Repetitions are folded into one row.")
+        rows = data.read(Reader.decisions, view.window, not everything, 2_000)
+        folded = queries.decision_runs(rows).head(_MOST)
+        if folded.empty:
+            st.html(
+                html.empty(
+                    "No decision changed anything", "In this time range. Decisions that held are behind the switch."
+                )
+            )
+            return
+        _table(view, folded)
+
+
+def _table(view: View, folded: pd.DataFrame) -> None:
+    shown = pd.DataFrame({
+        "time": [clock(at, view.zone, with_date=view.window.span_s > 86_000) for at in folded["at_s"]],
+        "variant": folded["variant"],
+        "replicas": [f"{row.current} → {row.desired}" for row in folded.itertuples()],
+        "reason": folded["reason"],
+        "why": folded["detail"],
+        "times": folded["times"],
+    })  # fmt: skip
+    chosen = st.dataframe(
+        shown, key="decision-table", hide_index=True, on_select=lambda: _selected(folded["id"].tolist()),
+        selection_mode="single-row", height=420, alt="Decisions, newest first",
+        column_config={"why": st.column_config.TextColumn(width="large"), "times": st.column_config.NumberColumn(
+            "×", width="small", help="How often the same decision was written in a row")},
+    )  # fmt: skip
+    del chosen
+    drawer = st.expander("All fields and CSV", key="data-decisions", on_change="rerun")
+    if drawer.open:
+        with drawer:
+            table(folded.drop(columns=["signals"]), view, key="decisions")
+
+
+def _selected(numbers: list[int]) -> None:
+    """The row that was selected, by its decision's id: rows move as new ones come, ids do not."""
+    rows = st.session_state["decision-table"]["selection"]["rows"]
+    if rows and rows[0] < len(numbers):
+        choose(str(numbers[rows[0]]))
+
+
+def _chosen(view: View) -> None:
+    with st.container(border=True, key="panel-decision"):
+        number = st.query_params.get("decision", "")
+        found = data.decision(int(number)) if number.isdigit() else pd.DataFrame()
+        if found.empty:
+            moves = view.moves()
+            found = moves.head(1)
+        if found.empty:
+            section("A decision's inputs")
+            st.html(html.empty("No decision yet", "Select one on the left, or click a triangle on the chart."))
+            return
+        _explain(found.to_dict("records")[0], view)
+
+
+def _explain(row: Mapping[Any, Any], view: View) -> None:
+    section("Why", f"decision {row['id']} at {clock(row['at_s'], view.zone, with_date=True)}")
+    colour = view.palette.get(str(row["variant"]), "")
+    arrow = f"{row['current']} → {row['desired']}"
+    st.html(f'<div class="fl-why">{html.swatch(colour)}<strong>{escape(str(row["variant"]))}</strong> '
+            f'<span class="fl-move">{arrow}</span> <span class="fl-sub">{escape(str(row["reason"]))}, '
+            f'{escape(str(row["accelerator"]))}</span><p>{escape(str(row["detail"]))}</p></div>')  # fmt: skip
+    saturation = row["saturation"] if row["saturation"] == row["saturation"] else None
+    st.html(
+        f'<div class="fl-cell">saturation {html.bar(saturation, low=0.3, high=0.8, label="saturation", colour=colour)}</div>'
+    )
+    inputs = inputs_of(row["signals"])
+    if len(inputs):
+        st.dataframe(inputs, hide_index=True, key="decision-inputs", height="content", alt="Inputs of the decision")
+    st.html(f'<p class="fl-sub">{plural(len(inputs), "input")}; the same numbers are in the log and in the history '
+            "(table decisions).</p>")  # fmt: skip
+
+
+def inputs_of(signals: object) -> pd.DataFrame:
+    """A decision's inputs as a table; what was not known says so."""
+    entries = signals if isinstance(signals, Mapping) else {}
+    return pd.DataFrame([
+        {"input": str(name).replace("_", " "), "value": "not known" if value is None else _value(value)}
+        for name, value in sorted(entries.items())
+    ], columns=["input", "value"])  # fmt: skip
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return si(float(value)) if abs(value) >= 1000 else significant(float(value))

@@ -1,0 +1,121 @@
+"""L2 vLLM: what the engines are doing: queue, batch, KV cache, prefix hits, tokens, preemptions."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from dashboards import charts, html, queries, world
+from dashboards.charts import Limit, Unit
+from dashboards.panels import panel, title
+from dashboards.view import View
+from dashboards.words import percent, si
+
+_NO_SAMPLES = "No engine was sampled. The controller writes these with each pass: check that it runs and finds engines."
+_SIGNALS = (world.KV, world.WAITING, world.RUNNING, world.GENERATION, world.PROMPT, world.HIT_RATIO, world.PREEMPTIONS)
+
+
+def render(view: View) -> None:
+    """Draw the page."""
+    title("vLLM", "what the engines are doing")
+    signals = view.signals(*_SIGNALS)
+    st.html(html.tiles(tiles(signals)))
+    _heat(view, signals)
+    left, right = st.columns(2, gap="small")
+    with left:
+        _sum(
+            view,
+            signals,
+            world.WAITING,
+            "queue",
+            "Queue",
+            "requests waiting in the engines, by variant",
+            charts.REQUESTS,
+        )
+        _sum(
+            view,
+            signals,
+            world.GENERATION,
+            "generation",
+            "Generated tokens",
+            "per second, by variant",
+            charts.TOKENS_PER_S,
+        )
+        _hits(view, signals)
+    with right:
+        _sum(
+            view,
+            signals,
+            world.RUNNING,
+            "running",
+            "Running batch",
+            "requests being computed, by variant",
+            charts.REQUESTS,
+        )
+        _sum(
+            view,
+            signals,
+            world.PROMPT,
+            "prompt",
+            "Prompt tokens",
+            "per second, cached ones included",
+            charts.TOKENS_PER_S,
+        )
+        _preemptions(view, signals)
+
+
+def tiles(signals: pd.DataFrame) -> list[str]:
+    """The newest figures of all engines together."""
+
+    def last(name: str) -> pd.Series:
+        rows = queries.newest(queries.pick(signals, name), by=("variant", "endpoint"))
+        fresh = rows[rows["bin_s"] >= rows["bin_s"].max() - world.RECENT_S] if len(rows) else rows
+        return fresh["value"].astype(float)
+
+    kv, hits, waiting = last(world.KV), last(world.HIT_RATIO), last(world.WAITING)
+    running, generation = last(world.RUNNING), last(world.GENERATION)
+
+    def total(values: pd.Series, unit: str) -> str:
+        return si(float(values.sum()) if len(values) else None, unit)
+
+    return [
+        html.tile("Engines sampled", str(len(kv)) if len(kv) else "–"),
+        html.tile("Waiting", total(waiting, ""), limit="requests"),
+        html.tile("Running", total(running, ""), limit="requests"),
+        html.tile("KV cache, fullest", percent(float(kv.max()) if len(kv) else None), limit="of its blocks"),
+        html.tile("Generated", total(generation, "tok/s")),
+        html.tile("Prefix hits", percent(float(hits.mean()) if len(hits) else None), limit="of prompt tokens, mean"),
+    ]
+
+
+def _heat(view: View, signals: pd.DataFrame) -> None:
+    frame = queries.pick(signals, world.KV, how="high")
+    table = queries.heat_rows(frame, view.starts)
+    panel(view, key="kv", heading="KV cache in use", note="one row an engine, fullest at the top; 100 % means preemptions",
+          frame=frame, nothing=_NO_SAMPLES, figure=lambda: charts.heat(table, view.axis, title="of blocks", highest=1.0))  # fmt: skip
+
+
+def _sum(view: View, signals: pd.DataFrame, name: str, key: str, heading: str, note: str, unit: Unit) -> None:  # noqa: PLR0917
+    frame = queries.summed(queries.pick(signals, name), by=("variant",))
+    panel(view, key=key, heading=heading, note=note, frame=frame, nothing=_NO_SAMPLES,
+          figure=lambda: charts.by_variant(frame, view.axis, unit, view.palette, width_s=view.width_s,
+                                           alerts=view.alert_bands()))  # fmt: skip
+
+
+def _hits(view: View, signals: pd.DataFrame) -> None:
+    frame = queries.pick(signals, world.HIT_RATIO)
+    means = frame.groupby(["variant", "bin_s"], as_index=False)["value"].mean() if len(frame) else frame
+    panel(view, key="hits", heading="Prefix cache hits", note="share of prompt tokens found, mean of the engines",
+          frame=means, nothing="No prefix look-ups: prefix caching may be off in the engines.",
+          figure=lambda: charts.by_variant(means, view.axis, charts.RATIO, view.palette, width_s=view.width_s))  # fmt: skip
+
+
+def _preemptions(view: View, signals: pd.DataFrame) -> None:
+    increase = queries.counter_increase(queries.pick(signals, world.PREEMPTIONS), by=("variant", "endpoint"))
+    frame = queries.summed(increase.dropna(subset=["value"]), by=("variant",))
+    per_minute = frame.assign(value=frame["value"] * 60 / view.width_s) if len(frame) else frame
+    unit = Unit(title="preemptions per minute")
+    panel(view, key="preemptions", heading="Preemptions", note="requests thrown out of a full cache and computed again",
+          frame=per_minute, nothing="The history holds no preemption counts; L4 shows each engine's total.",
+          figure=lambda: charts.by_variant(per_minute, view.axis, unit, view.palette, width_s=view.width_s,
+                                           marks=(Limit(value=0.0, label="", colour=charts.GREY),)))  # fmt: skip

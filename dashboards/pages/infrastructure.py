@@ -1,0 +1,157 @@
+"""L4 Infrastructure: replicas by state, what started and died, whether the control loop is well."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from dashboards import data, figures, fleetdoc, html, queries, world
+from dashboards.panels import panel, section, table, title
+from dashboards.parts import Answer
+from dashboards.source import Reader
+from dashboards.summary import STALE_AFTER_S, Level
+from dashboards.view import View
+from dashboards.words import ago, clock, plural, seconds
+
+_STATE_LEVELS = {"ready": Level.GOOD, "starting": Level.ATTENTION, "stopping": Level.UNKNOWN, "failed": Level.BREACH}
+
+
+def render(view: View) -> None:
+    """Draw the page."""
+    title("Infrastructure", "what runs, what restarted, and whether the loop is well")
+    answer = data.ask("controller", "/fleet")
+    rows = fleetdoc.replicas(answer.document if answer else None)
+    st.html(html.tiles(tiles(view, rows, data.health())))
+    _replica_table(view, rows, answer)
+    signals = view.signals(world.CURRENT, world.REQUESTED, world.DESIRED)
+    timeline = queries.replica_timeline(signals, {"observed": world.CURRENT, "requested": world.REQUESTED})
+    nothing = pd.DataFrame(columns=["variant", "direction", "at_s", "desired", "id", "reason"])
+    panel(view, key="replica-states", heading="Replicas over time", note="what the platform was asked for, and what is ready",
+          frame=timeline, nothing="No replica counts yet: the controller writes them with each pass.",
+          figure=lambda: figures.replicas(timeline, nothing, view.axis, view.palette, width_s=view.width_s, row_height=120))  # fmt: skip
+    left, right = st.columns(2, gap="small")
+    with left:
+        _parts(view)
+    with right:
+        _processes(view)
+
+
+def tiles(view: View, rows: pd.DataFrame, health: dict[str, Answer]) -> list[str]:
+    """Replicas in each state, restarts, parts that answer."""
+    counts = rows["state"].value_counts() if len(rows) else pd.Series(dtype=int)
+    events = data.read(Reader.events, view.window, ("process",))
+    restarts = int((events["severity"] != "info").sum()) if len(events) else 0
+    answering = sum(answer.reachable for answer in health.values())
+    found = [html.tile(f"Replicas {state}", str(int(counts.get(state, 0))) if len(rows) else "–",
+                       level=level if level is Level.BREACH and counts.get(state, 0) else None)
+             for state, level in _STATE_LEVELS.items()]  # fmt: skip
+    found.append(html.tile("Crashes", str(restarts), limit=f"in the last {seconds(view.window.span_s)}",
+                           level=Level.ATTENTION if restarts else None))  # fmt: skip
+    found.append(html.tile("Parts that answer", f"{answering} / {len(health)}",
+                           level=None if not health else Level.GOOD if answering == len(health) else Level.ATTENTION))  # fmt: skip
+    return found
+
+
+def _replica_table(view: View, rows: pd.DataFrame, answer: Answer | None) -> None:
+    with st.container(border=True, key="panel-replica-table"):
+        section("Replicas now", "state, age in it, age of the newest sample")
+        if len(rows):
+            table(_readable(rows, view), view, key="replicas-now")
+        elif answer is None:
+            st.html(
+                html.empty(
+                    "No controller is configured",
+                    "Give its address to see each replica.",
+                    command="fleet console --wva URL",
+                )
+            )
+        elif not answer.reachable:
+            st.html(unreachable(answer, view))
+        else:
+            st.html(
+                html.empty(
+                    "The controller knows no replica yet", answer.problem or "It lists them after its first pass."
+                )
+            )
+
+
+def _readable(rows: pd.DataFrame, view: View) -> pd.DataFrame:
+    ages = [ago(max(0.0, view.now_s - moment)) if moment else "–" for moment in rows["since_s"]]
+    shown = rows.assign(
+        since=ages, sample=[ago(age) if age is not None and age == age else "never" for age in rows["age_s"]]
+    )
+    columns = [
+        "variant",
+        "replica",
+        "endpoint",
+        "state",
+        "since",
+        "sample",
+        "running",
+        "waiting",
+        "kv",
+        "kv_capacity_tokens",
+        "preemptions",
+    ]
+    return shown[columns].rename(columns={"since": "in this state", "sample": "newest sample", "kv": "KV in use, 0..1",
+                                          "kv_capacity_tokens": "KV capacity, tokens", "preemptions": "preemptions, total"})  # fmt: skip
+
+
+def unreachable(answer: Answer, view: View) -> str:
+    """The designed state of a part that does not answer."""
+    return html.empty(f"The {answer.part} is not reachable since {clock(answer.since_s, view.zone)}",
+                      f"{answer.url}: {answer.problem}. What it alone knows is missing here; the rest of the console works. "
+                      "This fills by itself when it answers again.", icon="◌")  # fmt: skip
+
+
+def _parts(view: View) -> None:
+    with st.container(border=True, key="panel-parts"):
+        section("The loop", "who answers, and how old the newest row of each is")
+        lines = [_part_line(answer, view) for answer in data.health().values()]
+        lines += _ages(view)
+        st.html("".join(lines))
+        answer = data.ask("controller", "/fleet")
+        found = fleetdoc.problems(answer.document) if answer else []
+        if found:
+            st.html(
+                html.feed([html.happening("now", "controller", line, mark="▲") for line in found], label="Problems")
+            )
+
+
+def _part_line(answer: Answer, view: View) -> str:
+    if not answer.reachable:
+        return html.part(answer.part, Level.UNKNOWN, f"not reachable since {clock(answer.since_s, view.zone)}")
+    if answer.problem:
+        return html.part(answer.part, Level.ATTENTION, answer.problem)
+    return html.part(answer.part, Level.GOOD, f"answers since {clock(answer.since_s, view.zone)}")
+
+
+def _ages(view: View) -> list[str]:
+    lines = []
+    end = view.now_s if view.live else view.window.until_s
+    for table_name, label in (
+        ("samples", "controller's samples"),
+        ("decisions", "controller's decisions"),
+        ("requests", "router's requests"),
+    ):
+        newest = data.read(Reader.newest_of, view.window, table_name)
+        age = None if newest is None else max(0.0, end - newest)
+        level = Level.UNKNOWN if age is None else Level.GOOD if age < STALE_AFTER_S else Level.ATTENTION
+        lines.append(html.part(label, level, ago(age) if age is not None else "none in this range"))
+    return lines
+
+
+def _processes(view: View) -> None:
+    events = data.read(Reader.events, view.window, ("process", "config"))
+    with st.container(border=True, key="panel-processes"):
+        section("Processes", f"{plural(len(events), 'event')} in this range, newest first")
+        items = [
+            html.happening(clock(row["at_s"], view.zone), row["subject"], row["message"],
+                           mark={"critical": "✕", "warning": "▲"}.get(row["severity"], ""))
+            for row in events.head(12).to_dict("records")
+        ]  # fmt: skip
+        st.html(
+            html.feed(items, label="Process events")
+            if items
+            else html.empty("Nothing started or died", "In this time range.")
+        )

@@ -1,0 +1,228 @@
+"""Overview: is the fleet well, and if not, why, and what happens next."""
+
+from __future__ import annotations
+
+from html import escape
+
+import pandas as pd
+import streamlit as st
+
+from dashboards import data, figures, html, queries, world
+from dashboards.panels import panel, section
+from dashboards.source import Reader
+from dashboards.summary import Level, short_model, summarise
+from dashboards.view import View, known_models, link
+from dashboards.words import ago, change, change_points, clock, money, percent, seconds, si
+from dashboards.world import ModelState, Promise, VariantState, World
+
+_MODEL_HEAD = ("Model", "State", "TTFT", "TPOT", "Met every promise", "Success", "Waiting")
+_VARIANT_HEAD = (
+    "Variant",
+    "Replicas ready / wanted",
+    "Saturation",
+    "KV cache",
+    "Waiting",
+    "Output",
+    "Cost",
+    "Last decision",
+)
+
+
+def render(view: View) -> None:
+    """Draw the page."""
+    bins, (latencies, _), signals = view.request_bins(), view.latencies(), view.signals(*world.FLEET_SIGNALS)
+    state = gather(view, bins, latencies, signals)
+    st.html(html.banner(summarise(state, view.zone)))
+    st.html(html.tiles(tiles(state, bins, view.requests_before(), view)))
+    if not state.variants and not state.models:
+        st.html(html.empty("No variants yet", "Nothing has been scaled or served in this time range. Start the fleet, or "
+                           "choose a longer range.", command="fleet up"))  # fmt: skip
+        return
+    st.html(model_rows(state, view))
+    st.html(variant_rows(state, view))
+    left, right = st.columns([3, 2], gap="small")
+    with left:
+        _demand(view, bins)
+        _replicas(view, signals)
+    with right:
+        _feed(view)
+
+
+def gather(view: View, bins: pd.DataFrame, latencies: pd.DataFrame, signals: pd.DataFrame) -> World:
+    """The fleet as one record."""
+    spells = view.spells()
+    names = [view.window.model] if view.window.model else known_models()
+    variants = world.variant_states(view.variants, signals, data.read(Reader.last_decisions, view.window))
+    down = {name: answer.since_s for name, answer in data.health().items() if not answer.reachable}
+    return World(
+        now_s=view.now_s if view.live else view.window.until_s, span_s=view.window.span_s, newest_s=_newest(view),
+        models=world.model_states(names, data.slos(), bins, latencies, signals, until_s=view.window.until_s),
+        variants=variants, alerts=world.firing(spells), parts_down=down if view.live else {},
+        last_trouble_s=world.last_trouble(spells),
+    )  # fmt: skip
+
+
+def _newest(view: View) -> float | None:
+    if view.newest_s is None or view.newest_s < view.window.since_s:
+        return None
+    return min(view.newest_s, view.window.until_s) if not view.live else view.newest_s
+
+
+def tiles(state: World, bins: pd.DataFrame, before: pd.DataFrame, view: View) -> list[str]:
+    """The five figures."""
+    slo = data.slos().of(view.window.model)
+    objective = slo.ttft.objective if slo.ttft else 0.95
+    good, good_before = queries.attainment(bins, "good"), queries.attainment(before, "good")
+    budget = queries.budget_left(good, objective)
+    rate, rate_before = _good_rate(bins, view), _good_rate(before, view)
+    costs = [variant.cost_per_hour for variant in state.variants if variant.cost_per_hour is not None]
+    ready, wanted = _total(state, "ready"), _total(state, "wanted")
+    starting = sum(variant.starting for variant in state.variants)
+    return [
+        html.tile("SLO attainment", percent(good), limit=f"promised {percent(objective)}",
+                  note=change_points(good, good_before), level=_judge(good, objective)),
+        html.tile("Error budget left", percent(budget), limit=f"of the last {seconds(view.window.span_s)}",
+                  level=None if budget is None else Level.GOOD if budget > 0.25 else Level.ATTENTION if budget > 0 else Level.BREACH),
+        html.tile("Goodput", si(rate, "req/s"), limit="requests that met every promise", note=change(rate, rate_before)),
+        html.tile("Cost", f"{money(sum(costs))} /h" if costs else "–", limit="replicas that run or start"),
+        html.tile("Replicas", f"{ready} / {wanted}" if ready is not None else "–", limit="ready / wanted",
+                  note=f"{starting} starting" if starting else ""),
+    ]  # fmt: skip
+
+
+def _judge(value: float | None, objective: float) -> Level | None:
+    return None if value is None else Level.GOOD if value >= objective else Level.BREACH
+
+
+def _good_rate(bins: pd.DataFrame, view: View) -> float | None:
+    return float(bins["good"].sum()) / view.window.span_s if len(bins) else None
+
+
+def _total(state: World, name: str) -> int | None:
+    values = [getattr(variant, name) for variant in state.variants if getattr(variant, name) is not None]
+    return sum(values) if values else None
+
+
+def model_rows(state: World, view: View) -> str:
+    """One row a model: its promises and how they are kept."""
+    body = [_model_row(model) for model in state.models]
+    return (
+        html.rows(_MODEL_HEAD, body, columns="1.8fr 0.9fr 1.3fr 1.3fr 1.1fr 0.8fr 0.6fr", label="Models")
+        if body
+        else ""
+    )
+
+
+def _model_row(model: ModelState) -> list[str]:
+    broken = any(promise.broken_since_s is not None for promise in model.promises)
+    level = Level.UNKNOWN if not model.requests else Level.BREACH if broken else Level.GOOD
+    promises = {promise.name: promise for promise in model.promises}
+    failed = model.success is not None and model.success_target is not None and model.success < model.success_target
+    return [
+        html.cell("Model", f"<strong>{escape(short_model(model.name))}</strong>"),
+        html.cell("State", html.badge(level, "no traffic" if level is Level.UNKNOWN else "")),
+        html.cell("TTFT", _promise(promises.get("TTFT"))),
+        html.cell("TPOT", _promise(promises.get("TPOT"))),
+        html.cell("Met every promise", f'<span class="fl-num">{percent(model.good)}</span>'),
+        html.cell("Success", f'<span class="fl-num{" fl-over" if failed else ""}">{percent(model.success)}</span>'),
+        html.cell("Waiting", f'<span class="fl-num">{si(model.waiting)}</span>'),
+    ]
+
+
+def _promise(promise: Promise | None) -> str:
+    if promise is None:
+        return '<span class="fl-none">no promise</span>'
+    over = promise.p_now_s is not None and promise.p_now_s > promise.limit_s
+    return (f'<div><span class="fl-num{" fl-over" if over else ""}">P{promise.objective * 100:g} {seconds(promise.p_now_s)}</span> '
+            f'<span class="fl-sub">limit {seconds(promise.limit_s)}</span></div>')  # fmt: skip
+
+
+def variant_rows(state: World, view: View) -> str:
+    """One row a variant: replicas, saturation between its thresholds, cost, the last decision in words."""
+    body = [_variant_row(variant, view) for variant in state.variants]
+    columns = "1.5fr 1.25fr 1.25fr 1.15fr 0.6fr 0.8fr 0.75fr 2.4fr"
+    return html.rows(_VARIANT_HEAD, body, columns=columns, label="Variants") if body else ""
+
+
+def _variant_row(variant: VariantState, view: View) -> list[str]:
+    colour = view.palette.get(variant.name, "")
+    name = f'<span class="fl-name">{html.swatch(colour)}<span><strong>{escape(variant.name)}</strong>'
+    age = ago(None if variant.decided_s is None else max(0.0, view.window.until_s - variant.decided_s))
+    words = (
+        f"{escape(variant.detail)} <span class='fl-sub'>{age}</span>"
+        if variant.detail
+        else '<span class="fl-none">none yet</span>'
+    )
+    return [
+        html.cell("Variant", f'{name}<br><span class="fl-sub">{escape(variant.accelerator)}</span></span></span>'),
+        html.cell("Replicas", html.dots(variant.ready, variant.wanted)),
+        html.cell("Saturation", html.bar(variant.saturation, low=0.3, high=0.8, label="saturation", colour=colour)),
+        html.cell("KV cache", html.bar(variant.kv, label="KV cache in use")),
+        html.cell("Waiting", f'<span class="fl-num">{si(variant.waiting)}</span>'),
+        html.cell("Output", f'<span class="fl-num">{si(variant.generation_tps, "tok/s")}</span>'),
+        html.cell("Cost", f'<span class="fl-num">{money(variant.cost_per_hour)} /h</span>'),
+        html.cell("Last decision", words, kind="fl-words"),
+    ]
+
+
+def _demand(view: View, bins: pd.DataFrame) -> None:
+    window = view.window
+    rates = queries.rates(
+        _per_variant(bins), ("requests",), since_s=window.since_s, until_s=window.until_s, width_s=view.width_s
+    )
+    panel(view, key="demand", heading="Demand", note="requests finished per second, by the variant that served them",
+          frame=rates, column="requests", nothing="No request finished. Send traffic through the router.",
+          figure=lambda: figures.demand(rates, view.axis, view.palette, alerts=view.alert_bands(), height=210))  # fmt: skip
+
+
+def _per_variant(bins: pd.DataFrame) -> pd.DataFrame:
+    return (
+        bins.groupby(["variant", "bin_s"], as_index=False)[["requests", "output_tokens"]].sum() if len(bins) else bins
+    )
+
+
+def _replicas(view: View, signals: pd.DataFrame) -> None:
+    timeline = queries.replica_timeline(
+        signals, {"observed": world.CURRENT, "requested": world.REQUESTED, "planned": world.DESIRED}
+    )
+    moves = queries.scalings(view.moves())
+    picked = panel(
+        view, key="replicas", heading="Replicas", note="planned, requested, observed; alerts shaded", frame=timeline,
+        nothing="No replica counts yet: the controller writes them with each pass.",
+        figure=lambda: figures.replicas(timeline, moves, view.axis, view.palette, width_s=view.width_s,
+                                        alerts=view.alert_bands(), row_height=110),
+    )  # fmt: skip
+    if picked:
+        st.switch_page(st.session_state["pages"]["autoscaling"], query_params={"decision": picked})
+
+
+def _feed(view: View) -> None:
+    with st.container(border=True, key="panel-feed"):
+        section("What happened", "newest first; a decision opens its inputs")
+        items = feed_items(view)
+        if items:
+            st.html(html.feed(items, label="What happened"))
+        else:
+            st.html(
+                html.empty(
+                    "Nothing happened", f"No scaling, alert or restart in the last {seconds(view.window.span_s)}."
+                )
+            )
+
+
+def feed_items(view: View, *, limit: int = 9) -> list[str]:
+    """Scalings, alerts and process events in one list, newest first."""
+    entries: list[tuple[float, str]] = []
+    for row in queries.scalings(view.moves()).to_dict("records"):
+        arrow = f"{row['current']} → {row['desired']}"
+        entries.append((row["at_s"], html.happening(
+            clock(row["at_s"], view.zone), row["variant"], row["detail"], mark=arrow,
+            colour=view.palette.get(row["variant"], ""), link=link("autoscaling", decision=str(row["id"])),
+        )))  # fmt: skip
+    events = data.read(Reader.events, view.window, ("alert", "process", "model"))
+    for row in events.to_dict("records"):
+        page = {"alert": "alerts", "process": "infrastructure"}.get(row["kind"], "routing")
+        mark = {"critical": "✕", "warning": "▲"}.get(row["severity"], "")
+        entries.append((row["at_s"], html.happening(clock(row["at_s"], view.zone), row["subject"], row["message"],
+                                                    mark=mark, link=link(page))))  # fmt: skip
+    return [text for _, text in sorted(entries, key=lambda entry: -entry[0])[:limit]]

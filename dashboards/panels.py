@@ -1,0 +1,74 @@
+"""Blocks that pages are made of: a titled chart with its table, empty states, table with download."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboards import html
+from dashboards.plot import plot
+from dashboards.view import View
+from dashboards.words import seconds
+
+_TIME_COLUMNS = ("bin_s", "done_s", "at_s", "from_s", "to_s", "first_s")
+
+
+def title(text: str, lead: str) -> None:
+    """A page's heading with one line that says what it answers."""
+    st.html(f'<div class="fl-title"><h1>{text}</h1><p>{lead}</p></div>')
+
+
+def section(text: str, note: str = "") -> None:
+    """A heading inside a page."""
+    st.html(f'<div class="fl-panel-title"><h2>{text}</h2><p>{note}</p></div>')
+
+
+def readable(frame: pd.DataFrame, view: View) -> pd.DataFrame:
+    """A table for people: times on the viewer's clock instead of Unix seconds."""
+    shown = frame.copy()
+    for name in shown.columns:
+        if name in _TIME_COLUMNS:
+            times = pd.to_datetime(shown[name].astype(float), unit="s", utc=True)
+            shown[name] = times.dt.tz_convert(view.zone).dt.strftime("%Y-%m-%d %H:%M:%S")
+    return shown.rename(columns={name: "time" if name in {"bin_s", "done_s", "at_s"} else name.removesuffix("_s")
+                                 for name in _TIME_COLUMNS})  # fmt: skip
+
+
+def table(frame: pd.DataFrame, view: View, *, key: str, height: int | str = "auto") -> None:
+    """A table with its CSV download; times carry the viewer's zone."""
+    shown = readable(frame, view)
+    st.dataframe(shown, key=f"table-{key}", hide_index=True, width="stretch", height=height, alt=f"Table of {key}")
+    st.download_button("Download CSV", data=lambda: shown.to_csv(index=False), file_name=f"{key}.csv", mime="text/csv",
+                       key=f"csv-{key}", on_click="ignore", icon=":material/download:", type="tertiary")  # fmt: skip
+
+
+def behind(frame: pd.DataFrame, view: View, *, key: str) -> None:
+    """The table behind a chart, made only when it is opened."""
+    drawer = st.expander("Data and CSV", key=f"data-{key}", on_change="rerun")
+    if drawer.open:
+        with drawer:
+            table(frame, view, key=key)
+
+
+def panel(
+    view: View, *, key: str, heading: str, note: str, frame: pd.DataFrame, figure: Callable[[], Any],
+    nothing: str, column: str = "value", group: str = "time",
+) -> str | None:  # fmt: skip
+    """A chart in its frame: heading, what it shows, the figure, the table behind it.
+
+    Args:
+        frame: rows behind the chart; where ``column`` holds no number, ``nothing`` is said instead of an empty chart.
+        figure: builds the figure, called only when there is something to draw.
+    Returns: the point that was just clicked, if any.
+    """
+    with st.container(border=True, key=f"panel-{key}"):
+        section(heading, note)
+        if column not in frame or not frame[column].notna().any():
+            st.html(html.empty(f"No data in the last {seconds(view.window.span_s)}", nothing))
+            return None
+        picked = plot(figure(), key=key, alt=f"{heading}: {note}", group=group)
+        behind(frame, view, key=key)
+        return picked

@@ -1,0 +1,313 @@
+"""What the pages compute from history rows: pure functions on pandas frames. No I/O, no clock.
+
+Times are Unix seconds, ratios 0..1. A bin that holds nothing is NaN: a gap in the data stays a gap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+_STEPS_S: Final = (1, 2, 3, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 43_200, 86_400)
+
+OUTCOMES_FAILED: Final = ("error", "timeout", "rejected")
+"""Ends of a request that count against success; one that the client gave up is not ours."""
+
+
+def bin_width(span_s: float, *, points: int = 120) -> float:
+    """A round bin width that cuts ``span_s`` into at most ``points`` bins.
+
+    >>> bin_width(300), bin_width(3600), bin_width(86_400)
+    (3.0, 30.0, 900.0)
+    """
+    wanted = span_s / points
+    return float(next((step for step in _STEPS_S if step >= wanted), math.ceil(wanted / 86_400) * 86_400))
+
+
+def bin_starts(since_s: float, until_s: float, width_s: float) -> np.ndarray:
+    """Starts of the bins that touch [since, until), aligned to multiples of the width so that they stay put."""
+    first = math.floor(since_s / width_s)
+    last = math.ceil(until_s / width_s)
+    return np.arange(first, max(last, first + 1), dtype=np.float64) * width_s
+
+
+def covered_s(starts: np.ndarray, since_s: float, until_s: float, width_s: float) -> np.ndarray:
+    """How many seconds of each bin lie inside [since, until)."""
+    inside: np.ndarray = np.minimum(starts + width_s, until_s) - np.maximum(starts, since_s)
+    return inside.clip(0.0, width_s)
+
+
+def on_grid(frame: pd.DataFrame, starts: np.ndarray, *, by: Sequence[str]) -> pd.DataFrame:
+    """One row for each bin and group; bins without rows are NaN.
+
+    Args:
+        frame: has ``bin_s`` and the columns ``by``.
+        starts: bin starts, from :func:`bin_starts`.
+        by: columns that tell the series apart.
+    """
+    if frame.empty:
+        return frame
+    keys = frame[list(by)].drop_duplicates()
+    grid = keys.merge(pd.DataFrame({"bin_s": starts}), how="cross")
+    return grid.merge(frame, on=[*by, "bin_s"], how="left").sort_values([*by, "bin_s"], ignore_index=True)
+
+
+def rates(
+    bins: pd.DataFrame, columns: Iterable[str], *, since_s: float, until_s: float, width_s: float
+) -> pd.DataFrame:
+    """Counts per bin as counts per second.
+
+    A bin that is less than half inside the window is left out, and a partly covered one is divided by what is covered:
+    the newest point of a live chart does not dip. Bins without requests between the first and the last one are 0.
+    """
+    if bins.empty:
+        return bins
+    starts = bin_starts(since_s, until_s, width_s)
+    covered = pd.Series(covered_s(starts, since_s, until_s, width_s), index=starts)
+    grid = on_grid(bins, starts[covered.to_numpy() >= width_s / 2], by=("variant",))
+    inside = grid["bin_s"].between(bins["bin_s"].min(), bins["bin_s"].max())
+    for column in columns:
+        grid[column] = grid[column].where(~inside | grid[column].notna(), 0.0) / grid["bin_s"].map(covered)
+    return grid
+
+
+def percentiles(
+    frame: pd.DataFrame, column: str, *, starts: np.ndarray, width_s: float, quantiles: Sequence[float],
+    by: Sequence[str] = (), at: str = "done_s",
+) -> pd.DataFrame:  # fmt: skip
+    """Percentiles of ``column`` in each bin, with the count ``n`` behind them.
+
+    Returns: columns ``by``, ``bin_s``, ``n`` and one per quantile (``p50``, ``p95``); NaN where a bin holds nothing.
+    """
+    names = [f"p{round(q * 1000) / 10:g}" for q in quantiles]
+    rows = frame[[at, column, *by]].dropna(subset=[column]) if not frame.empty else frame
+    if rows.empty:
+        return pd.DataFrame(columns=[*by, "bin_s", "n", *names])
+    rows = rows.assign(bin_s=np.floor(rows[at] / width_s) * width_s)
+    grouped = rows.groupby([*by, "bin_s"], sort=True)[column]
+    table = grouped.quantile(np.asarray(quantiles)).unstack()
+    table.columns = names
+    table["n"] = grouped.size()
+    result = table.reset_index()
+    if by:
+        return on_grid(result, starts, by=by)
+    return pd.DataFrame({"bin_s": starts}).merge(result, on="bin_s", how="left")
+
+
+def percentile(frame: pd.DataFrame, column: str, quantile: float) -> float | None:
+    """One percentile of all rows; None without any."""
+    values = frame[column].dropna() if column in frame else pd.Series(dtype=float)
+    return float(values.quantile(quantile)) if len(values) else None
+
+
+def ratio(good: float, total: float) -> float | None:
+    """``good / total``; None when there was nothing to judge."""
+    return good / total if total > 0 else None
+
+
+def attainment(bins: pd.DataFrame, promise: str) -> float | None:
+    """Share of requests that kept a promise (``ttft``, ``tpot``, ``e2e``), or of all promises (``good``)."""
+    if bins.empty:
+        return None
+    if promise == "good":
+        return ratio(float(bins["good"].sum()), float((bins["requests"] - bins["aborted"]).sum()))
+    return ratio(float(bins[f"{promise}_ok"].sum()), float(bins[f"{promise}_n"].sum()))
+
+
+def success_rate(bins: pd.DataFrame) -> float | None:
+    """Share of requests that ended well, those given up by the client left out."""
+    if bins.empty:
+        return None
+    return ratio(float(bins["ok"].sum()), float((bins["requests"] - bins["aborted"]).sum()))
+
+
+def attainment_over_time(
+    bins: pd.DataFrame, promise: str, starts: np.ndarray, *, by: Sequence[str] = ()
+) -> pd.DataFrame:
+    """``value`` = attainment of a promise in each bin; NaN where nothing finished."""
+    if bins.empty:
+        return pd.DataFrame(columns=[*by, "bin_s", "value", "n"])
+    work = bins.assign(judged=bins["requests"] - bins["aborted"])
+    judged = {"good": ("good", "judged"), "success": ("ok", "judged")}
+    good, total = judged.get(promise, (f"{promise}_ok", f"{promise}_n"))
+    table = work.groupby([*by, "bin_s"], as_index=False)[[good, total]].sum()
+    table["value"] = table[good] / table[total].where(table[total] > 0)
+    table = table.rename(columns={total: "n"})[[*by, "bin_s", "value", "n"]]
+    return on_grid(table, starts, by=by) if by else pd.DataFrame({"bin_s": starts}).merge(table, how="left")
+
+
+def budget_left(attained: float | None, objective: float) -> float | None:
+    """Share of the error budget that is left, below 0 when overspent.
+
+    >>> round(budget_left(0.98, 0.95), 3), budget_left(None, 0.95)
+    (0.6, None)
+    """
+    return None if attained is None or objective >= 1 else 1 - (1 - attained) / (1 - objective)
+
+
+def broken_at_gaps(frame: pd.DataFrame, *, at: str, by: Sequence[str], width_s: float) -> pd.DataFrame:
+    """Rows with a NaN row put in wherever a series pauses, so that a line chart breaks there.
+
+    A pause is longer than 2.5 times the series' usual spacing and than two bins: sparse scrapes still make a line.
+    """
+    if frame.empty:
+        return frame
+    pieces = []
+    for _, series in frame.dropna(subset=["value"]).groupby(list(by), sort=False):
+        ordered = series.sort_values(at)
+        spacing = ordered[at].diff()
+        pause = max(2.5 * float(spacing.median()), 2.0 * width_s) if len(ordered) > 1 else math.inf
+        gaps = ordered[spacing > pause].copy()
+        gaps[at] = gaps[at] - width_s / 2
+        gaps["value"] = np.nan
+        pieces.append(pd.concat([ordered, gaps]).sort_values(at))
+    return pd.concat(pieces, ignore_index=True) if pieces else frame.iloc[:0]
+
+
+def counter_increase(frame: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
+    """``value`` = increase of a counter since the bin before; a reset counts from zero.
+
+    Args:
+        frame: ``bin_s``, ``high`` (the counter's highest value in the bin) and the columns ``by``.
+    """
+    if frame.empty:
+        return frame.assign(value=pd.Series(dtype=float))
+    ordered = frame.sort_values([*by, "bin_s"], ignore_index=True)
+    step = ordered.groupby(list(by), sort=False)["high"].diff()
+    return ordered.assign(value=step.where(~(step < 0), ordered["high"]))
+
+
+def pick(signals: pd.DataFrame, name: str | Sequence[str], *, how: str = "mean") -> pd.DataFrame:
+    """The bins of one signal (the first of several names that has any), its ``how`` as ``value``."""
+    names = [name] if isinstance(name, str) else list(name)
+    for candidate in names if not signals.empty else ():
+        rows = signals[signals["signal"] == candidate]
+        if len(rows):
+            return rows.assign(value=rows[how]).reset_index(drop=True)
+    return pd.DataFrame(columns=["bin_s", "signal", "model", "variant", "endpoint", "mean", "high", "low", "value"])
+
+
+def summed(frame: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
+    """``value`` summed over what ``by`` leaves out (endpoints of a variant), bin by bin."""
+    if frame.empty:
+        return frame
+    return frame.groupby([*by, "bin_s"])["value"].sum().reset_index()
+
+
+def newest(frame: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
+    """The last row of each series."""
+    return frame if frame.empty else frame.sort_values("bin_s").groupby(list(by), as_index=False).last()
+
+
+def heat_rows(frame: pd.DataFrame, starts: np.ndarray, *, recent_bins: int = 6) -> pd.DataFrame:
+    """A matrix for a heat map: one row an endpoint (``variant``, ``endpoint``), one column a bin, worst at the top."""
+    if frame.empty:
+        return pd.DataFrame()
+    table = frame.pivot_table(index=["variant", "endpoint"], columns="bin_s", values="value", aggfunc="max")
+    table = table.reindex(columns=starts)
+    badness = table.iloc[:, -recent_bins:].mean(axis=1).fillna(-1.0)
+    return table.loc[badness.sort_values(ascending=False, kind="stable").index]
+
+
+def replica_timeline(signals: pd.DataFrame, signal_names: Mapping[str, str]) -> pd.DataFrame:
+    """Planned, requested and observed replicas: ``bin_s``, ``variant``, ``mark``, ``value``.
+
+    Args:
+        signals: bins from the history.
+        signal_names: mark -> signal, e.g. ``{"planned": "wva_desired_replicas"}``.
+    """
+    marks = [pick(signals, name, how="high").assign(mark=mark) for mark, name in signal_names.items()]
+    table = pd.concat([mark[["bin_s", "variant", "mark", "value"]] for mark in marks], ignore_index=True)
+    return table.sort_values(["variant", "mark", "bin_s"], ignore_index=True)
+
+
+def decision_runs(decisions: pd.DataFrame) -> pd.DataFrame:
+    """Decisions with repetitions folded: one row for each stretch of the same variant, reason and replicas.
+
+    Returns: the last row of each stretch with ``first_s`` and ``times``, newest first.
+    """
+    if decisions.empty:
+        return decisions.assign(first_s=pd.Series(dtype=float), times=pd.Series(dtype=int))
+    ordered = decisions.sort_values(["variant", "at_s", "id"])
+    same = ["variant", "direction", "reason", "current", "desired"]
+    stretch = (ordered[same] != ordered[same].shift()).any(axis=1).cumsum()
+    grouped = ordered.groupby(stretch, sort=False)
+    folded = grouped.last().assign(first_s=grouped["at_s"].first(), times=grouped.size())
+    return folded.sort_values(["at_s", "id"], ascending=False, ignore_index=True)
+
+
+def scalings(decisions: pd.DataFrame) -> pd.DataFrame:
+    """Decisions that changed the replicas, the first of each stretch, oldest first."""
+    if decisions.empty:
+        return decisions
+    moves = decisions[decisions["direction"] != "hold"].sort_values(["variant", "at_s", "id"])
+    again = (moves["variant"] == moves["variant"].shift()) & (moves["desired"] == moves["desired"].shift()) & (
+        moves["direction"] == moves["direction"].shift()
+    ) & (moves["at_s"].diff() < 60)  # fmt: skip
+    return moves[~again].sort_values("at_s", ignore_index=True)
+
+
+def prediction_pairs(latencies: pd.DataFrame, what: str) -> pd.DataFrame:
+    """Requests with a predicted and an actual latency (``ttft`` or ``tpot``): ``predicted``, ``actual``, ``error``.
+
+    ``error`` is relative to the actual value: +0.2 means 20 % too slow a guess.
+    """
+    columns = {f"predicted_{what}_s": "predicted", f"{what}_s": "actual"}
+    if latencies.empty:
+        return pd.DataFrame(columns=["done_s", "variant", "endpoint", "predicted", "actual", "error"])
+    rows = latencies.dropna(subset=list(columns)).rename(columns=columns)
+    rows = rows[rows["actual"] > 0]
+    return rows.assign(error=rows["predicted"] / rows["actual"] - 1)[
+        ["done_s", "variant", "endpoint", "predicted", "actual", "error"]
+    ].reset_index(drop=True)
+
+
+def mean_absolute_error(pairs: pd.DataFrame) -> float | None:
+    """Mean absolute relative error (MAPE as a ratio); None without pairs."""
+    return float(pairs["error"].abs().mean()) if len(pairs) else None
+
+
+def error_over_time(pairs: pd.DataFrame, starts: np.ndarray, width_s: float) -> pd.DataFrame:
+    """Median absolute and median signed relative error in each bin: ``bin_s``, ``absolute``, ``signed``, ``n``."""
+    if pairs.empty:
+        return pd.DataFrame(columns=["bin_s", "absolute", "signed", "n"])
+    work = pairs.assign(bin_s=np.floor(pairs["done_s"] / width_s) * width_s, size=pairs["error"].abs())
+    table = work.groupby("bin_s", as_index=False).agg(
+        absolute=("size", "median"), signed=("error", "median"), n=("error", "size")
+    )
+    return pd.DataFrame({"bin_s": starts}).merge(table, on="bin_s", how="left")
+
+
+def thinned(frame: pd.DataFrame, limit: int) -> pd.DataFrame:
+    """At most ``limit`` rows, evenly spaced, first and last kept."""
+    if len(frame) <= limit:
+        return frame
+    return frame.iloc[np.unique(np.linspace(0, len(frame) - 1, limit).round().astype(int))]
+
+
+def alert_spells(events: pd.DataFrame, *, until_s: float) -> pd.DataFrame:
+    """Alert events paired up: ``alert``, ``model``, ``severity``, ``message``, ``from_s``, ``to_s`` (NaN: firing).
+
+    An event whose data says ``state: resolved`` ends the spell of the same alert and model; a repeated firing event
+    continues it.
+    """
+    columns = ["alert", "model", "severity", "message", "from_s", "to_s"]
+    open_spells: dict[tuple[str, str], dict[str, object]] = {}
+    spells: list[dict[str, object]] = []
+    rows = events[events["kind"] == "alert"].sort_values("at_s") if not events.empty else events
+    for row in rows.to_dict("records"):
+        data: Mapping[str, object] = row["data"] if isinstance(row["data"], Mapping) else {}
+        key = (str(row["subject"]), str(data.get("model", "")))
+        if str(data.get("state", "firing")) == "resolved":
+            ended = open_spells.pop(key, None)
+            if ended is not None:
+                ended["to_s"] = float(row["at_s"])
+        elif key not in open_spells and float(row["at_s"]) < until_s:
+            open_spells[key] = {"alert": key[0], "model": key[1], "severity": str(row["severity"]),
+                                "message": str(row["message"]), "from_s": float(row["at_s"]), "to_s": math.nan}  # fmt: skip
+            spells.append(open_spells[key])
+    return pd.DataFrame(spells, columns=columns).sort_values("from_s", ascending=False, ignore_index=True)

@@ -1,0 +1,60 @@
+"""The process behind ``fleet console``: Streamlit's pages, a health check, metrics and plotly.js on one port."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from importlib.resources import files
+from pathlib import Path
+
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from streamlit.starlette import App
+
+from dashboards.plot import PLOTLY_PATH
+
+log = logging.getLogger(__name__)
+
+SCRIPT = Path(__file__).with_name("app.py")
+STOP_WITHIN_S = 2
+
+
+async def _healthz(_request: Request) -> Response:
+    return PlainTextResponse("ok")
+
+
+async def _metrics(_request: Request) -> Response:
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _plotly(_request: Request) -> Response:
+    """The charts' library out of the installed package: nothing is fetched from elsewhere."""
+    path = str(files("plotly") / "package_data" / "plotly.min.js")
+    return FileResponse(path, media_type="text/javascript", headers={"Cache-Control": "public, max-age=31536000"})
+
+
+def _routes() -> list[Route]:
+    handlers: dict[str, Callable[[Request], Awaitable[Response]]] = {
+        "/healthz": _healthz,
+        "/metrics": _metrics,
+        PLOTLY_PATH: _plotly,
+    }
+    return [Route(path, handler, methods=["GET", "HEAD"]) for path, handler in handlers.items()]
+
+
+def serve(sock: socket.socket) -> None:
+    """Serve on a bound socket until SIGTERM or SIGINT; settings come from the environment."""
+    host, port = sock.getsockname()[:2]
+    started = time.perf_counter()
+    config = uvicorn.Config(
+        App(SCRIPT, routes=_routes()), log_config=None, access_log=False, ws_max_size=16 * 2**20,
+        timeout_graceful_shutdown=STOP_WITHIN_S,
+    )  # fmt: skip
+    log.info("listening on http://%s:%d (%.1f s)", host, port, time.perf_counter() - started)
+    uvicorn.Server(config).run(sockets=[sock])
+    log.info("stopped")

@@ -1,0 +1,50 @@
+"""The console's settings; environment prefix ``CONSOLE_``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from fleet.settings import FleetSettings, Settings, load
+
+
+class ConsoleSettings(Settings):
+    """Where the console listens and where it reads."""
+
+    model_config = SettingsConfigDict(env_prefix="CONSOLE_", frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    """Address to listen on; the console has no login, so keep it on loopback or behind a proxy that has one."""
+    port: int = Field(default=8501, ge=0, le=65_535)
+    """Port to listen on; 0: any free one."""
+    history_url: str = ""
+    """SQLAlchemy URL of the history; empty: the one ``FLEET_HISTORY_URL`` or ``FLEET_HOME`` names."""
+    wva: str = "http://127.0.0.1:8070"
+    """Controller's address; empty: there is none, nothing is asked."""
+    router: str = "http://127.0.0.1:8081"
+    """Router's admin address; empty: none."""
+    predictor: str = "http://127.0.0.1:8090"
+    """Predictor's address; empty: none."""
+    alerts: str = "http://127.0.0.1:8095"
+    """Alert watcher's address; empty: none."""
+    slo: Path | None = None
+    """SLO file; unset: the one ``FLEET_SLO_FILE`` names, else the built-in promises."""
+    timeout_s: float = Field(default=0.5, gt=0, le=30)
+    """Longest wait for a part's answer; a page never waits longer than this for all of them together."""
+    refresh_s: float = Field(default=2.0, ge=0.5, le=3600)
+    """Time between refreshes of a live page; long ranges refresh less often."""
+
+    def resolved_history_url(self) -> str:
+        """The history's URL with the shared default filled in."""
+        return self.history_url or load(FleetSettings).resolved_history_url()
+
+    def resolved_slo_file(self) -> Path | None:
+        """The SLO file with the shared default filled in."""
+        return self.slo or load(FleetSettings).slo_file
+
+    def parts(self) -> dict[str, str]:
+        """Name and base URL of each part that is configured."""
+        urls = {"controller": self.wva, "router": self.router, "predictor": self.predictor, "alerts": self.alerts}
+        return {name: url.rstrip("/") for name, url in urls.items() if url}

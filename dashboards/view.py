@@ -1,0 +1,186 @@
+"""What a page is looking at: time range, live or not, model; kept in the URL, the same on every page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, tzinfo
+from typing import Any, Final
+from urllib.parse import urlencode
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import pandas as pd
+import streamlit as st
+
+from dashboards import data
+from dashboards.charts import Band, TimeAxis, colours
+from dashboards.queries import alert_spells, bin_starts, bin_width
+from dashboards.source import Reader, Window
+from fleet.errors import HistoryError
+
+RANGES: Final[Mapping[str, float]] = {"5m": 300.0, "15m": 900.0, "1h": 3600.0, "6h": 21_600.0, "24h": 86_400.0}
+RANGE_WORDS: Final = {"5m": "5 min", "15m": "15 min", "1h": "1 h", "6h": "6 h", "24h": "24 h"}
+DEFAULT_RANGE: Final = "15m"
+ALL_MODELS: Final = ""
+ALERT_LOOKBACK_S: Final = 6 * 3600.0
+"""An alert that still fires may have begun this long before the window."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One look at the fleet, the same for everything drawn in one refresh."""
+
+    now_s: float
+    window: Window
+    live: bool
+    range_key: str
+    zone: tzinfo
+    width_s: float
+    """Bin width of the charts, seconds."""
+    variants: pd.DataFrame
+    palette: Mapping[str, str]
+    newest_s: float | None
+
+    @property
+    def axis(self) -> TimeAxis:
+        """The time axis of every chart on the page."""
+        anchor = "live" if self.live else f"{self.window.until_s:.0f}"
+        return TimeAxis(since_s=self.window.since_s, until_s=self.window.until_s, zone=self.zone,
+                        revision=f"{self.range_key} {self.window.model} {anchor}")  # fmt: skip
+
+    @property
+    def starts(self) -> Any:
+        """Starts of the bins."""
+        return bin_starts(self.window.since_s, self.window.until_s, self.width_s)
+
+    def request_bins(self) -> pd.DataFrame:
+        """Requests by bin, model and variant."""
+        return data.read(Reader.request_bins, self.window, self.width_s)
+
+    def requests_before(self) -> pd.DataFrame:
+        """Totals of the stretch of the same length just before."""
+        return data.read(Reader.request_bins, self.window.before(), self.window.span_s)
+
+    def latencies(self) -> tuple[pd.DataFrame, int]:
+        """Single requests, and the sampling step."""
+        return data.read(Reader.latencies, self.window)
+
+    def signals(self, *names: str) -> pd.DataFrame:
+        """Signals by bin and series."""
+        return data.read(Reader.signal_bins, self.window, names, self.width_s)
+
+    def moves(self) -> pd.DataFrame:
+        """Decisions that changed replicas, newest first."""
+        return data.read(Reader.decisions, self.window, True, 500)
+
+    def spells(self) -> pd.DataFrame:
+        """Alerts, firing and resolved; one that began before the window but fires is among them."""
+        wide = Window(
+            since_s=min(self.window.since_s, self.window.until_s - ALERT_LOOKBACK_S), until_s=self.window.until_s
+        )
+        events = data.read(Reader.events, wide, ("alert",))
+        spells = alert_spells(events, until_s=self.window.until_s)
+        return spells[spells["to_s"].isna() | (spells["to_s"] >= self.window.since_s)]
+
+    def alert_bands(self) -> list[Band]:
+        """Alerts as shaded stretches of the charts."""
+        return [
+            Band(from_s=row["from_s"], to_s=row["to_s"] if row["to_s"] == row["to_s"] else self.window.until_s,
+                 label=row["alert"])
+            for row in self.spells().to_dict("records")
+        ]  # fmt: skip
+
+    @property
+    def age_s(self) -> float | None:
+        """Age of the newest row."""
+        return None if self.newest_s is None else max(0.0, self.now_s - self.newest_s)
+
+
+def tick_s(range_key: str) -> float:
+    """Time between refreshes: long ranges move slowly and cost more.
+
+    >>> tick_s("24h")
+    48.0
+    """
+    return max(data.settings().refresh_s, RANGES[range_key] / 1800)
+
+
+def viewer_zone() -> tzinfo:
+    """The browser's time zone; UTC where it does not say."""
+    try:
+        return ZoneInfo(st.context.timezone or "UTC")
+    except (ZoneInfoNotFoundError, ValueError):
+        return UTC
+
+
+def restore() -> None:
+    """Take range, model and moment from the URL when the session starts."""
+    state, query = st.session_state, st.query_params
+    if "range" not in state:
+        state["range"] = query.get("range") if query.get("range") in RANGES else DEFAULT_RANGE
+        state["model"] = query.get("model", ALL_MODELS)
+        state["at"] = _moment(query.get("at"))
+        state["live"] = state["at"] is None
+
+
+def _moment(text: str | None) -> float | None:
+    try:
+        moment = float(text) if text else 0.0
+    except ValueError:
+        return None
+    return moment if 0 < moment < 1e11 else None
+
+
+def _address() -> dict[str, str]:
+    state = st.session_state
+    moment = "" if state["at"] is None else f"{state['at']:.0f}"
+    return {"range": state["range"], "model": state["model"], "at": moment}
+
+
+def remember() -> None:
+    """Put range, model and moment into the URL, so that it can be sent to someone; other parameters stay."""
+    for name, value in _address().items():
+        if value and st.query_params.get(name) != value:
+            st.query_params[name] = value
+        elif not value and name in st.query_params:
+            del st.query_params[name]
+
+
+def link(page: str, **parameters: str) -> str:
+    """Address of a page with the present range, model and moment."""
+    kept = _address() | parameters
+    return f"{page}?{urlencode({name: value for name, value in kept.items() if value})}"
+
+
+def until_s(now_s: float) -> float:
+    """End of the window: the chosen moment, or now, cut to a tick so that viewers share cached answers."""
+    moment: float | None = st.session_state["at"]
+    tick = tick_s(st.session_state["range"])
+    return moment if moment is not None else (now_s // tick) * tick
+
+
+def look(now_s: float | None = None) -> View:
+    """The view of this refresh.
+
+    Raises: HistoryError when there is no history.
+    """
+    now = time.time() if now_s is None else now_s
+    range_key: str = st.session_state["range"]
+    end = until_s(now)
+    window = Window(since_s=end - RANGES[range_key], until_s=end, model=st.session_state["model"])
+    whole_day = Window(since_s=end - RANGES["24h"], until_s=end)
+    known = data.read(Reader.variants, whole_day)
+    shown = known[known["model"] == window.model] if window.model else known
+    return View(now_s=now, window=window, live=st.session_state["at"] is None, range_key=range_key, zone=viewer_zone(),
+                width_s=bin_width(window.span_s), variants=shown, palette=colours(known["variant"]),
+                newest_s=data.newest_s(end))  # fmt: skip
+
+
+def known_models() -> list[str]:
+    """Models to choose from; none while there is no history."""
+    end = until_s(time.time())
+    try:
+        return data.models(end - RANGES["24h"], end)
+    except HistoryError:
+        return []

@@ -1,0 +1,252 @@
+"""The fleet as one record, put together from frames: what the overview shows and the sentence speaks of. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import pandas as pd
+
+from dashboards import queries
+from fleet.hardware import GPUS
+from fleet.slo import Slo, SloBook
+
+RECENT_S: Final = 60.0
+"""A promise is judged over the newest minute, so that the sentence speaks of now."""
+
+KV: Final = "vllm:kv_cache_usage_perc"
+WAITING: Final = "vllm:num_requests_waiting"
+RUNNING: Final = "vllm:num_requests_running"
+PREEMPTIONS: Final = "vllm:num_preemptions_total"
+GENERATION: Final = "generation_tps"
+PROMPT: Final = "prompt_tps"
+HIT_RATIO: Final = "prefix_hit_ratio"
+SATURATION: Final = "wva_saturation_utilization"
+DESIRED: Final = "wva_desired_replicas"
+CURRENT: Final = "wva_current_replicas"
+REQUESTED: Final = "requested_replicas"
+COST: Final = "fleet_wva_cost_dollars_per_hour"
+
+FLEET_SIGNALS: Final = (KV, WAITING, RUNNING, GENERATION, SATURATION, DESIRED, CURRENT, REQUESTED, COST)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """One latency promise, and how it is kept now."""
+
+    name: str
+    limit_s: float
+    objective: float
+    p_now_s: float | None
+    """The promised percentile over the newest minute."""
+    attained: float | None
+    """Share of requests within the limit, whole window."""
+    broken_since_s: float | None = None
+    """Since when the newest bins miss the objective without a pause; None: kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelState:
+    """A model with its promises."""
+
+    name: str
+    promises: tuple[Promise, ...] = ()
+    requests: int = 0
+    success: float | None = None
+    success_target: float | None = None
+    good: float | None = None
+    """Share of requests that met every promise."""
+    waiting: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantState:
+    """A variant with its newest figures; None is not known."""
+
+    name: str
+    model: str = ""
+    accelerator: str = ""
+    ready: int | None = None
+    wanted: int | None = None
+    requested: int | None = None
+    saturation: float | None = None
+    kv: float | None = None
+    waiting: float | None = None
+    generation_tps: float | None = None
+    cost_per_hour: float | None = None
+    reason: str = ""
+    detail: str = ""
+    decided_s: float | None = None
+
+    @property
+    def starting(self) -> int:
+        """Replicas asked for that are not ready yet."""
+        asked = self.requested if self.requested is not None else self.wanted
+        return 0 if asked is None or self.ready is None else max(0, asked - self.ready)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertState:
+    """An alert that fires."""
+
+    name: str
+    severity: str
+    since_s: float
+    message: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """Everything that the overview's sentence may speak of."""
+
+    now_s: float
+    span_s: float
+    newest_s: float | None
+    models: tuple[ModelState, ...] = ()
+    variants: tuple[VariantState, ...] = ()
+    alerts: tuple[AlertState, ...] = ()
+    parts_down: Mapping[str, float] = field(default_factory=dict)
+    """Part that does not answer -> since when, Unix seconds."""
+    last_trouble_s: float | None = None
+    """End of the newest alert in the window; None: there was none."""
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _count(value: object) -> int | None:
+    number = _number(value)
+    return None if number is None else round(number)
+
+
+def broken_since(series: pd.DataFrame, objective: float, *, fewest: int = 3) -> float | None:
+    """Start of the last stretch of bins that all miss the objective, if it reaches to the newest bin with requests.
+
+    Args:
+        series: ``bin_s``, ``value`` (attainment) and ``n``, by time; bins of fewer than ``fewest`` requests are skipped.
+        objective: share promised.
+    """
+    judged = series[series["n"].fillna(0) >= fewest] if len(series) else series
+    start: float | None = None
+    for row in judged.iloc[::-1].itertuples():
+        if float(row.value) >= objective:  # type: ignore[arg-type]  # a float column
+            break
+        start = float(row.bin_s)  # type: ignore[arg-type]
+    return start
+
+
+def promises(slo: Slo, bins: pd.DataFrame, latencies: pd.DataFrame, *, until_s: float) -> tuple[Promise, ...]:
+    """The latency promises of one model against its request bins and single latencies."""
+    found = []
+    recent = latencies[latencies["done_s"] >= until_s - RECENT_S] if len(latencies) else latencies
+    for name in ("ttft", "tpot", "e2e"):
+        target = getattr(slo, name)
+        if target is None:
+            continue
+        series = _recent_attainment(bins, name)
+        found.append(Promise(
+            name=name.upper(), limit_s=target.threshold_s, objective=target.objective,
+            p_now_s=queries.percentile(recent, f"{name}_s", target.objective),
+            attained=queries.attainment(bins, name), broken_since_s=broken_since(series, target.objective),
+        ))  # fmt: skip
+    return tuple(found)
+
+
+def _recent_attainment(bins: pd.DataFrame, promise: str, *, width_s: float = 15.0) -> pd.DataFrame:
+    if bins.empty:
+        return pd.DataFrame(columns=["bin_s", "value", "n"])
+    coarse = bins.assign(bin_s=(bins["bin_s"] // width_s) * width_s)
+    starts = coarse["bin_s"].drop_duplicates().sort_values().to_numpy()
+    return queries.attainment_over_time(coarse, promise, starts)
+
+
+def model_states(
+    names: list[str],
+    slos: SloBook,
+    bins: pd.DataFrame,
+    latencies: pd.DataFrame,
+    signals: pd.DataFrame,
+    *,
+    until_s: float,
+) -> tuple[ModelState, ...]:
+    """One state a model."""
+    waiting = queries.newest(queries.pick(signals, WAITING), by=("model", "endpoint"))
+    states = []
+    for name in names:
+        own = bins[bins["model"] == name] if len(bins) else bins
+        rows = latencies[latencies["model"] == name] if len(latencies) else latencies
+        slo = slos.of(name)
+        queued = waiting[waiting["model"] == name]["value"] if len(waiting) else pd.Series(dtype=float)
+        states.append(ModelState(
+            name=name, promises=promises(slo, own, rows, until_s=until_s), success=queries.success_rate(own),
+            requests=int(own["requests"].sum()) if len(own) else 0, success_target=slo.success_rate,
+            good=queries.attainment(own, "good"), waiting=float(queued.sum()) if len(queued) else None,
+        ))  # fmt: skip
+    return tuple(states)
+
+
+def variant_states(variants: pd.DataFrame, signals: pd.DataFrame, last: pd.DataFrame) -> tuple[VariantState, ...]:
+    """One state a variant from the newest signals and its last decision."""
+    decided = {str(row["variant"]): row for row in last.to_dict("records")}
+    return tuple(
+        _variant_state(str(row["variant"]), str(row["model"]), str(row["accelerator"]), signals,
+                       decided.get(str(row["variant"]), {}))
+        for row in variants.to_dict("records")
+    )  # fmt: skip
+
+
+def _variant_state(
+    name: str, model: str, accelerator: str, signals: pd.DataFrame, decision: Mapping[str, object]
+) -> VariantState:
+    own = signals[signals["variant"] == name] if len(signals) else signals
+
+    def last(signal: str, how: str = "mean") -> pd.Series[float]:
+        rows = queries.newest(queries.pick(own, signal, how=how), by=("endpoint",))
+        fresh = rows[rows["bin_s"] >= rows["bin_s"].max() - RECENT_S] if len(rows) else rows
+        return fresh["value"].astype(float)
+
+    def only(signal: str) -> float | None:
+        values = last(signal, "high")
+        return float(values.iloc[-1]) if len(values) else None
+
+    kv, waiting, generation = last(KV), last(WAITING), last(GENERATION)
+    ready = _count(only(CURRENT)) if only(CURRENT) is not None else _count(decision.get("current"))
+    wanted = _count(only(DESIRED)) if only(DESIRED) is not None else _count(decision.get("desired"))
+    saturation = only(SATURATION)
+    return VariantState(
+        name=name, model=model, accelerator=accelerator, ready=ready, wanted=wanted, requested=_count(only(REQUESTED)),
+        saturation=saturation if saturation is not None else _number(decision.get("saturation")),
+        kv=float(kv.mean()) if len(kv) else None, waiting=float(waiting.sum()) if len(waiting) else None,
+        generation_tps=float(generation.sum()) if len(generation) else None,
+        cost_per_hour=_cost(only(COST), accelerator, ready), reason=str(decision.get("reason", "")),
+        detail=str(decision.get("detail", "")), decided_s=_number(decision.get("at_s")),
+    )  # fmt: skip
+
+
+def _cost(reported: float | None, accelerator: str, ready: int | None) -> float | None:
+    """What the controller reports, else the list price of one GPU a replica."""
+    if reported is not None:
+        return reported
+    gpu = GPUS.get(accelerator)
+    return None if gpu is None or ready is None else gpu.price_per_hour * ready
+
+
+def firing(spells: pd.DataFrame) -> tuple[AlertState, ...]:
+    """The alerts that fire, critical ones first."""
+    rows = spells[spells["to_s"].isna()] if len(spells) else spells
+    found = [
+        AlertState(name=str(row["alert"]), severity=str(row["severity"]), since_s=float(row["from_s"]),
+                   message=str(row["message"]), model=str(row["model"]))
+        for row in rows.to_dict("records")
+    ]  # fmt: skip
+    return tuple(sorted(found, key=lambda alert: (alert.severity != "critical", alert.since_s)))
+
+
+def last_trouble(spells: pd.DataFrame) -> float | None:
+    """When the newest alert that is over ended."""
+    ended = spells["to_s"].dropna() if len(spells) else pd.Series(dtype=float)
+    return float(ended.max()) if len(ended) else None

@@ -1,0 +1,168 @@
+"""Pictures of every page of the console, light and dark: ``python -m tests.integration.screenshots OUTDIR [--url URL]``.
+
+Without ``--url`` it starts ``fleet console`` over a made-up history. The helpers here also drive the browser test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+
+PAGES = ("overview", "business", "vllm", "resources", "infrastructure", "autoscaling", "routing", "alerts")
+CHROMIUM_ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking")
+WIDE, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+QUIET_MS = 400
+"""A page is rendered when it has stayed idle this long."""
+
+_SETTLED = """() => {
+  const app = document.querySelector('[data-testid="stApp"]');
+  if (!app || app.dataset.testConnectionState !== 'CONNECTED' || app.dataset.testScriptState !== 'notRunning') return false;
+  if (document.querySelector('[data-testid="stSkeleton"], [data-testid="stAppSkeleton"]')) return false;
+  const plots = [...document.querySelectorAll('.fleet-plot')];
+  return plots.every((plot) => plot.dataset.drawn === 'yes')
+    && document.querySelectorAll('.fl-status, .fl-empty').length > 0;
+}"""
+
+
+@contextmanager
+def console(history_url: str, *options: str, home: Path | None = None) -> Iterator[str]:
+    """Run ``fleet console`` on a free port; gives its address once it is healthy."""
+    environment = os.environ | ({"FLEET_HOME": str(home)} if home else {})
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fleet.cli", "console", "--port", "0", "--history-url", history_url,
+             "--die-with-parent", *options],
+            stdout=log, stderr=log, env=environment,
+        )  # fmt: skip
+        try:
+            yield _address(process, log)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(15)
+
+
+def _address(process: subprocess.Popen[bytes], log: object) -> str:
+    """The address that the process logs, once it answers."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        log.seek(0)  # type: ignore[attr-defined]  # a temporary file
+        text = log.read().decode()  # type: ignore[attr-defined]
+        if process.poll() is not None:
+            raise RuntimeError(f"the console ended: {text}")
+        if "listening on " in text:
+            address = text.split("listening on ", 1)[1].split()[0]
+            if healthy(address):
+                return address
+        time.sleep(0.1)
+    raise RuntimeError(f"the console did not become healthy: {text}")
+
+
+def healthy(address: str) -> bool:
+    """Whether both health checks answer 200."""
+    try:
+        for path in ("/healthz", "/_stcore/health"):
+            with urllib.request.urlopen(address + path, timeout=2) as response:
+                if response.status != 200:
+                    return False
+    except (urllib.error.URLError, OSError):
+        return False
+    return True
+
+
+@contextmanager
+def browser(executable: str) -> Iterator[Browser]:
+    """A headless Chromium."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=list(CHROMIUM_ARGUMENTS))
+        try:
+            yield chromium
+        finally:
+            chromium.close()
+
+
+def settle(page: Page, *, timeout_ms: float = 40_000) -> None:
+    """Wait until the page is connected, idle, without skeletons, and every chart is drawn."""
+    page.wait_for_function(_SETTLED, timeout=timeout_ms)
+    page.wait_for_timeout(QUIET_MS)
+    page.wait_for_function(_SETTLED, timeout=timeout_ms)
+
+
+def complaints(page: Page) -> list[str]:
+    """Error boxes that the page shows."""
+    boxes = page.locator('[data-testid="stException"], [data-testid="stAlertContentError"], .fleet-plot[data-failed]')
+    return [text.strip()[:500] for text in boxes.all_inner_texts()]
+
+
+def listen(page: Page, heard: list[str]) -> None:
+    """Collect console errors and uncaught exceptions of the page."""
+
+    def message(entry: ConsoleMessage) -> None:
+        if entry.type == "error":
+            heard.append(entry.text)
+
+    page.on("console", message)
+    page.on("pageerror", lambda error: heard.append(str(error)))
+
+
+def shoot(chromium: Browser, url: str, out: Path, *, query: str = "") -> list[Path]:
+    """One picture a page and theme, and the overview on a phone."""
+    taken = []
+    for theme in ("light", "dark"):
+        for size, suffix, names in ((WIDE, "", PAGES), (PHONE, "-phone", ("overview",))):
+            context = chromium.new_context(viewport=size, color_scheme=theme)  # type: ignore[arg-type]
+            page = context.new_page()
+            for name in names:
+                page.goto(f"{url}/{'' if name == 'overview' else name}{query}")
+                settle(page)
+                _grow(page, size)
+                taken.append(out / f"{name}{suffix}-{theme}.png")
+                page.screenshot(path=taken[-1])
+                page.set_viewport_size(size)  # type: ignore[arg-type]
+            context.close()
+    return taken
+
+
+def _grow(page: Page, size: dict[str, int]) -> None:
+    """Make the window as tall as the page: Streamlit scrolls inside, so a full-page picture would be cut."""
+    height = page.evaluate("document.querySelector('[data-testid=stMainBlockContainer]').scrollHeight + 20")
+    page.set_viewport_size({"width": size["width"], "height": max(size["height"], min(int(height), 4000))})
+    page.wait_for_timeout(700)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--url", help="a running console (default: start one over a made-up history)")
+    parser.add_argument("--query", default="", help="address parameters, for example ?range=1h")
+    parser.add_argument("--chromium", default=shutil.which("chromium"), help="path of Chromium")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, browser(options.chromium) as chromium:
+        if options.url:
+            taken = shoot(chromium, options.url.rstrip("/"), options.out, query=options.query)
+        else:
+            from tests.dashboards import synthetic
+
+            history = f"sqlite:///{folder}/history.sqlite3"
+            synthetic.build(history, now_s=time.time())
+            with console(history, home=Path(folder)) as url:
+                taken = shoot(chromium, url, options.out, query=options.query)
+    print("\n".join(map(str, taken)))  # noqa: T201  # the command's answer
+
+
+if __name__ == "__main__":
+    main()
