@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from alerts import buckets
+from alerts import buckets, recorded
 from alerts.check import deployed_bounds, findings, promtool_path
+from alerts.diagnosis import diagnose as walk
 from alerts.evaluate import Evaluator
 from alerts.model import CONSOLE, RUNBOOKS, Links
 from alerts.render import rule_files
@@ -19,11 +22,13 @@ from alerts.rules import rulebook
 from alerts.runbooks import runbooks
 from alerts.settings import AlertsSettings
 from alerts.targets import Targets
+from alerts.trees import TREES
 from alerts.watch import Watcher, run
 from fleet.errors import ConfigError
 from fleet.history import History, HistoryWriter
 from fleet.settings import FleetSettings, load, load_slos
 from fleet.shell import bind, die_with_parent, setup_logging
+from fleet.slo import DEFAULT_SLOS
 
 log = logging.getLogger(__name__)
 
@@ -159,3 +164,40 @@ def watch(*, slo: Path | None, history_url: str | None, with_parent: bool, **giv
         asyncio.run(run(watcher, sock, interval_s=settings.interval_s))
     finally:
         writer.close()
+
+
+@alerts.command()
+@click.option("--model", default="", help="Model to look at (default: all).")
+@click.option("--at", default="-0s", show_default=True, help="End of the window: -10m, Unix seconds, or ISO 8601.")
+@click.option("--window-s", default=300.0, show_default=True, type=click.FloatRange(1), help="Length of the window.")
+@click.option("--alert", default="", help="Alert to explain (default: the one that fired last by then).")
+@click.option("--tree", default="", help=f"Tree to walk instead: {', '.join(TREES)}.")
+@click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="Evidence that the history does not hold.")
+@click.option("--history-url", help="History to read (default: FLEET_HISTORY_URL, else .fleet).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def diagnose(
+    *, model: str, at: str, window_s: float, alert: str, tree: str, given: tuple[str, ...], history_url: str | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Walk a decision tree over what was recorded; print path, evidence and what to change.
+
+    \b
+    Examples:
+      fleet alerts diagnose
+      fleet alerts diagnose --model llama --alert HighTTFT --at -10m
+      fleet alerts diagnose --tree scheduling_slow --set router_cpu=0.95
+    """
+    at_s, supplied = recorded.parse_time(at, now_s=time.time()), recorded.given_evidence(given)
+    trees = {rule.name: rule.tree for rule in rulebook(DEFAULT_SLOS).alerts}
+    history = History(load(FleetSettings, history_url=history_url).resolved_history_url())
+    about = alert or ("" if tree else recorded.firing(history, model=model, at_s=at_s))
+    chosen = TREES[recorded.tree_of(tree, about, trees)]
+    found = {**recorded.read(history, model=model, at_s=at_s, window_s=window_s), **supplied}
+    diagnosis = walk(chosen, found)
+    if as_json:
+        facts = {"alert": about, "model": model, "at_s": at_s, "window_s": window_s}
+        click.echo(json.dumps(facts | recorded.as_json(diagnosis, found)))
+        return
+    click.echo(f"{chosen.title}?{f' (alert {about})' if about else ''} {model or 'all models'}, {window_s:g} s to {at}")
+    for line in recorded.as_lines(diagnosis):
+        click.echo(line)

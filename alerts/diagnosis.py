@@ -1,7 +1,7 @@
 """Decision trees over evidence, and how to walk them. Pure.
 
 A question compares one piece of evidence with a limit (or with another piece). Evidence that is not known answers
-neither yes nor no: the walk goes on as for "no", and says so.
+neither yes nor no: the walk goes on as for "no", and says so; where nothing at all is known it draws no conclusion.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from alerts.algebra import COMPARISONS
 from alerts.text import number, percent, seconds
@@ -82,6 +83,12 @@ class Question:
 
 Node = Leaf | Question
 
+UNDECIDED: Final = Leaf(
+    cause="cannot tell: nothing that this tree asks for is known",
+    advice="look at a time with traffic (--at), or supply evidence (--set NAME=VALUE)",
+)
+"""Where a walk ends that found no evidence at all."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tree:
@@ -129,12 +136,15 @@ def diagnose(tree: Tree, evidence: Evidence) -> Diagnosis:
     >>> diagnose(tree, {"queue": 5.0}).cause, diagnose(tree, {}).unknown
     ('the queue grew', ('queue',))
     """
-    node, path = tree.root, []
+    node: Node = tree.root
+    path: list[Step] = []
     while isinstance(node, Question):
         answer = node.answer(evidence)
         names = (node.fact, node.other) if node.other else (node.fact,)
         path.append(Step(question=node.text, answer=answer, evidence=tuple((n, evidence.get(n)) for n in names)))
         node = node.yes if answer is Answer.YES else node.no
+    if path and all(step.answer is Answer.UNKNOWN for step in path):
+        node = UNDECIDED
     return Diagnosis(tree=tree.name, title=tree.title, path=tuple(path), cause=node.cause, advice=node.advice,
                      command=node.command)  # fmt: skip
 
