@@ -36,6 +36,7 @@ class Origin(enum.StrEnum):
     WVA = "wva"
     PREDICTOR = "predictor"
     ALERTS = "alerts"
+    SIMULATOR = "simulator"
     DCGM = "dcgm"
     NODE = "node_exporter"
     KUBE_STATE = "kube_state_metrics"
@@ -616,6 +617,25 @@ HPA_MAX = _kube(
     "HPA maximum.",
     "namespace",
     "horizontalpodautoscaler",
+)
+
+SIM_RESTARTS = Signal(
+    name="sim_engine_restarts_total",
+    kind=C,
+    unit="restarts",
+    layer=Layer.INFRASTRUCTURE,
+    origin=Origin.SIMULATOR,
+    meaning="Engine processes that the simulator's platform has restarted.",
+    labels=("variant",),
+)
+SIM_REPLICAS = Signal(
+    name="sim_replicas",
+    kind=G,
+    unit="replicas",
+    layer=Layer.INFRASTRUCTURE,
+    origin=Origin.SIMULATOR,
+    meaning="Replicas of the simulator's platform by state.",
+    labels=("variant", "state"),
 )
 
 UP = Signal(

@@ -26,8 +26,6 @@ from simulator.settings import FleetFile, SimSettings, VariantEntry
 log = logging.getLogger(__name__)
 POLL_S = 0.2
 """How often a starting or draining replica is asked."""
-DRAIN_AT_LEAST_S = 3.0
-"""A stopping replica stays at least this long: routers may not have heard yet (Kubernetes: a preStop sleep)."""
 STABLE_S = 60.0
 """After that long in readiness a crash counts as the first one again."""
 BACKOFF_MAX_S = 30.0
@@ -240,7 +238,7 @@ class Manager:
         while (waited := time.monotonic() - begun) < self._settings.drain_s:
             if replica.process is None or replica.process.returncode is not None:
                 return
-            if waited >= DRAIN_AT_LEAST_S and await self._load(replica) == 0:
+            if waited >= self._settings.drain_at_least_s and await self._load(replica) == 0:
                 return
             await asyncio.sleep(POLL_S)
         log.warning("%s still has requests after %.0f s; stopping it", replica.name, self._settings.drain_s)

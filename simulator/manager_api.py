@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fleet.discovery import variant_to_json
 from fleet.errors import ConfigError
+from fleet.signals import SIM_REPLICAS, SIM_RESTARTS
 from fleet.types import ReplicaState
 from simulator.manager import Manager, ScaleError
 
@@ -35,11 +36,11 @@ class ManagerCollector(Collector):
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         """Restarts and replicas by variant."""
-        restarts = CounterMetricFamily("sim_engine_restarts", "Engine processes restarted.", labels=["variant"])
+        restarts = CounterMetricFamily(SIM_RESTARTS.name, SIM_RESTARTS.meaning, labels=SIM_RESTARTS.labels)
         for name, count in self._manager.restarts.items():
             restarts.add_metric([name], count)
         yield restarts
-        replicas = GaugeMetricFamily("sim_replicas", "Replicas by state.", labels=["variant", "state"])
+        replicas = GaugeMetricFamily(SIM_REPLICAS.name, SIM_REPLICAS.meaning, labels=SIM_REPLICAS.labels)
         for variant in self._manager.variants():
             states = Counter(replica.state for replica in variant.replicas)
             for state in ReplicaState:

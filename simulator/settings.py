@@ -30,6 +30,8 @@ class SimSettings(Settings):
     """Engines take free ports from here upwards."""
     drain_s: float = Field(default=30.0, ge=0)
     """A replica that is scaled away gets this long to finish its requests (Kubernetes' default grace period)."""
+    drain_at_least_s: float = Field(default=3.0, ge=0)
+    """And stays at least this long, for routers that have not heard yet (three polls; Kubernetes: a preStop sleep)."""
 
 
 class VariantEntry(BaseModel):

@@ -1,0 +1,205 @@
+"""The platform as a process with real engines: start-up, scaling, drains, crashes, its end."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from fleet.errors import SourceError
+from fleet.platform import HttpPlatform
+from fleet.types import Replica, ReplicaState
+
+pytestmark = pytest.mark.integration
+
+FLEET = """
+model: m
+variants:
+  - {name: h100, shape: Llama-3.1-8B, accelerator: h100_sxm, max_replicas: 3, startup_s: 0.3, kv_tokens: 24000}
+  - {name: a100, shape: Llama-3.1-8B, accelerator: a100_sxm, min_replicas: 0, max_replicas: 1, startup_s: 0.3}
+"""
+
+
+def _ports() -> tuple[int, int]:
+    """One for the API, and a base for engines in a range of their own."""
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("127.0.0.1", 0))
+        two.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1]), min(int(two.getsockname()[1]), 59_000)
+
+
+class Platform:
+    """``fleet sim serve`` and its client."""
+
+    def __init__(self, config: Path, log: Path) -> None:
+        port, base = _ports()
+        self.url, self.log = f"http://127.0.0.1:{port}", log
+        command = [sys.executable, "-m", "fleet.cli", "sim", "serve", "--config", str(config), "--port", str(port),
+                   "--engine-port-base", str(base)]  # fmt: skip
+        with log.open("w", encoding="utf-8") as errors:
+            self.process = subprocess.Popen(command, stderr=errors, env={**os.environ, "SIM_DRAIN_AT_LEAST_S": "0.5"})
+        self.client = HttpPlatform(self.url)
+
+    def replicas(self, variant: str = "h100") -> list[Replica]:
+        return [replica for entry in self.client.variants() if entry.spec.name == variant for replica in entry.replicas]
+
+    def states(self, variant: str = "h100") -> list[ReplicaState]:
+        return [replica.state for replica in self.replicas(variant)]
+
+    def until(self, check: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + 25
+        while not check():
+            assert time.monotonic() < deadline, f"never: {what}\n{self.log.read_text(encoding='utf-8')}"
+            time.sleep(0.05)
+
+    def ready(self, count: int, variant: str = "h100") -> None:
+        self.until(lambda: self.states(variant) == [ReplicaState.READY] * count, f"{count} ready")
+
+    def engine_pids(self) -> list[int]:
+        """Processes of engines that this platform started."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                arguments = (folder / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"--parent-pid" in arguments and arguments[arguments.index(b"--parent-pid") + 1] == (
+                str(self.process.pid).encode()
+            ):
+                found.append(int(folder.name))
+        return found
+
+
+def _answers(platform: Platform) -> bool:
+    try:
+        return httpx.get(platform.url + "/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@contextmanager
+def _running(folder: Path) -> Iterator[Platform]:
+    config = folder / "fleet.yaml"
+    config.write_text(FLEET, encoding="utf-8")
+    running = Platform(config, folder / "log.txt")
+    try:
+        running.until(lambda: _answers(running), "answers")
+        running.ready(1)
+        yield running
+    finally:
+        running.process.terminate()
+        running.process.wait(15)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    with _running(tmp_path_factory.mktemp("platform")) as running:
+        yield running
+
+
+@pytest.fixture
+def platform(shared: Platform) -> Platform:
+    """The shared platform with one replica of h100 ready."""
+    shared.client.scale("h100", 1)
+    shared.ready(1)
+    return shared
+
+
+@pytest.fixture
+def doomed(tmp_path: Path) -> Iterator[Platform]:
+    """A platform of its own, for a test that ends it."""
+    with _running(tmp_path) as running:
+        yield running
+
+
+def test_replicas_start_scale_up_and_drain_away(platform: Platform) -> None:
+    (old,) = platform.replicas()
+    assert httpx.get(old.url + "/v1/models").json()["data"][0]["id"] == "m"
+
+    platform.client.scale("h100", 2)
+    assert platform.states() == [ReplicaState.READY, ReplicaState.STARTING]
+    platform.ready(2)
+    young = platform.replicas()[1]
+    with ThreadPoolExecutor(1) as pool:
+        body = {"prompt": "x", "max_tokens": 200}
+        answer = pool.submit(httpx.post, young.url + "/v1/completions", json=body, timeout=30)
+        platform.until(lambda: httpx.get(young.url + "/load").json() == {"server_load": 1}, "busy")
+        platform.client.scale("h100", 1)
+        states = {replica.name: replica.state for replica in platform.replicas()}
+        assert states == {old.name: ReplicaState.READY, young.name: ReplicaState.STOPPING}
+        assert answer.result(30).json()["usage"]["completion_tokens"] == 200
+    platform.until(lambda: [replica.name for replica in platform.replicas()] == [old.name], "gone")
+
+
+def test_a_variant_may_go_to_no_replica_and_come_back_under_a_new_name(platform: Platform) -> None:
+    (before,) = platform.replicas()
+    platform.client.scale("h100", 0)
+    platform.until(lambda: platform.replicas() == [], "none left")
+    platform.client.scale("h100", 1)
+    platform.ready(1)
+    (after,) = platform.replicas()
+    assert after.name != before.name
+    assert after.url != before.url
+
+
+def test_what_cannot_be_scaled_is_refused_with_the_limit(platform: Platform) -> None:
+    for path, body, status, said in (
+        ("/variants/h100/scale", {"replicas": 4}, 422, "limit: 0..3"),
+        ("/variants/h100/scale", {"replicas": -1}, 422, "limit: 0..3"),
+        ("/variants/h100/scale", {"replica": 1}, 422, "replicas"),
+        ("/variants/h100/scale", {"replicas": "2"}, 422, "integer"),
+        ("/variants/none/scale", {"replicas": 1}, 404, "unknown variant 'none'"),
+    ):
+        response = httpx.put(platform.url + path, json=body)
+        assert response.status_code == status
+        assert said in response.text
+    with pytest.raises(SourceError):
+        platform.client.scale("h100", 9)
+    assert platform.client.variants()[0].requested == 1
+
+
+def test_a_killed_engine_comes_back_and_is_counted(platform: Platform) -> None:
+    (pid,) = platform.engine_pids()
+    (before,) = platform.replicas()
+    os.kill(pid, signal.SIGKILL)
+    platform.until(lambda: platform.states() != [ReplicaState.READY], "noticed")
+    platform.ready(1)
+    (after,) = platform.replicas()
+    assert (after.name, after.url) == (before.name, before.url)
+    assert after.since_s > before.since_s
+    page = httpx.get(platform.url + "/metrics").text
+    assert 'sim_engine_restarts_total{variant="h100"} 1.0' in page
+    assert 'sim_replicas{state="ready",variant="h100"} 1.0' in page
+    assert "ended with code -9" in platform.log.read_text(encoding="utf-8")
+
+
+def test_sigterm_ends_the_platform_and_its_engines_cleanly(doomed: Platform) -> None:
+    doomed.process.terminate()
+    assert doomed.process.wait(10) == 0
+    assert doomed.engine_pids() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="death signals are Linux's")
+def test_killing_the_platform_leaves_no_orphan(doomed: Platform) -> None:
+    assert len(doomed.engine_pids()) == 1
+    doomed.process.kill()
+    doomed.process.wait(10)
+    doomed.until(lambda: doomed.engine_pids() == [], "engines ended")
+
+
+def test_a_bad_file_ends_serve_with_one_line(tmp_path: Path) -> None:
+    config = tmp_path / "fleet.yaml"
+    config.write_text("model: m\nvariants: [{name: a}]\n", encoding="utf-8")
+    command = [sys.executable, "-m", "fleet.cli", "sim", "serve", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip().startswith(f"fleet: {config} variants.0.shape: Field required")
+    assert len(done.stderr.strip().splitlines()) == 1
