@@ -20,6 +20,7 @@ _SHORT = {
     "predictor": "Latency predictor: serve, train, evaluate.",
     "alerts": "Alert rules: generate, check, watch, diagnose.",
     "console": "The console (Streamlit).",
+    "bench": "Experiments behind every performance claim.",
     "sim": "Simulated engines and traffic: serve, replay.",
     "history": "What was recorded: show, export, prune.",
 }

@@ -77,7 +77,7 @@ def _variants(lines: Sequence[VariantLine]) -> Table:
 def _traffic(traffic: Mapping[str, Any]) -> str:
     if not traffic:
         return "no traffic yet"
-    p95 = traffic.get("ttft_p95_s")
+    p95 = (traffic.get("ttft_s") or {}).get("p95")
     latency = "" if p95 is None else f", TTFT P95 {p95 * 1e3:.0f} ms as the client sees it"
     counts = f"{traffic.get('sent', 0)} sent, {traffic.get('ok', 0)} served, {traffic.get('failed', 0)} failed"
     return f"{counts}{latency}"
