@@ -74,14 +74,14 @@ def _add_debug(app: FastAPI, service: RouterService) -> None:
 
 def decision_to_json(decision: Decision) -> dict[str, Any]:
     """One pick, explained."""
-    request, pick = decision.request, decision.pick
+    pick = decision.pick
     return {
         "at_s": decision.at_s,
-        "request_id": request.request_id,
-        "model": request.model,
-        "input_tokens": request.input_tokens,
-        "max_tokens": request.max_tokens,
-        "streaming": request.streaming,
+        "request_id": decision.request_id,
+        "model": decision.model,
+        "input_tokens": decision.input_tokens,
+        "max_tokens": decision.max_tokens,
+        "streaming": decision.streaming,
         "took_s": decision.took_s,
         "endpoint": pick.endpoint.url if pick.endpoint else None,
         "matched_tokens": pick.endpoint.matched_tokens if pick.endpoint else None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
+import sys
 from pathlib import Path
 
 import click
@@ -17,6 +19,9 @@ from router.service import RouterService
 from router.settings import RouterSettings
 
 log = logging.getLogger(__name__)
+
+_SWITCH_S = 0.0005
+"""How long the history's writer thread may keep the event loop waiting (Python's default, 5 ms, is many requests)."""
 
 
 @click.group()
@@ -55,6 +60,8 @@ def serve(*, home: Path | None, history_url: str | None, mortal: bool, **given: 
     if mortal:
         die_with_parent()
     setup_logging("router")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    _raise_descriptor_limit()
     settings = load(RouterSettings, **given)
     fleet = load(FleetSettings, home=home, history_url=history_url)
     profile = load_profile(settings.config)
@@ -62,8 +69,15 @@ def serve(*, home: Path | None, history_url: str | None, mortal: bool, **given: 
         log.warning("%s", note)
     service = RouterService(settings, profile, home=fleet.home, history=History(fleet.resolved_history_url()))
     service.bind()
+    sys.setswitchinterval(_SWITCH_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(service))
+
+
+def _raise_descriptor_limit() -> None:
+    """A connection takes two descriptors, and shells start programs with 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(service: RouterService) -> None:
@@ -76,5 +90,10 @@ async def _serve(service: RouterService) -> None:
     await service.start()
     log.info("serving on http://%s:%d, admin on http://%s:%d", service.settings.host, service.port,
              service.settings.host, service.admin_port)  # fmt: skip
-    await stop.wait()
+    waits = [loop.create_task(event.wait()) for event in (stop, service.broken)]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
     await service.stop()
+    if service.broken.is_set():
+        raise click.exceptions.Exit(1)

@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -72,6 +73,17 @@ class Endpoint:
             self.ejected_until_s = self.retry_at_s = -math.inf
 
 
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is no number, or too large
+        usable = False
+    if not usable:
+        raise SourceError(f"{url!r} is no engine URL", where="engines", limit="http://HOST:PORT",
+                          next_step="Correct that address.")  # fmt: skip
+
+
 class EndpointSet:
     """All engines by URL.
 
@@ -87,7 +99,10 @@ class EndpointSet:
         self.on_new: Callable[[Endpoint], None] = lambda _endpoint: None
 
     def update(self, variants: Iterable[Variant]) -> None:
-        """What the platform says now: new engines, changed states, engines that are gone."""
+        """What the platform says now: new engines, changed states, engines that are gone.
+
+        Raises: SourceError for an address that cannot be one; then nothing that was known is given up.
+        """
         named: set[str] = set()
         for variant in variants:
             for replica in variant.replicas:
@@ -99,6 +114,7 @@ class EndpointSet:
         self._ready = tuple(one for one in self._by_url.values() if one.state is ReplicaState.READY)
 
     def _see(self, replica: Replica, variant: Variant) -> None:
+        _check_url(replica.url)
         known = self._by_url.get(replica.url)
         if known is not None and known.name == replica.name:
             known.state = replica.state
@@ -166,12 +182,11 @@ class PlatformWatcher:
         try:
             async with session.get(self.url + "/fleet") as response:
                 response.raise_for_status()
-                variants = parse_fleet(await response.json(), where=self.url)
+                self._endpoints.update(parse_fleet(await response.json(), where=self.url))
         except (aiohttp.ClientError, TimeoutError, SourceError, ValueError) as error:
             self._say(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
             return
         self._say("")
-        self._endpoints.update(variants)
 
     def _say(self, error: str) -> None:
         if error and not self.error:

@@ -48,14 +48,16 @@ class Scraper:
         models_s: time between two reads of ``/v1/models``.
         clock: the router's clock.
         on_sample: called with the engine after each good scrape.
+        on_done: called with a task that ended, by whatever.
     """
 
     def __init__(
         self, endpoints: EndpointSet, *, every_s: float, models_s: float, clock: Callable[[], float],
         on_sample: Callable[[Endpoint], None] = lambda _endpoint: None,
+        on_done: Callable[[asyncio.Task[None]], None] = lambda _task: None,
     ) -> None:  # fmt: skip
         self._endpoints, self._every_s, self._models_s, self._clock = endpoints, every_s, models_s, clock
-        self._on_sample = on_sample
+        self._on_sample, self._on_done = on_sample, on_done
         self._session: aiohttp.ClientSession | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.errors = 0
@@ -72,7 +74,9 @@ class Scraper:
             return
         if (old := self._tasks.pop(endpoint.url, None)) is not None:
             old.cancel()
-        self._tasks[endpoint.url] = asyncio.get_running_loop().create_task(self._follow(endpoint, self._session))
+        task = asyncio.get_running_loop().create_task(self._follow(endpoint, self._session))
+        task.add_done_callback(self._on_done)
+        self._tasks[endpoint.url] = task
 
     def stop(self) -> None:
         """Stop all."""

@@ -73,10 +73,12 @@ class RouterService:
             PlatformWatcher(settings.platform, self.endpoints, every_s=settings.poll_s) if settings.platform else None
         )
         self._scraper = Scraper(self.endpoints, every_s=settings.scrape_s, models_s=settings.models_s, clock=self.clock,
-                                on_sample=self._size_index)  # fmt: skip
+                                on_sample=self._size_index, on_done=self._watch)  # fmt: skip
         if settings.engines:
             self.endpoints.update(static_fleet(settings.engines.split(",")))
         self._tasks: list[asyncio.Task[None]] = []
+        self.broken = asyncio.Event()
+        """A part that must run for ever has crashed: stop, rather than route blindly."""
         self._sockets: list[socket.socket] = []
 
     def _parts(self, profile: Profile, home: Path) -> Parts:
@@ -135,8 +137,15 @@ class RouterService:
             self._tasks.append(loop.create_task(self._platform.run(self._session)))
         self._scraper.start(self._session)
         self._tasks.append(loop.create_task(self._ticks()))
+        for task in self._tasks:
+            task.add_done_callback(self._watch)
         self._server = await loop.create_server(lambda: ClientConnection(self.gateway), sock=self._sockets[0])
         await self._start_admin()
+
+    def _watch(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a part of the router crashed: stopping", exc_info=error)
+            self.broken.set()
 
     async def _start_admin(self) -> None:
         registry = CollectorRegistry()

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _HELD_LIMIT = 64 << 10
-"""Bytes a client may send ahead while a request of its own is being served; then it is not read any more."""
+"""Bytes a client may send ahead while a request of its own is being served; then it is not read any more (and that it
+left is noticed by writing to it only)."""
 _WRITE_HIGH = 128 << 10
 _LINGER_S = 2.0
 """After a refusal, what the client still sends is read and dropped for so long: closing at once would reset the
@@ -81,8 +82,8 @@ class ClientConnection(asyncio.Protocol):
             return
         if self._work is not None:
             self._held += data
-            if len(self._held) >= _HELD_LIMIT and self._transport is not None:
-                self._transport.pause_reading()
+            if len(self._held) >= _HELD_LIMIT:
+                self._read_on(False)
             return
         self._reader.feed(data)
         self._advance()
@@ -126,7 +127,7 @@ class ClientConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send a part of an answer."""
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     def finish(self, *, keep_alive: bool) -> None:
@@ -178,9 +179,18 @@ class ClientConnection(asyncio.Protocol):
 
     def _feed_held(self) -> None:
         held, self._held = self._held, b""
-        if self._transport is not None and len(held) >= _HELD_LIMIT:
-            self._transport.resume_reading()
+        if len(held) >= _HELD_LIMIT:
+            self._read_on(True)
         self._reader.feed(held)
+
+    def _read_on(self, on: bool) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if on:
+            transport.resume_reading()
+        else:
+            transport.pause_reading()
 
     def _wait(self) -> None:
         """Nothing to serve: set the time until which more must come."""

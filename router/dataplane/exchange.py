@@ -111,11 +111,13 @@ class Exchange:
             *request.lines, b"\r\n", request.body,
         ))  # fmt: skip
 
-    def on_connect_failed(self, reason: str) -> None:
+    def on_connect_failed(self, reason: str, *, ours: bool) -> None:
         """See :class:`router.dataplane.upstream.Carrier`."""
-        if not self.done and self._pool is not None:
+        if self.done or self._pool is None:
+            return
+        if not ours:
             self._gateway.unreachable(self._pool.url, reason)
-            self._elsewhere(reason)
+        self._elsewhere(reason)
 
     def on_failed(self, reason: str, *, answered: bool, reused: bool) -> None:
         """See :class:`router.dataplane.upstream.Carrier`."""

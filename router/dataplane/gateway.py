@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from time import perf_counter
+from typing import NamedTuple
 
 from router.dataplane import local
 from router.dataplane.body import ParsedBody, parse
@@ -20,7 +21,7 @@ from router.dataplane.reader import ClientRequest
 from router.dataplane.replies import Refusal, server_error
 from router.dataplane.upstream import Pool
 from router.endpoints import Endpoint, EndpointSet
-from router.ledger import Ledger
+from router.ledger import Ledger, Load
 from router.metrics import OTHER, ModelMeters, RouterMetrics
 from router.pickers import Rng
 from router.prefix import BYTES_PER_TOKEN, PrefixIndex, block_hashes, model_seed
@@ -32,12 +33,15 @@ from router.types import EndpointView, InferenceRequest, Pick, Predict
 _seed = lru_cache(maxsize=1024)(model_seed)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """One pick, for ``/debug/decisions``; no prompt."""
+class Decision(NamedTuple):
+    """One pick, for ``/debug/decisions``; no prompt, and no hashes of one: the ring stays small."""
 
     at_s: float
-    request: InferenceRequest
+    request_id: str
+    model: str
+    input_tokens: int
+    max_tokens: int | None
+    streaming: bool
     pick: Pick
     took_s: float
 
@@ -75,6 +79,7 @@ class Gateway:
         self.now_s = time.monotonic()
         """A coarse clock for limits in seconds, set by :meth:`tick`."""
         self.draining = False
+        self._seen: dict[str, tuple[object, EndpointView]] = {}
         self._turn = itertools.count()
         self._keys = itertools.count()
         self._ids = (uuid.uuid4().hex[:16], itertools.count())
@@ -123,7 +128,11 @@ class Gateway:
         exchange = Exchange(self, client, request, self._inference(request, parsed), self._meters(parsed.model),
                             key=str(next(self._keys)), at_s=time.time())  # fmt: skip
         exchange.meters.running += 1
-        exchange.route()
+        try:
+            exchange.route()
+        except BaseException:  # a fault of our own ends the connection; the books must not keep the request
+            exchange.cancel()
+            raise
         return None if exchange.done else exchange
 
     def _inference(self, request: ClientRequest, parsed: ParsedBody) -> InferenceRequest:
@@ -154,7 +163,10 @@ class Gateway:
         took_s = perf_counter() - started_s
         self.metrics.scheduler.observe(took_s)
         exchange.pick = pick
-        self.decisions.append(Decision(at_s=exchange.started_at_s, request=request, pick=pick, took_s=took_s))
+        self.decisions.append(
+            Decision(exchange.started_at_s, request.request_id, request.model, request.input_tokens,
+                     request.max_tokens, request.streaming, pick, took_s)
+        )  # fmt: skip
         if pick.endpoint is None:
             return self._nothing(exchange, pick)
         url = pick.endpoint.url
@@ -169,7 +181,18 @@ class Gateway:
         return [self._view(one, request, matched[one.url]) for one in candidates]
 
     def _view(self, one: Endpoint, request: InferenceRequest, blocks: int) -> EndpointView:
-        requests, prefill, context = self.ledger.of(one.url)
+        """The engine as this request sees it; the last view again where nothing has changed since."""
+        load = self.ledger.of(one.url)
+        matched = min(blocks * request.block_tokens, request.input_tokens)
+        state = (load, matched, self.now_s, one.sampled_s, one.models)
+        seen = self._seen.get(one.url)
+        if seen is not None and seen[0] == state:
+            return seen[1]
+        view = self._new_view(one, load, matched)
+        self._seen[one.url] = (state, view)
+        return view
+
+    def _new_view(self, one: Endpoint, load: Load, matched: int) -> EndpointView:
         return EndpointView(
             url=one.url,
             variant=one.variant,
@@ -177,10 +200,10 @@ class Gateway:
             role=one.role,
             sample=one.sample,
             age_s=None if one.sample is None else self.now_s - one.sampled_s,
-            requests_in_flight=requests,
-            prefill_tokens_in_flight=prefill,
-            context_tokens_in_flight=context,
-            matched_tokens=min(blocks * request.block_tokens, request.input_tokens),
+            requests_in_flight=load.requests_in_flight,
+            prefill_tokens_in_flight=load.prefill_tokens_in_flight,
+            context_tokens_in_flight=load.context_tokens_in_flight,
+            matched_tokens=matched,
         )
 
     def _nothing(self, exchange: Exchange, pick: Pick) -> Refusal:
@@ -223,6 +246,7 @@ class Gateway:
         """The engine at ``url`` is no more: forget what was known of it; answers under way go on."""
         self.prefix.forget(url)
         self.ledger.forget(url)
+        self._seen.pop(url, None)
         if (pool := self.pools.pop(url, None)) is not None:
             pool.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from typing import Protocol, cast
 from urllib.parse import urlsplit
@@ -10,12 +11,7 @@ from urllib.parse import urlsplit
 from router.dataplane.response import BadResponse, ResponseReader
 from router.settings import RouterSettings
 
-
-class Failure(Protocol):
-    """What an exchange is told when its connection is of no more use."""
-
-    def __call__(self, reason: str, *, answered: bool, reused: bool) -> None:
-        """``answered``: a byte of the answer had come; ``reused``: the connection had served before."""
+_OUR_LIMITS = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Carrier(Protocol):
@@ -27,11 +23,14 @@ class Carrier(Protocol):
     def on_connected(self, connection: UpstreamConnection) -> None:
         """A connection asked for is there."""
 
-    def on_connect_failed(self, reason: str) -> None:
-        """A connection asked for cannot be had."""
+    def on_connect_failed(self, reason: str, *, ours: bool) -> None:
+        """A connection asked for cannot be had; ``ours``: for want of descriptors here, not through the engine."""
 
     def on_failed(self, reason: str, *, answered: bool, reused: bool) -> None:
-        """The connection broke before the answer was whole."""
+        """The connection broke before the answer was whole.
+
+        ``answered``: a byte of the answer had come; ``reused``: the connection had served before.
+        """
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -61,12 +60,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Read no more until :meth:`resume`: the client is slow."""
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume(self) -> None:
         """Read on."""
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def abort(self) -> None:
@@ -110,6 +109,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Closed: the end of an answer only where the answer says that it ends so."""
         self.pool.lost(self)
         carrier, self._carrier, reader = self._carrier, None, self._reader
+        self._transport = None
         reader.release()
         if carrier is None:
             return
@@ -180,9 +180,13 @@ class Pool:
                     lambda: UpstreamConnection(self, now_s=self.now_s), self.host, self.port, ssl=self._ssl
                 )
         except (OSError, TimeoutError) as error:
-            carrier.on_connect_failed(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            carrier.on_connect_failed(reason, ours=error.errno in _OUR_LIMITS)
             return
-        carrier.on_connected(connection)
+        if connection.usable:
+            carrier.on_connected(connection)
+        else:
+            carrier.on_connect_failed("closed as soon as it was open", ours=False)
 
     def sweep(self, now_s: float) -> None:
         """Tell the time; close connections that were idle for too long."""
