@@ -47,6 +47,11 @@ def to_dict(model: LatencyModel) -> dict[str, Any]:
         "ttft": _law_to_dict(model.ttft),
         "tpot": _law_to_dict(model.tpot),
     }
+    return signed(body)
+
+
+def signed(body: Mapping[str, Any]) -> dict[str, Any]:
+    """``body`` with its checksum."""
     return {**body, "checksum": _checksum(body)}
 
 

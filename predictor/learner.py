@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from fleet.errors import FleetError, HistoryError
 from fleet.history import Event
 from fleet.shell import die_with_parent
@@ -78,15 +80,16 @@ class Learner:
 
     def start(self) -> None:
         """Load the artifact of an earlier run, then learn in a thread."""
-        self._restore()
+        self.restore()
         self._thread.start()
 
     def stop(self) -> None:
         """End the loop and its fitting process."""
         self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=1.5)  # a fit in progress takes well under a second
         if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
-        self._thread.join(timeout=1.0)
+            self._executor.shutdown(cancel_futures=True)
 
     def add(self, samples: Sequence[Sample], rejected: Mapping[Rejection, int]) -> None:
         """Samples from another way in (HTTP), and how many of their fellows were refused."""
@@ -131,7 +134,8 @@ class Learner:
             self._stop.wait(max(0.1, self.settings.refit_s - (time.monotonic() - started)))
         self._follower.close()
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
+        """Serve the artifact of an earlier run, if there is a good one."""
         try:
             self._model = artifact.read(self.model_path)
             log.info("model of %d samples loaded from %s", self._model.ttft.samples, self.model_path)
@@ -255,4 +259,5 @@ def _fitting_process() -> ProcessPoolExecutor:
 
 def _in_fitting_process() -> None:
     die_with_parent()
+    threadpool_limits(1)  # small matrices: threads of the linear algebra only fight over the cores
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the service ends its process
