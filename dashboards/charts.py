@@ -7,6 +7,7 @@ browser (``static/plot.js``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
@@ -24,9 +25,9 @@ GREY: Final = "#8a94a3"
 INK: Final = "#5b6b82"
 """Of the one line that matters on a chart without variants; readable on light and dark."""
 FAINT: Final = "rgba(138,148,163,0.18)"
-LIMIT: Final = "#c0392b"
-"""Of the thin line that a value should not cross."""
-STATE_COLOURS: Final = {"error": "#c0392b", "timeout": "#b9770e", "rejected": "#7d3c98", "aborted": GREY}
+LIMIT: Final = "#b3261e"
+"""Of the thin line that a value should not cross; the browser lightens it on dark pages, see ``static/plot.js``."""
+STATE_COLOURS: Final = {"error": LIMIT, "timeout": "#8a5a00", "rejected": "#6b4f9e", "aborted": GREY}
 
 HEIGHT: Final = 250
 
@@ -105,14 +106,27 @@ def blank(axis: TimeAxis, unit: Unit, *, height: int = HEIGHT) -> Any:
     """An empty time chart: axes, margins, crosshair, no data yet."""
     figure = go.Figure()
     figure.update_layout(
-        height=height, margin={"l": 58, "r": 14, "t": 10, "b": 30}, hovermode="x unified", template="none",
-        uirevision=axis.revision, showlegend=True, dragmode="zoom", font={"size": 12},
+        height=height,
+        margin={"l": 58, "r": 14, "t": 10, "b": 30},
+        hovermode="x unified",
+        template="none",
+        uirevision=axis.revision,
+        showlegend=True,
+        dragmode="zoom",
+        font={"size": 12},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 12}},
         hoverlabel={"namelength": -1},
-        xaxis={"type": "date", "range": axis.range(), "showgrid": False, "ticks": "outside", "nticks": 7,
-               "hoverformat": "%H:%M:%S", "tickformatstops": _TICKS},
+        xaxis={
+            "type": "date",
+            "range": axis.range(),
+            "showgrid": False,
+            "ticks": "outside",
+            "nticks": 7,
+            "hoverformat": "%H:%M:%S",
+            "tickformatstops": _TICKS,
+        },
         yaxis=_y_axis(unit),
-    )  # fmt: skip
+    )
     figure.update_layout(margin_t=34)
     return figure
 
@@ -126,9 +140,15 @@ _TICKS: Final = [
 
 def _y_axis(unit: Unit) -> dict[str, Any]:
     axis: dict[str, Any] = {
-        "title": {"text": unit.title, "standoff": 8, "font": {"size": 11}}, "tickformat": unit.ticks, "nticks": 5,
-        "ticksuffix": unit.suffix, "zeroline": False, "gridwidth": 1, "fixedrange": True, "automargin": False,
-    }  # fmt: skip
+        "title": {"text": unit.title, "standoff": 8, "font": {"size": 11}},
+        "tickformat": unit.ticks,
+        "nticks": 5,
+        "ticksuffix": unit.suffix,
+        "zeroline": False,
+        "gridwidth": 1,
+        "fixedrange": True,
+        "automargin": False,
+    }
     if unit.floor is not None:
         axis |= {"rangemode": "tozero", "autorangeoptions": {"minallowed": unit.floor}}
     if unit.ceiling is not None:
@@ -137,33 +157,69 @@ def _y_axis(unit: Unit) -> dict[str, Any]:
 
 
 def line(
-    figure: Any, axis: TimeAxis, frame: pd.DataFrame, *, name: str, colour: str, unit: Unit, y: str = "value",
-    x: str = "bin_s", dash: str | None = None, width: float = 2.0, step: bool = False, fill: str | None = None,
-    fillcolor: str | None = None, group: str | None = None, show: bool = True,
-) -> None:  # fmt: skip
+    figure: Any,
+    axis: TimeAxis,
+    frame: pd.DataFrame,
+    *,
+    name: str,
+    colour: str,
+    unit: Unit,
+    y: str = "value",
+    x: str = "bin_s",
+    dash: str | None = None,
+    width: float = 2.0,
+    step: bool = False,
+    fill: str | None = None,
+    fillcolor: str | None = None,
+    group: str | None = None,
+    show: bool = True,
+) -> None:
     """Add one series; NaN breaks it."""
     figure.add_trace(
         go.Scatter(
-            x=axis.local(frame[x]), y=frame[y].to_numpy(dtype=float), name=name, mode="lines", connectgaps=False,
-            line={"color": colour, "width": width, "dash": dash, "shape": "hv" if step else "linear"}, fill=fill,
-            fillcolor=fillcolor, legendgroup=group, showlegend=show,
+            x=axis.local(frame[x]),
+            y=frame[y].to_numpy(dtype=float),
+            name=name,
+            mode="lines",
+            connectgaps=False,
+            line={"color": colour, "width": width, "dash": dash, "shape": "hv" if step else "linear"},
+            fill=fill,
+            fillcolor=fillcolor,
+            legendgroup=group,
+            showlegend=show,
             hovertemplate=f"%{{y:{unit.hover}}}{unit.suffix}",
         )
-    )  # fmt: skip
+    )
 
 
 def limits(figure: Any, marks: Sequence[Limit]) -> None:
-    """Thin horizontal lines; the axis is stretched so that each one is seen."""
+    """Thin horizontal lines with their word; an unseen point stretches the axis so that each one shows."""
+    ends = list(figure.layout.xaxis.range)
     for mark in marks:
-        figure.add_hline(
-            y=mark.value, line={"color": mark.colour, "width": 1, "dash": "dot"},
-            annotation={"text": mark.label, "font": {"size": 11, "color": mark.colour}, "xanchor": "right",
-                        "yanchor": "bottom", "showarrow": False},
-            annotation_position="top right",
-        )  # fmt: skip
-        x = figure.layout.xaxis.range
-        figure.add_trace(go.Scatter(x=list(x), y=[mark.value] * 2, mode="markers", marker={"opacity": 0},
-                                    showlegend=False, hoverinfo="skip"))  # fmt: skip
+        figure.add_hline(y=mark.value, line={"color": mark.colour, "width": 1, "dash": "dot"})
+        if mark.label:
+            figure.add_annotation(
+                name="limit",
+                text=mark.label,
+                font={"size": 11, "color": mark.colour},
+                x=1,
+                xref="x domain",
+                y=mark.value,
+                xanchor="right",
+                yanchor="bottom",
+                showarrow=False,
+                borderpad=1,
+            )
+        figure.add_trace(
+            go.Scatter(
+                x=ends,
+                y=[mark.value * 1.04] * 2,
+                mode="markers",
+                marker={"opacity": 0},
+                showlegend=False,
+                hoverinfo="skip",
+            )
+        )
 
 
 def bands(figure: Any, axis: TimeAxis, stretches: Sequence[Band]) -> None:
@@ -176,10 +232,18 @@ def bands(figure: Any, axis: TimeAxis, stretches: Sequence[Band]) -> None:
 
 
 def by_variant(
-    frame: pd.DataFrame, axis: TimeAxis, unit: Unit, palette: Mapping[str, str], *, width_s: float,
-    marks: Sequence[Limit] = (), alerts: Sequence[Band] = (), y: str = "value", height: int = HEIGHT,
+    frame: pd.DataFrame,
+    axis: TimeAxis,
+    unit: Unit,
+    palette: Mapping[str, str],
+    *,
+    width_s: float,
+    marks: Sequence[Limit] = (),
+    alerts: Sequence[Band] = (),
+    y: str = "value",
+    height: int = HEIGHT,
     step: bool = False,
-) -> Any:  # fmt: skip
+) -> Any:
     """One line a variant, in its colour."""
     figure = blank(axis, unit, height=height)
     bands(figure, axis, alerts)
@@ -192,53 +256,89 @@ def by_variant(
 
 
 def latency(
-    fleet: pd.DataFrame, variants: pd.DataFrame, axis: TimeAxis, palette: Mapping[str, str], *,
-    marks: Sequence[Limit] = (), alerts: Sequence[Band] = (), height: int = HEIGHT,
-) -> Any:  # fmt: skip
+    fleet: pd.DataFrame,
+    variants: pd.DataFrame,
+    axis: TimeAxis,
+    palette: Mapping[str, str],
+    *,
+    marks: Sequence[Limit] = (),
+    alerts: Sequence[Band] = (),
+    height: int = HEIGHT,
+) -> Any:
     """P95 a variant, in its colour, over the fleet's band from P50 to P99 in grey."""
     figure = blank(axis, SECONDS, height=height)
     bands(figure, axis, alerts)
     if len(fleet):
-        line(figure, axis, fleet, name="all, P50", colour=GREY, unit=SECONDS, y="p50", width=1.2, group="all")
-        line(figure, axis, fleet, name="all, P99", colour=GREY, unit=SECONDS, y="p99", width=1.2, dash="dot",
-             fill="tonexty", fillcolor=FAINT, group="all")  # fmt: skip
+        line(
+            figure, axis, fleet, name="P50, all", colour=GREY, unit=SECONDS, y="p50", width=1.2, group="all", show=False
+        )
+        shade: dict[str, Any] = {"fill": "tonexty", "fillcolor": FAINT, "dash": "dot", "width": 1.0, "group": "all"}
+        line(figure, axis, fleet, name="P99, all", colour=GREY, unit=SECONDS, y="p99", show=False, **shade)
+        _key(figure, name="all, P50 to P99", colour=GREY, group="all")
     for name, rows in variants.groupby("variant", sort=True) if len(variants) else ():
         line(figure, axis, rows, name=f"{name}, P95", colour=palette.get(str(name), GREY), unit=SECONDS, y="p95")
     limits(figure, marks)
     return figure
 
 
+def _key(figure: Any, *, name: str, colour: str, group: str) -> None:
+    """One legend entry for a group of traces."""
+    ghost = {"color": colour, "symbol": "square", "size": 11, "opacity": 0.5}
+    figure.add_trace(
+        go.Scatter(x=[None], y=[None], mode="markers", marker=ghost, name=name, legendgroup=group, hoverinfo="skip")
+    )
+
+
 def stacked(
     frame: pd.DataFrame, axis: TimeAxis, unit: Unit, columns: Mapping[str, str], *, height: int = HEIGHT
 ) -> Any:
-    """Areas on top of each other: column -> colour."""
+    """Counts on top of each other as bars: column -> colour."""
     figure = blank(axis, unit, height=height)
     for column, colour in columns.items():
         figure.add_trace(
-            go.Bar(x=axis.local(frame["bin_s"]), y=frame[column].to_numpy(dtype=float), name=column,
-                   marker={"color": colour, "line": {"width": 0}},
-                   hovertemplate=f"%{{y:{unit.hover}}}{unit.suffix}")
-        )  # fmt: skip
+            go.Bar(
+                x=axis.local(frame["bin_s"]),
+                y=frame[column].to_numpy(dtype=float),
+                name=column,
+                marker={"color": colour, "line": {"width": 0}},
+                hovertemplate=f"%{{y:{unit.hover}}}{unit.suffix}",
+            )
+        )
+    highest = float(frame[list(columns)].sum(axis=1).max()) if len(frame) else 0.0
     figure.update_layout(barmode="stack", bargap=0)
+    figure.update_yaxes(dtick=max(1, math.ceil(highest / 4)), range=[0, max(1.0, highest) * 1.08], tickformat="d")
     return figure
 
 
-def heat(table: pd.DataFrame, axis: TimeAxis, *, title: str, highest: float | None = None, percent: bool = True) -> Any:
-    """One row an endpoint, worst at the top, viridis; an empty cell is a gap."""
-    unit = Unit(title="", ticks="")
-    figure = blank(axis, unit, height=max(110, 62 + 24 * len(table)))
-    labels = [f"{variant}  {endpoint_name(endpoint)}" for variant, endpoint in table.index]
+def heat(table: pd.DataFrame, axis: TimeAxis, *, title: str) -> Any:
+    """Ratios: one row an endpoint, worst at the top, viridis from 0 to 100 %; an empty cell is a gap."""
+    figure = blank(axis, Unit(title="", ticks=""), height=66 + 26 * max(1, len(table)))
+    bar = {"title": {"text": title, "side": "right", "font": {"size": 11}}, "thickness": 10, "outlinewidth": 0}
     figure.add_trace(
         go.Heatmap(
-            x=axis.local(table.columns), y=labels, z=table.to_numpy(dtype=float), zmin=0, zmax=highest,
-            colorscale="Viridis", ygap=2, hoverongaps=False,
-            colorbar={"title": {"text": title, "side": "right", "font": {"size": 11}}, "thickness": 10, "outlinewidth": 0,
-                      "tickformat": ".0%" if percent else "~s", "len": 1.0, "nticks": 4},
-            hovertemplate=f"%{{y}}<br>%{{x|%H:%M:%S}}<br>%{{z:{'.1%' if percent else '.3~s'}}}<extra></extra>",
+            x=axis.local(table.columns),
+            y=list(range(len(table))),
+            z=table.to_numpy(dtype=float),
+            customdata=[[_endpoint_label(row)] * table.shape[1] for row in table.index],
+            zmin=0,
+            zmax=1,
+            colorscale="Viridis",
+            ygap=2,
+            hoverongaps=False,
+            colorbar=bar | {"tickformat": ".0%", "tickvals": [0, 0.5, 1]},
+            hovertemplate="%{customdata}<br>%{x|%H:%M:%S}<br>%{z:.1%}<extra></extra>",
         )
-    )  # fmt: skip
+    )
+    rows = {"tickvals": list(range(len(table))), "ticktext": [_endpoint_label(row) for row in table.index]}
     figure.update_layout(
-        showlegend=False, hovermode="closest", margin={"l": 190, "t": 8}, yaxis={"autorange": "reversed", "title": None,
-        "type": "category", "showgrid": False, "rangemode": "normal", "tickformat": "", "automargin": True, "nticks": 60},
-    )  # fmt: skip
+        showlegend=False,
+        hovermode="closest",
+        margin={"l": 175, "t": 8},
+        yaxis=rows | {"range": [len(table) - 0.5, -0.5], "autorange": False, "title": None, "showgrid": False},
+    )
+    figure.update_yaxes(rangemode="normal", tickformat="", nticks=0)
     return figure
+
+
+def _endpoint_label(row: tuple[str, str]) -> str:
+    return f"{row[0]}  {endpoint_name(row[1])}"

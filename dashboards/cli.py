@@ -16,8 +16,12 @@ from fleet.shell import bind, die_with_parent, on_stop, setup_logging
 def _checked(settings: ConsoleSettings) -> ConsoleSettings:
     for name, url in settings.parts().items():
         if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"{url!r} is no address", where=f"--{name}", limit="http:// or https://",
-                              next_step="Write http://host:port, or '' for none.")  # fmt: skip
+            raise ConfigError(
+                f"{url!r} is no address",
+                where=f"--{name}",
+                limit="http:// or https://",
+                next_step="Write http://host:port, or '' for none.",
+            )
     load_slos(settings.resolved_slo_file())  # a broken file is said here, once, not on every page
     return settings
 

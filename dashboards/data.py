@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -11,6 +11,7 @@ import streamlit as st
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from dashboards import diagnosis
 from dashboards.parts import Answer, Parts
 from dashboards.settings import ConsoleSettings
 from dashboards.source import Reader, Window
@@ -86,9 +87,9 @@ def _cached(function: Any) -> Any:
 
 
 @_cached
-def newest_s(tick: float) -> float | None:
-    """Time of the newest row."""
-    return reader().newest_s()
+def newest_s(until_s: float) -> float | None:
+    """Time of the newest row before a moment."""
+    return reader().newest_s(until_s)
 
 
 @_cached
@@ -117,3 +118,10 @@ def decision(number: int) -> pd.DataFrame:
     """One decision by its id."""
     frame: pd.DataFrame = reader().decision(number)
     return frame
+
+
+@st.cache_data(ttl=20.0, max_entries=16, show_spinner=False)
+def evidence(since_s: float, until_s: float, model: str) -> Mapping[str, float | None]:
+    """Evidence for the decision trees at the end of a window; asked for at most every 20 s, as it reads single rows."""
+    window = Window(since_s=since_s, until_s=until_s, model=model)
+    return dict(diagnosis.evidence(reader().history, window))

@@ -9,14 +9,25 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards.charts import (
-    FAINT, GREY, HEIGHT, REPLICAS, REQUESTS_PER_S, Band, Limit, TimeAxis, Unit, bands, blank, by_variant, limits, line,
-)  # fmt: skip
+    GREY,
+    HEIGHT,
+    REPLICAS,
+    REQUESTS_PER_S,
+    Band,
+    Limit,
+    TimeAxis,
+    Unit,
+    bands,
+    blank,
+    by_variant,
+    limits,
+    line,
+)
 from dashboards.queries import broken_at_gaps
 
 PLANNED: Final = "#c2185b"
 REQUESTED: Final = GREY
-MARKS: Final = {"observed": "observed (ready)", "requested": "requested (asked of the platform)",
-                "planned": "planned (the controller's wish)"}  # fmt: skip
+_LOG_TICKS: Final = [digit * 10.0**power for power in range(-4, 4) for digit in (1, 2, 5)]
 
 
 def translucent(colour: str, alpha: float) -> str:
@@ -30,43 +41,92 @@ def translucent(colour: str, alpha: float) -> str:
 
 
 def replicas(
-    timeline: pd.DataFrame, moves: pd.DataFrame, axis: TimeAxis, palette: Mapping[str, str], *, width_s: float,
-    alerts: Sequence[Band] = (), row_height: int = 150,
-) -> Any:  # fmt: skip
+    timeline: pd.DataFrame,
+    moves: pd.DataFrame,
+    axis: TimeAxis,
+    palette: Mapping[str, str],
+    *,
+    width_s: float,
+    alerts: Sequence[Band] = (),
+    row_height: int = 150,
+) -> Any:
     """Planned, requested and observed replicas: one strip a variant, one time axis, scale events as triangles."""
     names = sorted(set(timeline["variant"]) | set(moves["variant"] if len(moves) else ()))
-    figure = blank(axis, REPLICAS, height=60 + row_height * max(1, len(names)))
-    figure.update_layout(showlegend=True, hovermode="x unified", margin={"l": 58, "r": 14, "t": 40, "b": 30})
+    figure = blank(axis, REPLICAS, height=64 + row_height * max(1, len(names)))
     bands(figure, axis, alerts)
+    figure.update_xaxes(anchor="y" if len(names) < 2 else f"y{len(names)}")
     whole = broken_at_gaps(timeline, at="bin_s", by=("variant", "mark"), width_s=width_s)
     for index, name in enumerate(names):
-        _strip(figure, axis, whole[whole["variant"] == name], name, palette.get(name, GREY), index, len(names))
+        rows, colour = whole[whole["variant"] == name], palette.get(name, GREY)
+        _strip_axis(figure, rows, name, colour, index, len(names))
+        _marks(figure, axis, rows, colour, index)
         _moves(figure, axis, moves[moves["variant"] == name] if len(moves) else moves, index, legend=index == 0)
     return figure
 
 
-def _strip(figure: Any, axis: TimeAxis, rows: pd.DataFrame, name: str, colour: str, index: int, strips: int) -> None:
-    number = "" if index == 0 else str(index + 1)
-    gap, share = 0.09, 1.0 / strips
+def _strip_axis(figure: Any, rows: pd.DataFrame, name: str, colour: str, index: int, strips: int) -> None:  # noqa: PLR0917
+    number, share = "" if index == 0 else str(index + 1), 1.0 / strips
     top = 1 - index * share
     highest = max(2.0, float(rows["value"].max()) if len(rows) else 0.0)
-    figure.update_layout({f"yaxis{number}": {
-        "domain": [top - share + (gap if index < strips - 1 else 0), top], "range": [0, highest + 0.6], "tickformat": "d",
-        "dtick": max(1, int(highest // 4)), "title": {"text": "replicas", "font": {"size": 11}}, "fixedrange": True,
-        "zeroline": False, "anchor": "x", "autorange": False,
-    }})  # fmt: skip
-    figure.add_annotation(text=f"<b>{name}</b>", font={"color": colour, "size": 12}, showarrow=False, x=0.004, xref="paper",
-                          y=1, yref=f"y{number} domain", xanchor="left", yanchor="top")  # fmt: skip
+    strip = {
+        "domain": [top - share + (0.1 if index < strips - 1 else 0), top],
+        "range": [0, highest * 1.25],
+        "autorange": False,
+        "tickformat": "d",
+        "dtick": max(1, int(highest // 4)),
+        "title": {"text": "replicas", "font": {"size": 11}},
+        "fixedrange": True,
+        "zeroline": False,
+        "anchor": "x",
+    }
+    figure.update_layout({f"yaxis{number}": strip})
+    label = f'<span style="color:{colour}">■</span> {name}'
+    place = {"x": 0.004, "xref": "paper", "y": 1, "yref": f"y{number} domain", "xanchor": "left", "yanchor": "top"}
+    figure.add_annotation(text=label, font={"size": 12}, showarrow=False, **place)
+
+
+def _marks(figure: Any, axis: TimeAxis, rows: pd.DataFrame, colour: str, index: int) -> None:
+    """What runs as a filled step, what was asked for and what was planned as thin ones."""
+    number, first = "" if index == 0 else str(index + 1), len(figure.data)
+    for segment, observed in enumerate(_segments(rows[rows["mark"] == "observed"])):
+        line(
+            figure,
+            axis,
+            observed,
+            name="observed",
+            colour=colour,
+            unit=REPLICAS,
+            step=True,
+            width=2.5,
+            fill="tozeroy",
+            fillcolor=translucent(colour, 0.18),
+            group="observed",
+            show=index == 0 and segment == 0,
+        )
     styles: dict[str, dict[str, Any]] = {
-        "observed": {"colour": colour, "width": 2.5, "fill": "tozeroy", "fillcolor": translucent(colour, 0.18)
-                     if colour.startswith("#") else FAINT},
         "requested": {"colour": REQUESTED, "width": 1.6},
         "planned": {"colour": PLANNED, "width": 1.6, "dash": "dot"},
-    }  # fmt: skip
+    }
     for mark, style in styles.items():
-        line(figure, axis, rows[rows["mark"] == mark], name=MARKS[mark], unit=REPLICAS, step=True, group=mark,
-             show=index == 0, **style)  # fmt: skip
-        figure.data[-1].update(yaxis=f"y{number}")
+        line(
+            figure,
+            axis,
+            rows[rows["mark"] == mark],
+            name=mark,
+            unit=REPLICAS,
+            step=True,
+            group=mark,
+            show=index == 0,
+            **style,
+        )
+    for trace in figure.data[first:]:
+        trace.update(yaxis=f"y{number}")
+
+
+def _segments(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """Stretches without a gap: plotly fills across a gap within one trace."""
+    known = rows["value"].notna()
+    return [part[part["value"].notna()] for _, part in rows.groupby((~known).cumsum()) if part["value"].notna().any()]
 
 
 def _moves(figure: Any, axis: TimeAxis, moves: pd.DataFrame, index: int, *, legend: bool) -> None:
@@ -75,39 +135,68 @@ def _moves(figure: Any, axis: TimeAxis, moves: pd.DataFrame, index: int, *, lege
         rows = moves[moves["direction"] == direction] if len(moves) else moves
         figure.add_trace(
             go.Scatter(
-                x=axis.local(rows["at_s"]) if len(rows) else [], y=rows["desired"] if len(rows) else [], mode="markers",
-                name=f"{word} (click for why)", legendgroup=direction, showlegend=legend, yaxis=f"y{number}",
-                customdata=rows["id"] if len(rows) else [], text=rows["reason"] if len(rows) else [],
+                x=axis.local(rows["at_s"]) if len(rows) else [],
+                y=rows["desired"] if len(rows) else [],
+                mode="markers",
+                name=word,
+                legendgroup=direction,
+                showlegend=legend,
+                yaxis=f"y{number}",
+                customdata=rows["id"] if len(rows) else [],
+                text=rows["reason"] if len(rows) else [],
                 marker={"symbol": symbol, "size": 12, "color": PLANNED, "line": {"width": 1, "color": "white"}},
                 hovertemplate=f"{word} to %{{y:d}}: %{{text}}",
             )
-        )  # fmt: skip
+        )
 
 
 def saturation(
-    frame: pd.DataFrame, axis: TimeAxis, palette: Mapping[str, str], *, width_s: float, low: float = 0.3,
-    high: float = 0.8, alerts: Sequence[Band] = (), height: int = HEIGHT,
-) -> Any:  # fmt: skip
+    frame: pd.DataFrame,
+    axis: TimeAxis,
+    palette: Mapping[str, str],
+    *,
+    width_s: float,
+    low: float = 0.3,
+    high: float = 0.8,
+    alerts: Sequence[Band] = (),
+    height: int = HEIGHT,
+) -> Any:
     """Saturation of each variant between the two thresholds."""
     unit = Unit(title="saturation, 0 to 1", ticks=".1f", hover=".2f", ceiling=1.0)
-    marks = (Limit(value=high, label=f"scale up above {high:g}"), Limit(value=low, label=f"scale down below {low:g}",
-                                                                       colour="#2471a3"))  # fmt: skip
+    marks = (
+        Limit(value=high, label=f"scale up above {high:g}"),
+        Limit(value=low, label=f"scale down below {low:g}", colour="#1f618d"),
+    )
     return by_variant(frame, axis, unit, palette, width_s=width_s, marks=marks, alerts=alerts, height=height)
 
 
-def demand(frame: pd.DataFrame, axis: TimeAxis, palette: Mapping[str, str], *, alerts: Sequence[Band] = (),
-           height: int = HEIGHT, y: str = "requests", unit: Unit = REQUESTS_PER_S) -> Any:  # fmt: skip
+def demand(
+    frame: pd.DataFrame,
+    axis: TimeAxis,
+    palette: Mapping[str, str],
+    *,
+    alerts: Sequence[Band] = (),
+    height: int = HEIGHT,
+    y: str = "requests",
+    unit: Unit = REQUESTS_PER_S,
+) -> Any:
     """Rates of the variants on top of each other: what the fleet carried, and who carried it."""
     figure = blank(axis, unit, height=height)
     bands(figure, axis, alerts)
     for name, rows in frame.groupby("variant", sort=True) if len(frame) else ():
         colour = palette.get(str(name), GREY)
         figure.add_trace(
-            go.Scatter(x=axis.local(rows["bin_s"]), y=rows[y].to_numpy(dtype=float), name=str(name) or "no endpoint",
-                       mode="lines", stackgroup="all", line={"color": colour, "width": 1},
-                       fillcolor=translucent(colour, 0.45),
-                       hovertemplate=f"%{{y:{unit.hover}}}{unit.suffix}")
-        )  # fmt: skip
+            go.Scatter(
+                x=axis.local(rows["bin_s"]),
+                y=rows[y].to_numpy(dtype=float),
+                name=str(name) or "no endpoint",
+                mode="lines",
+                stackgroup="all",
+                line={"color": colour, "width": 1},
+                fillcolor=translucent(colour, 0.45),
+                hovertemplate=f"%{{y:{unit.hover}}}{unit.suffix}",
+            )
+        )
     return figure
 
 
@@ -115,14 +204,27 @@ def predicted_against_actual(pairs: pd.DataFrame, palette: Mapping[str, str], *,
     """Every dot a request; on the diagonal the guess was right."""
     figure = go.Figure()
     ends = _log_ends(pairs)
-    figure.add_trace(go.Scatter(x=ends, y=ends, mode="lines", name="a perfect guess", hoverinfo="skip",
-                                line={"color": GREY, "width": 1, "dash": "dot"}))  # fmt: skip
+    figure.add_trace(
+        go.Scatter(
+            x=ends,
+            y=ends,
+            mode="lines",
+            name="a perfect guess",
+            hoverinfo="skip",
+            line={"color": GREY, "width": 1, "dash": "dot"},
+        )
+    )
     for name, rows in pairs.groupby("variant", sort=True) if len(pairs) else ():
         figure.add_trace(
-            go.Scatter(x=rows["actual"].to_numpy(), y=rows["predicted"].to_numpy(), mode="markers", name=str(name),
-                       marker={"color": palette.get(str(name), GREY), "size": 5, "opacity": 0.45},
-                       hovertemplate="actual %{x:.3s}s, predicted %{y:.3s}s")
-        )  # fmt: skip
+            go.Scatter(
+                x=rows["actual"].to_numpy(),
+                y=rows["predicted"].to_numpy(),
+                mode="markers",
+                name=str(name),
+                marker={"color": palette.get(str(name), GREY), "size": 5, "opacity": 0.45},
+                hovertemplate="actual %{x:.3s}s, predicted %{y:.3s}s",
+            )
+        )
     axis = {
         "type": "log",
         "ticksuffix": "s",
@@ -132,11 +234,16 @@ def predicted_against_actual(pairs: pd.DataFrame, palette: Mapping[str, str], *,
         "exponentformat": "SI",
     }
     figure.update_layout(
-        height=height, template="none", uirevision=what, margin={"l": 64, "r": 14, "t": 34, "b": 46}, font={"size": 12},
-        hovermode="closest", legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        height=height,
+        template="none",
+        uirevision=what,
+        margin={"l": 64, "r": 14, "t": 34, "b": 46},
+        font={"size": 12},
+        hovermode="closest",
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         xaxis=axis | {"title": {"text": f"actual {what}, seconds", "font": {"size": 11}}},
         yaxis=axis | {"title": {"text": f"predicted {what}, seconds", "font": {"size": 11}}},
-    )  # fmt: skip
+    )
     return figure
 
 
@@ -153,7 +260,16 @@ def prediction_error(table: pd.DataFrame, axis: TimeAxis, *, height: int = HEIGH
     unit = Unit(title="error, percent of actual", ticks=".0%", hover=".1%", floor=None)
     figure = blank(axis, unit, height=height)
     line(figure, axis, table, name="size (median of absolute)", colour="#0072B2", unit=unit, y="absolute")
-    line(figure, axis, table, name="direction (median, + is too slow a guess)", colour=GREY, unit=unit, y="signed",
-         width=1.3, dash="dash")  # fmt: skip
+    line(
+        figure,
+        axis,
+        table,
+        name="direction (median, + is too slow a guess)",
+        colour=GREY,
+        unit=unit,
+        y="signed",
+        width=1.3,
+        dash="dash",
+    )
     limits(figure, (Limit(value=0.0, label="", colour=GREY),))
     return figure

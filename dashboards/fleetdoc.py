@@ -13,13 +13,30 @@ import pandas as pd
 from fleet.types import ReplicaState
 
 REPLICA_COLUMNS: Final = (
-    "variant", "replica", "endpoint", "state", "since_s", "age_s", "running", "waiting", "kv", "kv_capacity_tokens",
+    "variant",
+    "replica",
+    "endpoint",
+    "state",
+    "since_s",
+    "age_s",
+    "running",
+    "waiting",
+    "kv",
+    "kv_capacity_tokens",
     "preemptions",
-)  # fmt: skip
+)
 SPEC_COLUMNS: Final = (
-    "variant", "model", "accelerator", "accelerator_count", "cost_per_hour", "min_replicas", "max_replicas",
-    "scale_down_threshold", "saturation_threshold", "requested",
-)  # fmt: skip
+    "variant",
+    "model",
+    "accelerator",
+    "accelerator_count",
+    "cost_per_hour",
+    "min_replicas",
+    "max_replicas",
+    "scale_down_threshold",
+    "saturation_threshold",
+    "requested",
+)
 
 
 def _variants(document: Any) -> list[Mapping[str, Any]]:
@@ -39,12 +56,21 @@ def replicas(document: Any) -> pd.DataFrame:
     for variant in _variants(document):
         for seen in variant.get("replicas") or ():
             replica, sample = _part(seen, "replica"), _part(seen, "sample")
-            rows.append({
-                "variant": _part(variant, "spec").get("name"), "replica": replica.get("name"), "endpoint": replica.get("url"),
-                "state": replica.get("state"), "since_s": replica.get("since_s"), "age_s": seen.get("age_s"),
-                "running": sample.get("running"), "waiting": sample.get("waiting"), "kv": sample.get("kv_utilisation"),
-                "kv_capacity_tokens": sample.get("kv_capacity_tokens"), "preemptions": sample.get("preemptions_total"),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "variant": _part(variant, "spec").get("name"),
+                    "replica": replica.get("name"),
+                    "endpoint": replica.get("url"),
+                    "state": replica.get("state"),
+                    "since_s": replica.get("since_s"),
+                    "age_s": seen.get("age_s"),
+                    "running": sample.get("running"),
+                    "waiting": sample.get("waiting"),
+                    "kv": sample.get("kv_utilisation"),
+                    "kv_capacity_tokens": sample.get("kv_capacity_tokens"),
+                    "preemptions": sample.get("preemptions_total"),
+                }
+            )
     return pd.DataFrame(rows, columns=list(REPLICA_COLUMNS))
 
 
@@ -61,12 +87,9 @@ def specs(document: Any) -> pd.DataFrame:
 def problems(document: Any) -> list[str]:
     """What the controller's last pass could not do, one line each."""
     entries = document.get("problems") if isinstance(document, Mapping) else None
-    lines = []
-    for entry in entries if isinstance(entries, Sequence) and not isinstance(entries, str) else ():
-        lines.append(
-            str(entry.get("line") or entry.get("detail") or entry) if isinstance(entry, Mapping) else str(entry)
-        )
-    return lines
+    if not isinstance(entries, Sequence) or isinstance(entries, str):
+        return []
+    return [str(entry.get("line", entry)) if isinstance(entry, Mapping) else str(entry) for entry in entries]
 
 
 def by_state(replica_rows: pd.DataFrame) -> pd.DataFrame:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
 import streamlit as st
 
@@ -18,21 +20,69 @@ from fleet.errors import HistoryError
 
 Render = Callable[[View], None]
 
-SECTIONS: Final[dict[str, tuple[tuple[str, str, str, Render], ...]]] = {
-    "": (("overview", "Overview", ":material/monitor_heart:", overview.render),),
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One page of the navigation."""
+
+    path: str
+    title: str
+    lead: str
+    """What the page answers."""
+    icon: str
+    render: Render
+
+
+SECTIONS: Final[dict[str, tuple[Entry, ...]]] = {
+    "": (
+        Entry(
+            path="overview", title="Overview", lead="is the fleet well?", icon="monitor_heart", render=overview.render
+        ),
+    ),
     "Layers": (
-        ("business", "L1 Business", ":material/speed:", business.render),
-        ("vllm", "L2 vLLM", ":material/memory_alt:", engines.render),
-        ("resources", "L3 Resources", ":material/developer_board:", resources.render),
-        ("infrastructure", "L4 Infrastructure", ":material/lan:", infrastructure.render),
+        Entry(
+            path="business", title="L1 Business", lead="are the promises kept?", icon="speed", render=business.render
+        ),
+        Entry(path="vllm", title="L2 vLLM", lead="what are the engines doing?", icon="memory", render=engines.render),
+        Entry(
+            path="resources",
+            title="L3 Resources",
+            lead="GPUs, their memory, their price",
+            icon="developer_board",
+            render=resources.render,
+        ),
+        Entry(
+            path="infrastructure",
+            title="L4 Infrastructure",
+            lead="what runs, what restarted, is the loop well?",
+            icon="lan",
+            render=infrastructure.render,
+        ),
     ),
     "Control": (
-        ("autoscaling", "Autoscaling", ":material/open_in_full:", autoscaling.render),
-        ("routing", "Router & predictor", ":material/alt_route:", routing.render),
-        ("alerts", "Alerts", ":material/notifications:", alerting.render),
+        Entry(
+            path="autoscaling",
+            title="Autoscaling",
+            lead="planned, requested, observed, and why",
+            icon="open_in_full",
+            render=autoscaling.render,
+        ),
+        Entry(
+            path="routing",
+            title="Router & predictor",
+            lead="where requests went, and how good the guesses were",
+            icon="alt_route",
+            render=routing.render,
+        ),
+        Entry(
+            path="alerts",
+            title="Alerts",
+            lead="what fires, what fired, and why",
+            icon="notifications",
+            render=alerting.render,
+        ),
     ),
 }
-"""Section -> (path, title, icon, what draws it)."""
 
 
 def run() -> None:
@@ -40,13 +90,11 @@ def run() -> None:
     st.set_page_config(page_title="llm-fleet", page_icon=":material/monitor_heart:", layout="wide")
     st.html(f"<style>{_style()}</style>")
     view.restore()
-    pages = {
-        section: [st.Page(_page(render, path), title=title, icon=icon, url_path=path, default=path == "overview")
-                  for path, title, icon, render in entries]
-        for section, entries in SECTIONS.items()
-    }  # fmt: skip
-    st.session_state["pages"] = {page.url_path or "overview": page for entries in pages.values() for page in entries}
+    pages = {section: [_page(entry) for entry in entries] for section, entries in SECTIONS.items()}
+    st.session_state["pages"] = {page.url_path or "overview": page for found in pages.values() for page in found}
     chosen = st.navigation(pages, position="sidebar", expanded=True)
+    if chosen.url_path == "" and "alert" in st.query_params:  # an alert's link names no page
+        st.switch_page(st.session_state["pages"]["alerts"], query_params=st.query_params.to_dict())
     controls()
     view.remember()
     chosen.run()
@@ -57,30 +105,41 @@ def _style() -> str:
     return (files("dashboards") / "static" / "style.css").read_text(encoding="utf-8")
 
 
-def _page(render: Render, path: str) -> Callable[[], None]:
+def _page(entry: Entry) -> Any:
     def draw() -> None:
-        body(render)
+        body(entry)
 
-    draw.__name__ = path
-    return draw
+    draw.__name__ = entry.path
+    return st.Page(
+        draw, title=entry.title, icon=f":material/{entry.icon}:", url_path=entry.path, default=entry.path == "overview"
+    )
 
 
-def body(render: Render) -> None:
+def body(entry: Entry) -> None:
     """One page, drawn again every tick while it is live."""
     every = view.tick_s(st.session_state["range"]) if st.session_state["at"] is None else None
     with st.sidebar:
         st.fragment(parts, run_every=every)()
-    st.fragment(lambda: guarded(render), run_every=every, key="page")()
+    st.fragment(lambda: guarded(entry), run_every=every, key="page")()
 
 
-def guarded(render: Render) -> None:
+def guarded(entry: Entry) -> None:
     """A page, or the designed state for a history that is missing or broken."""
     try:
         seen = view.look()
-        status(seen)
-        render(seen)
+        st.html(heading(entry, status(seen)))
+        if _too_old(seen):
+            return
+        entry.render(seen)
     except HistoryError as error:
+        st.html(heading(entry))
         without_history(error)
+
+
+def heading(entry: Entry, note: str = "") -> str:
+    """The page's title, what it answers, and how fresh it is."""
+    title = entry.title.split(" ", 1)[1] if entry.title.startswith("L") and entry.title[1:2].isdigit() else entry.title
+    return f'<div class="fl-title"><h1>{escape(title)}</h1><p>{escape(entry.lead)}</p>{note}</div>'
 
 
 def without_history(error: HistoryError) -> None:
@@ -89,22 +148,35 @@ def without_history(error: HistoryError) -> None:
     title = "There is no history yet" if missing else "The history cannot be read"
     text = f"{error.where}: {error.what}. " + (
         "Start the fleet, or point the console at another history with --history-url. This page fills by itself."
-        if missing else error.next_step)  # fmt: skip
+        if missing
+        else error.next_step
+    )
     st.html(html.empty(title, text, command="fleet up" if missing else "", icon="◌" if missing else "✕"))
 
 
-def status(seen: View) -> None:
-    """How fresh is what is shown; a way out when it is old."""
-    mode = '<span class="fl-live">live</span>' if seen.live else (
-        f'<span class="fl-frozen">fixed at {clock(seen.window.until_s, seen.zone, with_date=True)}</span>')  # fmt: skip
+def status(seen: View) -> str:
+    """How fresh is what is shown."""
+    if seen.live:
+        mode = f'<span class="fl-live">live, newest data {ago(seen.age_s)}</span>'
+    else:
+        mode = f'<span class="fl-frozen">until {clock(seen.window.until_s, seen.zone, with_date=True)}</span>'
     zone = getattr(seen.zone, "key", "UTC")
-    st.html(f'<div class="fl-status">{mode}<span>updated {clock(seen.now_s, seen.zone)}</span>'
-            f"<span>newest data {ago(seen.age_s)}</span><span>times in {zone}</span>"
-            f"<span>one point = {seconds(seen.width_s)}</span></div>")  # fmt: skip
-    if seen.live and seen.newest_s is not None and seen.newest_s < seen.window.since_s:
-        st.html(html.empty(f"Nothing in the last {seconds(seen.window.span_s)}",
-                           f"The newest data are from {clock(seen.newest_s, seen.zone, with_date=True)}."))  # fmt: skip
+    return (
+        f'<div class="fl-status">{mode}<span>updated {clock(seen.now_s, seen.zone)} {escape(zone)}</span>'
+        f"<span>one point = {seconds(seen.width_s)}</span></div>"
+    )
+
+
+def _too_old(seen: View) -> bool:
+    """Say so, with a way there, when all data lie before a live window."""
+    if not seen.live or seen.newest_s is None or seen.newest_s >= seen.window.since_s:
+        return False
+    when = clock(seen.newest_s, seen.zone, with_date=True)
+    text = f"The newest data are from {when}. Start the fleet to get new ones, or look at that time."
+    st.html(html.empty(f"Nothing in the last {seconds(seen.window.span_s)}", text, command="fleet up", icon="◌"))
+    with st.container(horizontal=True, horizontal_alignment="center"):
         st.button("Show that time", on_click=_go_to, args=(seen.newest_s + 1.0,), icon=":material/history:")
+    return True
 
 
 def _go_to(moment_s: float) -> None:
@@ -121,10 +193,22 @@ def controls() -> None:
     state = st.session_state
     options = sorted({*view.known_models(), state["model"], view.ALL_MODELS})
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="right", key="controls"):
-        st.selectbox("Model", options, key="model", label_visibility="collapsed", width=280,
-                     format_func=lambda name: name or "All models")  # fmt: skip
-        st.segmented_control("Time range", list(view.RANGES), key="range", required=True, label_visibility="collapsed",
-                             format_func=view.RANGE_WORDS.__getitem__)  # fmt: skip
+        st.selectbox(
+            "Model",
+            options,
+            key="model",
+            label_visibility="collapsed",
+            width=280,
+            format_func=lambda name: name or "All models",
+        )
+        st.segmented_control(
+            "Time range",
+            list(view.RANGES),
+            key="range",
+            required=True,
+            label_visibility="collapsed",
+            format_func=view.RANGE_WORDS.__getitem__,
+        )
         st.toggle("Live", key="live", on_change=_live_changed, help="Off: the time range stays where it is now.")
 
 
@@ -138,5 +222,5 @@ def parts() -> None:
             lines.append(html.part(name, Level.ATTENTION, answer.problem))
         else:
             since = clock(answer.since_s, view.viewer_zone())
-            lines.append(html.part(name, Level.UNKNOWN, f"not reachable since {since}"))
+            lines.append(html.part(name, Level.ATTENTION, f"not reachable since {since}"))
     st.html(f'<div class="fl-parts"><div class="fl-sub">Parts</div>{"".join(lines)}</div>')

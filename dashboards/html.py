@@ -23,8 +23,10 @@ def banner(sentence: Sentence) -> str:
 
 def badge(level: Level, text: str = "") -> str:
     """A state: a shape and a word, never colour alone."""
-    return (f'<span class="fl-badge fl-{level}"><span aria-hidden="true">{MARKS[level]}</span> '
-            f"{escape(text or WORDS[level])}</span>")  # fmt: skip
+    return (
+        f'<span class="fl-badge fl-{level}"><span aria-hidden="true">{MARKS[level]}</span> '
+        f"{escape(text or WORDS[level])}</span>"
+    )
 
 
 def tile(label: str, value: str, *, note: str = "", limit: str = "", level: Level | None = None) -> str:
@@ -52,10 +54,9 @@ def bar(
     width = max(0.0, min(1.0, value)) * 100
     ticks = "".join(f'<i style="left:{mark * 100:.1f}%"></i>' for mark in (low, high) if mark is not None)
     paint = f";background:{colour}" if colour else ""
-    return (
-        f'<span class="fl-bar" role="img" aria-label="{escape(label)} {value:.2f} of 1"><b style="width:{width:.1f}%{paint}"></b>'
-        f'{ticks}</span><span class="fl-num">{value:.2f}</span>'
-    )
+    said = f'role="img" aria-label="{escape(label)} {value:.2f} of 1"'
+    filled = f'<b style="width:{width:.1f}%{paint}"></b>'
+    return f'<span class="fl-bar" {said}>{filled}{ticks}</span><span class="fl-num">{value:.2f}</span>'
 
 
 def dots(ready: int | None, wanted: int | None, *, most: int = 8) -> str:
@@ -84,8 +85,10 @@ def rows(head: Sequence[str], body: Sequence[Sequence[str]], *, columns: str, la
     """A grid of rows that turn into cards on a narrow screen. ``body`` holds cells from :func:`cell`."""
     top = "".join(f'<div role="columnheader">{escape(name)}</div>' for name in head)
     lines = "".join(f'<div class="fl-row" role="row">{"".join(line)}</div>' for line in body)
-    return (f'<div class="fl-grid" role="table" aria-label="{escape(label)}" style="--fl-columns:{columns}">'
-            f'<div class="fl-row fl-head" role="row">{top}</div>{lines}</div>')  # fmt: skip
+    return (
+        f'<div class="fl-grid" role="table" aria-label="{escape(label)}" style="--fl-columns:{columns}">'
+        f'<div class="fl-row fl-head" role="row">{top}</div>{lines}</div>'
+    )
 
 
 def feed(items: Sequence[str], *, label: str) -> str:
@@ -105,11 +108,34 @@ def happening(when: str, title: str, text: str, *, mark: str = "", link: str = "
 def empty(title: str, text: str, *, command: str = "", icon: str = "○") -> str:
     """A designed nothing: what is missing and what to do about it."""
     code = f"<pre><code>{escape(command)}</code></pre>" if command else ""
-    return (f'<section class="fl-empty"><div class="fl-empty-icon" aria-hidden="true">{escape(icon)}</div>'
-            f"<h3>{escape(title)}</h3><p>{escape(text)}</p>{code}</section>")  # fmt: skip
+    return (
+        f'<section class="fl-empty"><div class="fl-empty-icon" aria-hidden="true">{escape(icon)}</div>'
+        f"<h3>{escape(title)}</h3><p>{escape(text)}</p>{code}</section>"
+    )
 
 
 def part(name: str, level: Level, text: str) -> str:
     """A line about one part of the fleet."""
-    return (f'<div class="fl-part"><span class="fl-badge fl-{level}">{MARKS[level]}</span>'
-            f"<span>{escape(name)}</span><small>{escape(text)}</small></div>")  # fmt: skip
+    return (
+        f'<div class="fl-part"><span class="fl-badge fl-{level}">{MARKS[level]}</span>'
+        f"<span>{escape(name)}</span><small>{escape(text)}</small></div>"
+    )
+
+
+def step(answer: str, question: str, evidence: str) -> str:
+    """One question of a diagnosis with its answer and what answered it."""
+    return (
+        f'<span class="fl-answer fl-answer-{escape(answer)}">{escape(answer)}</span>'
+        f"<div>{escape(question)}<p>{escape(evidence)}</p></div>"
+    )
+
+
+def steps(items: Sequence[str]) -> str:
+    """The questions in order."""
+    return f'<ol class="fl-steps">{"".join(f"<li>{item}</li>" for item in items)}</ol>'
+
+
+def cause(text: str, advice: str, command: str) -> str:
+    """Where a diagnosis ended, and what to do."""
+    code = f"<pre><code>{escape(command)}</code></pre>" if command else ""
+    return f'<div class="fl-cause"><strong>{escape(text)}</strong><p>{escape(advice)}</p>{code}</div>'

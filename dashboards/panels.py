@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
@@ -14,11 +14,6 @@ from dashboards.view import View
 from dashboards.words import seconds
 
 _TIME_COLUMNS = ("bin_s", "done_s", "at_s", "from_s", "to_s", "first_s")
-
-
-def title(text: str, lead: str) -> None:
-    """A page's heading with one line that says what it answers."""
-    st.html(f'<div class="fl-title"><h1>{text}</h1><p>{lead}</p></div>')
 
 
 def section(text: str, note: str = "") -> None:
@@ -33,16 +28,27 @@ def readable(frame: pd.DataFrame, view: View) -> pd.DataFrame:
         if name in _TIME_COLUMNS:
             times = pd.to_datetime(shown[name].astype(float), unit="s", utc=True)
             shown[name] = times.dt.tz_convert(view.zone).dt.strftime("%Y-%m-%d %H:%M:%S")
-    return shown.rename(columns={name: "time" if name in {"bin_s", "done_s", "at_s"} else name.removesuffix("_s")
-                                 for name in _TIME_COLUMNS})  # fmt: skip
+    return shown.rename(
+        columns={
+            name: "time" if name in {"bin_s", "done_s", "at_s"} else name.removesuffix("_s") for name in _TIME_COLUMNS
+        }
+    )
 
 
-def table(frame: pd.DataFrame, view: View, *, key: str, height: int | str = "auto") -> None:
+def table(frame: pd.DataFrame, view: View, *, key: str, height: int | Literal["auto"] = "auto") -> None:
     """A table with its CSV download; times carry the viewer's zone."""
     shown = readable(frame, view)
-    st.dataframe(shown, key=f"table-{key}", hide_index=True, width="stretch", height=height, alt=f"Table of {key}")
-    st.download_button("Download CSV", data=lambda: shown.to_csv(index=False), file_name=f"{key}.csv", mime="text/csv",
-                       key=f"csv-{key}", on_click="ignore", icon=":material/download:", type="tertiary")  # fmt: skip
+    st.dataframe(shown, key=f"table-{key}", hide_index=True, placeholder="–", height=height, alt=f"Table of {key}")
+    st.download_button(
+        "Download CSV",
+        data=lambda: shown.to_csv(index=False),
+        file_name=f"{key}.csv",
+        mime="text/csv",
+        key=f"csv-{key}",
+        on_click="ignore",
+        icon=":material/download:",
+        type="tertiary",
+    )
 
 
 def behind(frame: pd.DataFrame, view: View, *, key: str) -> None:
@@ -54,9 +60,17 @@ def behind(frame: pd.DataFrame, view: View, *, key: str) -> None:
 
 
 def panel(
-    view: View, *, key: str, heading: str, note: str, frame: pd.DataFrame, figure: Callable[[], Any],
-    nothing: str, column: str = "value", group: str = "time",
-) -> str | None:  # fmt: skip
+    view: View,
+    *,
+    key: str,
+    heading: str,
+    note: str,
+    frame: pd.DataFrame,
+    figure: Callable[[], Any],
+    nothing: str,
+    column: str = "value",
+    group: str = "time",
+) -> str | None:
     """A chart in its frame: heading, what it shows, the figure, the table behind it.
 
     Args:

@@ -45,8 +45,14 @@ class Parts:
                 document = _json(response)
         except requests.RequestException as error:
             answered, problem = False, _in_words(error)
-        return Answer(part=part, url=base_url + path, reachable=answered, document=document, problem=problem,
-                      since_s=self._since(base_url, answered, time.time()))  # fmt: skip
+        return Answer(
+            part=part,
+            url=base_url + path,
+            reachable=answered,
+            document=document,
+            problem=problem,
+            since_s=self._since(base_url, answered, time.time()),
+        )
 
     def health(self, urls: Mapping[str, str]) -> dict[str, Answer]:
         """All parts' ``/healthz`` at once."""

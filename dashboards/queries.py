@@ -6,8 +6,8 @@ Times are Unix seconds, ratios 0..1. A bin that holds nothing is NaN: a gap in t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -76,9 +76,15 @@ def rates(
 
 
 def percentiles(
-    frame: pd.DataFrame, column: str, *, starts: np.ndarray, width_s: float, quantiles: Sequence[float],
-    by: Sequence[str] = (), at: str = "done_s",
-) -> pd.DataFrame:  # fmt: skip
+    frame: pd.DataFrame,
+    column: str,
+    *,
+    starts: np.ndarray,
+    width_s: float,
+    quantiles: Sequence[float],
+    by: Sequence[str] = (),
+    at: str = "done_s",
+) -> pd.DataFrame:
     """Percentiles of ``column`` in each bin, with the count ``n`` behind them.
 
     Returns: columns ``by``, ``bin_s``, ``n`` and one per quantile (``p50``, ``p95``); NaN where a bin holds nothing.
@@ -191,11 +197,16 @@ def pick(signals: pd.DataFrame, name: str | Sequence[str], *, how: str = "mean")
     return pd.DataFrame(columns=["bin_s", "signal", "model", "variant", "endpoint", "mean", "high", "low", "value"])
 
 
-def summed(frame: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
-    """``value`` summed over what ``by`` leaves out (endpoints of a variant), bin by bin."""
+def summed(frame: pd.DataFrame, *, by: Sequence[str], columns: Sequence[str] = ("value",)) -> pd.DataFrame:
+    """Columns summed over what ``by`` leaves out (endpoints of a variant), bin by bin; nothing at all stays NaN."""
     if frame.empty:
         return frame
-    return frame.groupby([*by, "bin_s"])["value"].sum().reset_index()
+    return frame.groupby([*by, "bin_s"])[list(columns)].sum(min_count=1).reset_index()
+
+
+def averaged(frame: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
+    """``value`` averaged over what ``by`` leaves out, bin by bin."""
+    return frame if frame.empty else frame.groupby([*by, "bin_s"])[["value"]].mean().reset_index()
 
 
 def newest(frame: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
@@ -245,10 +256,21 @@ def scalings(decisions: pd.DataFrame) -> pd.DataFrame:
     if decisions.empty:
         return decisions
     moves = decisions[decisions["direction"] != "hold"].sort_values(["variant", "at_s", "id"])
-    again = (moves["variant"] == moves["variant"].shift()) & (moves["desired"] == moves["desired"].shift()) & (
-        moves["direction"] == moves["direction"].shift()
-    ) & (moves["at_s"].diff() < 60)  # fmt: skip
+    moves = moves.assign(before=[replicas_before(row) for row in moves.to_dict("records")])
+    again = (
+        (moves["variant"] == moves["variant"].shift())
+        & (moves["desired"] == moves["desired"].shift())
+        & (moves["direction"] == moves["direction"].shift())
+        & (moves["at_s"].diff() < 60)
+    )
     return moves[~again].sort_values("at_s", ignore_index=True)
+
+
+def replicas_before(decision: Mapping[Hashable, Any]) -> int:
+    """Replicas that the platform had been asked for when a decision was taken; where it does not say, those ready."""
+    signals = decision["signals"]
+    asked = signals.get("requested") if isinstance(signals, Mapping) else None
+    return int(decision["current"] if asked is None else asked)
 
 
 def prediction_pairs(latencies: pd.DataFrame, what: str) -> pd.DataFrame:
@@ -271,14 +293,18 @@ def mean_absolute_error(pairs: pd.DataFrame) -> float | None:
     return float(pairs["error"].abs().mean()) if len(pairs) else None
 
 
-def error_over_time(pairs: pd.DataFrame, starts: np.ndarray, width_s: float) -> pd.DataFrame:
-    """Median absolute and median signed relative error in each bin: ``bin_s``, ``absolute``, ``signed``, ``n``."""
+def error_over_time(pairs: pd.DataFrame, starts: np.ndarray, width_s: float, *, fewest: int = 4) -> pd.DataFrame:
+    """Median absolute and median signed relative error in each bin: ``bin_s``, ``absolute``, ``signed``, ``n``.
+
+    A bin of fewer than ``fewest`` requests says nothing.
+    """
     if pairs.empty:
         return pd.DataFrame(columns=["bin_s", "absolute", "signed", "n"])
     work = pairs.assign(bin_s=np.floor(pairs["done_s"] / width_s) * width_s, size=pairs["error"].abs())
     table = work.groupby("bin_s", as_index=False).agg(
         absolute=("size", "median"), signed=("error", "median"), n=("error", "size")
     )
+    table.loc[table["n"] < fewest, ["absolute", "signed"]] = np.nan
     return pd.DataFrame({"bin_s": starts}).merge(table, on="bin_s", how="left")
 
 
@@ -292,22 +318,27 @@ def thinned(frame: pd.DataFrame, limit: int) -> pd.DataFrame:
 def alert_spells(events: pd.DataFrame, *, until_s: float) -> pd.DataFrame:
     """Alert events paired up: ``alert``, ``model``, ``severity``, ``message``, ``from_s``, ``to_s`` (NaN: firing).
 
-    An event whose data says ``state: resolved`` ends the spell of the same alert and model; a repeated firing event
+    An event whose data says ``state: resolved`` ends the spell of the same alert and labels; a repeated firing event
     continues it.
     """
     columns = ["alert", "model", "severity", "message", "from_s", "to_s"]
-    open_spells: dict[tuple[str, str], dict[str, object]] = {}
+    running: dict[tuple[str, str], dict[str, object]] = {}
     spells: list[dict[str, object]] = []
-    rows = events[events["kind"] == "alert"].sort_values("at_s") if not events.empty else events
+    rows = events[events["kind"] == "alert"].sort_values(["at_s", "id"]) if not events.empty else events
     for row in rows.to_dict("records"):
-        data: Mapping[str, object] = row["data"] if isinstance(row["data"], Mapping) else {}
-        key = (str(row["subject"]), str(data.get("model", "")))
+        data: Mapping[str, Any] = row["data"] if isinstance(row["data"], Mapping) else {}
+        key = (str(row["subject"]), str(sorted((data.get("labels") or {"model": data.get("model", "")}).items())))
         if str(data.get("state", "firing")) == "resolved":
-            ended = open_spells.pop(key, None)
-            if ended is not None:
-                ended["to_s"] = float(row["at_s"])
-        elif key not in open_spells and float(row["at_s"]) < until_s:
-            open_spells[key] = {"alert": key[0], "model": key[1], "severity": str(row["severity"]),
-                                "message": str(row["message"]), "from_s": float(row["at_s"]), "to_s": math.nan}  # fmt: skip
-            spells.append(open_spells[key])
+            if key in running:
+                running.pop(key)["to_s"] = float(row["at_s"])
+        elif key not in running and float(row["at_s"]) < until_s:
+            running[key] = {
+                "alert": key[0],
+                "model": str(data.get("model", "")),
+                "severity": str(row["severity"]),
+                "message": str(row["message"]),
+                "from_s": float(row["at_s"]),
+                "to_s": math.nan,
+            }
+            spells.append(running[key])
     return pd.DataFrame(spells, columns=columns).sort_values("from_s", ascending=False, ignore_index=True)

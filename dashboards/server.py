@@ -52,9 +52,12 @@ def serve(sock: socket.socket) -> None:
     host, port = sock.getsockname()[:2]
     started = time.perf_counter()
     config = uvicorn.Config(
-        App(SCRIPT, routes=_routes()), log_config=None, access_log=False, ws_max_size=16 * 2**20,
+        App(SCRIPT, routes=_routes()),
+        log_config=None,
+        access_log=False,
+        ws_max_size=16 * 2**20,
         timeout_graceful_shutdown=STOP_WITHIN_S,
-    )  # fmt: skip
+    )
     log.info("listening on http://%s:%d (%.1f s)", host, port, time.perf_counter() - started)
     uvicorn.Server(config).run(sockets=[sock])
     log.info("stopped")

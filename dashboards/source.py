@@ -32,10 +32,18 @@ TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens")
 _NO_LIMIT: Final = 1e12
 _DONE: Final = requests.c.at_s + sa.func.coalesce(requests.c.e2e_s, 0.0)
 _LATENCY_COLUMNS: Final = (
-    requests.c.model, requests.c.variant, requests.c.endpoint, requests.c.outcome, requests.c.input_tokens,
-    requests.c.output_tokens, requests.c.ttft_s, requests.c.tpot_s, requests.c.e2e_s, requests.c.predicted_ttft_s,
+    requests.c.model,
+    requests.c.variant,
+    requests.c.endpoint,
+    requests.c.outcome,
+    requests.c.input_tokens,
+    requests.c.output_tokens,
+    requests.c.ttft_s,
+    requests.c.tpot_s,
+    requests.c.e2e_s,
+    requests.c.predicted_ttft_s,
     requests.c.predicted_tpot_s,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,15 +73,16 @@ class Reader:
     def __init__(self, url: str, slos: SloBook = DEFAULT_SLOS) -> None:
         self._sqlite = _must_exist(url)
         self._slos = slos
-        self._history = History(url, read_only=True)
+        self.history = History(url, read_only=True)
 
     def _frame(self, query: sa.Select[Any]) -> pd.DataFrame:
         try:
-            rows = self._history.select(query)
+            rows = self.history.select(query)
         except SQLAlchemyError as error:
             cause = str(getattr(error, "orig", None) or error).splitlines()[0]
-            raise HistoryError(f"cannot be read: {cause}", where=self._history.url,
-                               next_step="Check that the file is there and intact.") from None  # fmt: skip
+            raise HistoryError(
+                f"cannot be read: {cause}", where=self.history.url, next_step="Check that the file is there and intact."
+            ) from None
         return pd.DataFrame(rows, columns=[column.name for column in query.selected_columns])
 
     def _bin(self, moment: sa.ColumnElement[float], width_s: float) -> sa.ColumnElement[Any]:
@@ -82,10 +91,15 @@ class Reader:
         whole = sa.cast(index, sa.Integer) if self._sqlite else sa.func.floor(index)
         return whole * width_s
 
-    def newest_s(self) -> float | None:
-        """Time of the newest row of anything that flows; None while there is none."""
-        moments = [sa.select(sa.func.max(table.c.at_s)).scalar_subquery() for table in (samples, requests, decisions)]
-        row = self._frame(sa.select(*[m.label(f"t{i}") for i, m in enumerate(moments)])).iloc[0].dropna()
+    def newest_s(self, until_s: float) -> float | None:
+        """Time of the newest row before ``until_s``; None when there is none."""
+        tables = (samples, requests, decisions)
+        newest = [
+            sa.select(sa.func.max(table.c.at_s)).where(table.c.at_s < until_s).scalar_subquery() for table in tables
+        ]
+        row = (
+            self._frame(sa.select(*[moment.label(f"t{index}") for index, moment in enumerate(newest)])).iloc[0].dropna()
+        )
         return float(row.max()) if len(row) else None
 
     def newest_of(self, window: Window, table: str) -> float | None:
@@ -186,8 +200,9 @@ def _must_exist(url: str) -> bool:
         return False  # History words this error
     sqlite = parsed.get_backend_name() == "sqlite"
     if sqlite and parsed.database and not Path(parsed.database).is_file():
-        raise HistoryError("there is no history yet", where=parsed.database,
-                           next_step="Start the fleet with: fleet up.")  # fmt: skip
+        raise HistoryError(
+            "there is no history yet", where=parsed.database, next_step="Start the fleet with: fleet up."
+        )
     return sqlite
 
 

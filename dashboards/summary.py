@@ -42,8 +42,11 @@ def summarise(world: World, zone: tzinfo = UTC) -> Sentence:
     'Nothing has been recorded in the last 15 min. Start traffic, or choose a longer range.'
     """
     if world.newest_s is None:
-        return Sentence(level=Level.UNKNOWN, headline=f"Nothing has been recorded in the last {seconds(world.span_s)}.",
-                        detail="Start traffic, or choose a longer range.")  # fmt: skip
+        return Sentence(
+            level=Level.UNKNOWN,
+            headline=f"Nothing has been recorded in the last {seconds(world.span_s)}.",
+            detail="Start traffic, or choose a longer range.",
+        )
     if world.now_s - world.newest_s > STALE_AFTER_S:
         return _stale(world, zone)
     broken = [(model, promise) for model in world.models if (promise := _worst(model))]
@@ -60,9 +63,10 @@ def _stale(world: World, zone: tzinfo) -> Sentence:
     age = world.now_s - (world.newest_s or 0.0)
     down = _down(world, zone)
     return Sentence(
-        level=Level.UNKNOWN, headline=f"No news for {seconds(float(round(age)))}: the last came at {clock(world.newest_s, zone)}.",
+        level=Level.UNKNOWN,
+        headline=f"No news for {seconds(float(round(age)))}: the last came at {clock(world.newest_s, zone)}.",
         detail=" ".join(down) if down else "What is shown is that old. Check that the controller and the router run.",
-    )  # fmt: skip
+    )
 
 
 def _worst(model: ModelState) -> Promise | None:
@@ -76,14 +80,14 @@ def _breach(
 ) -> Sentence:
     if not broken:
         alert = critical[0]
-        return Sentence(level=Level.BREACH, headline=f"{alert.name} fires since {clock(alert.since_s, zone)}.",
-                        detail=f"{alert.message.rstrip('.')}. {_next(world, alert.model)}".strip())  # fmt: skip
+        return Sentence(
+            level=Level.BREACH,
+            headline=f"{alert.name} fires since {clock(alert.since_s, zone)}.",
+            detail=f"{alert.message.rstrip('.')}. {_next(world, alert.model)}".strip(),
+        )
     model, promise = broken[0]
-    now = f"P{promise.objective * 100:g} {seconds(promise.p_now_s)}, limit {seconds(promise.limit_s)}"
     lead = f"{plural(len({m.name for m, _ in broken}), 'model')} need{'s' if len(broken) == 1 else ''} you: "
-    headline = (
-        f"{lead}{short_model(model.name)} breaches {promise.name} since {clock(promise.broken_since_s, zone)} ({now})."
-    )
+    headline = f"{lead}{short_model(model.name)} breaches {promise.name} since {clock(promise.broken_since_s, zone)} ({_figure(promise)})."
     return Sentence(
         level=Level.BREACH, headline=headline, detail=f"{_why(world, model)} {_next(world, model.name)}".strip()
     )
@@ -103,7 +107,11 @@ def _why(world: World, model: ModelState) -> str:
         causes.append(", ".join(f"{v.name} is saturated ({v.saturation:.2f})" for v in hot[:2]))
     if starting:
         causes.append(f"{plural(starting, 'replica')} still start{'s' if starting == 1 else ''}")
-    return f"Why: {'; '.join(causes)}." if causes else "Why: not visible in queue or saturation; look at the diagnosis."
+    return (
+        f"Why: {'; '.join(causes)}."
+        if causes
+        else "Why: neither a queue nor saturation shows it; see Alerts for the diagnosis."
+    )
 
 
 def _next(world: World, model: str) -> str:
@@ -115,7 +123,11 @@ def _next(world: World, model: str) -> str:
     full = [v for v in variants if v.reason == "at_max"]
     if full:
         return f"Next: nothing by itself, {full[0].name} is at its maximum of {full[0].wanted}: raise it or shed load."
-    return "Next: the controller holds; read its last decision." if variants else ""
+    return (
+        f"Next: the controller holds ({variants[0].reason.replace('_', ' ')})."
+        if variants and variants[0].reason
+        else ""
+    )
 
 
 def _down(world: World, zone: tzinfo) -> list[str]:
@@ -130,15 +142,32 @@ def _worries(world: World, zone: tzinfo) -> list[str]:
         f"{alert.name} fires since {clock(alert.since_s, zone)}: {alert.message.rstrip('.')}." for alert in world.alerts
     ]
     for model in world.models:
-        if model.success is not None and model.success_target is not None and model.success < model.success_target:
-            worries.append(f"{short_model(model.name)} succeeds in {percent(model.success)} of requests "
-                           f"(promised {percent(model.success_target)}) over the last {seconds(world.span_s)}.")  # fmt: skip
+        worries += _spent(model, world.span_s)
     for variant in world.variants:
         if variant.reason == "at_max":
             worries.append(f"{variant.name} wants more replicas than its maximum of {variant.wanted}.")
         elif variant.reason in {"stale_metrics", "no_signal"}:
             worries.append(f"{variant.name} is held at {variant.wanted}: its metrics are missing or old.")
     return worries
+
+
+def _spent(model: ModelState, span_s: float) -> list[str]:
+    """Promises that are kept now, but were not over the whole window."""
+    name, window = short_model(model.name), f"over the last {seconds(span_s)}"
+    found = [
+        f"{name} keeps {promise.name} now ({_figure(promise)}), but {window} only {percent(promise.attained)} "
+        f"of its requests did (promised {percent(promise.objective)})."
+        for promise in model.promises
+        if promise.attained is not None and promise.attained < promise.objective
+    ]
+    if model.success is not None and model.success_target is not None and model.success < model.success_target:
+        promised = percent(model.success_target)
+        found.append(f"{name} answered {percent(model.success)} of its requests {window} (promised {promised}).")
+    return found
+
+
+def _figure(promise: Promise) -> str:
+    return f"P{promise.objective * 100:g} {seconds(promise.p_now_s)}, limit {seconds(promise.limit_s)}"
 
 
 def _good(world: World, zone: tzinfo) -> Sentence:
@@ -150,10 +179,17 @@ def _good(world: World, zone: tzinfo) -> Sentence:
         else f"for the last {seconds(world.span_s)}"
     )
     asked = [model for model in world.models if model.requests]
-    who = f"{plural(len(asked), 'model')} keep{'s' if len(asked) == 1 else ''} every promise {since}" if asked else (
-        f"no traffic, and no trouble {since}")  # fmt: skip
-    figures = [f"{promise.name} P{promise.objective * 100:g} {seconds(promise.p_now_s)} (limit {seconds(promise.limit_s)})"
-               for model in asked[:1] for promise in model.promises if promise.p_now_s is not None]  # fmt: skip
+    who = (
+        f"{plural(len(asked), 'model')} keep{'s' if len(asked) == 1 else ''} every promise {since}"
+        if asked
+        else (f"no traffic, and no trouble {since}")
+    )
+    figures = [
+        f"{promise.name} P{promise.objective * 100:g} {seconds(promise.p_now_s)} (limit {seconds(promise.limit_s)})"
+        for model in asked[:1]
+        for promise in model.promises
+        if promise.p_now_s is not None
+    ]
     running = f"{plural(ready, 'replica')} ready" + (f", {starting} starting" if starting else "")
     return Sentence(level=Level.GOOD, headline=f"All is well: {who}.", detail=f"{'; '.join([*figures, running])}.")
 

@@ -46,8 +46,12 @@ class View:
     def axis(self) -> TimeAxis:
         """The time axis of every chart on the page."""
         anchor = "live" if self.live else f"{self.window.until_s:.0f}"
-        return TimeAxis(since_s=self.window.since_s, until_s=self.window.until_s, zone=self.zone,
-                        revision=f"{self.range_key} {self.window.model} {anchor}")  # fmt: skip
+        return TimeAxis(
+            since_s=self.window.since_s,
+            until_s=self.window.until_s,
+            zone=self.zone,
+            revision=f"{self.range_key} {self.window.model} {anchor}",
+        )
 
     @property
     def starts(self) -> Any:
@@ -86,10 +90,13 @@ class View:
     def alert_bands(self) -> list[Band]:
         """Alerts as shaded stretches of the charts."""
         return [
-            Band(from_s=row["from_s"], to_s=row["to_s"] if row["to_s"] == row["to_s"] else self.window.until_s,
-                 label=row["alert"])
+            Band(
+                from_s=row["from_s"],
+                to_s=row["to_s"] if row["to_s"] == row["to_s"] else self.window.until_s,
+                label=row["alert"],
+            )
             for row in self.spells().to_dict("records")
-        ]  # fmt: skip
+        ]
 
     @property
     def age_s(self) -> float | None:
@@ -172,15 +179,24 @@ def look(now_s: float | None = None) -> View:
     whole_day = Window(since_s=end - RANGES["24h"], until_s=end)
     known = data.read(Reader.variants, whole_day)
     shown = known[known["model"] == window.model] if window.model else known
-    return View(now_s=now, window=window, live=st.session_state["at"] is None, range_key=range_key, zone=viewer_zone(),
-                width_s=bin_width(window.span_s), variants=shown, palette=colours(known["variant"]),
-                newest_s=data.newest_s(end))  # fmt: skip
+    return View(
+        now_s=now,
+        window=window,
+        live=st.session_state["at"] is None,
+        range_key=range_key,
+        zone=viewer_zone(),
+        width_s=bin_width(window.span_s),
+        variants=shown,
+        palette=colours(known["variant"]),
+        newest_s=data.newest_s(end),
+    )
 
 
 def known_models() -> list[str]:
     """Models to choose from; none while there is no history."""
     end = until_s(time.time())
     try:
-        return data.models(end - RANGES["24h"], end)
+        found: list[str] = data.models(end - RANGES["24h"], end)
     except HistoryError:
         return []
+    return found

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
@@ -44,7 +44,7 @@ class Promise:
     attained: float | None
     """Share of requests within the limit, whole window."""
     broken_since_s: float | None = None
-    """Since when the newest bins miss the objective without a pause; None: kept."""
+    """Since when the promise is missed, while the newest minute misses it; None: kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +127,7 @@ def broken_since(series: pd.DataFrame, objective: float, *, fewest: int = 3) -> 
     """Start of the last stretch of bins that all miss the objective, if it reaches to the newest bin with requests.
 
     Args:
-        series: ``bin_s``, ``value`` (attainment) and ``n``, by time; bins of fewer than ``fewest`` requests are skipped.
+        series: ``bin_s``, ``value`` (attainment) and ``n``, by time; bins of fewer than ``fewest`` are skipped.
         objective: share promised.
     """
     judged = series[series["n"].fillna(0) >= fewest] if len(series) else series
@@ -147,16 +147,22 @@ def promises(slo: Slo, bins: pd.DataFrame, latencies: pd.DataFrame, *, until_s: 
         target = getattr(slo, name)
         if target is None:
             continue
-        series = _recent_attainment(bins, name)
-        found.append(Promise(
-            name=name.upper(), limit_s=target.threshold_s, objective=target.objective,
-            p_now_s=queries.percentile(recent, f"{name}_s", target.objective),
-            attained=queries.attainment(bins, name), broken_since_s=broken_since(series, target.objective),
-        ))  # fmt: skip
+        now = queries.percentile(recent, f"{name}_s", target.objective)
+        since = broken_since(_coarse_attainment(bins, name), target.objective)
+        found.append(
+            Promise(
+                name=name.upper(),
+                limit_s=target.threshold_s,
+                objective=target.objective,
+                p_now_s=now,
+                attained=queries.attainment(bins, name),
+                broken_since_s=None if now is None or now <= target.threshold_s else since or until_s - RECENT_S,
+            )
+        )
     return tuple(found)
 
 
-def _recent_attainment(bins: pd.DataFrame, promise: str, *, width_s: float = 15.0) -> pd.DataFrame:
+def _coarse_attainment(bins: pd.DataFrame, promise: str, *, width_s: float = 15.0) -> pd.DataFrame:
     if bins.empty:
         return pd.DataFrame(columns=["bin_s", "value", "n"])
     coarse = bins.assign(bin_s=(bins["bin_s"] // width_s) * width_s)
@@ -181,26 +187,37 @@ def model_states(
         rows = latencies[latencies["model"] == name] if len(latencies) else latencies
         slo = slos.of(name)
         queued = waiting[waiting["model"] == name]["value"] if len(waiting) else pd.Series(dtype=float)
-        states.append(ModelState(
-            name=name, promises=promises(slo, own, rows, until_s=until_s), success=queries.success_rate(own),
-            requests=int(own["requests"].sum()) if len(own) else 0, success_target=slo.success_rate,
-            good=queries.attainment(own, "good"), waiting=float(queued.sum()) if len(queued) else None,
-        ))  # fmt: skip
+        states.append(
+            ModelState(
+                name=name,
+                promises=promises(slo, own, rows, until_s=until_s),
+                success=queries.success_rate(own),
+                requests=int(own["requests"].sum()) if len(own) else 0,
+                success_target=slo.success_rate,
+                good=queries.attainment(own, "good"),
+                waiting=float(queued.sum()) if len(queued) else None,
+            )
+        )
     return tuple(states)
 
 
 def variant_states(variants: pd.DataFrame, signals: pd.DataFrame, last: pd.DataFrame) -> tuple[VariantState, ...]:
     """One state a variant from the newest signals and its last decision."""
-    decided = {str(row["variant"]): row for row in last.to_dict("records")}
+    decided: dict[str, dict[Hashable, Any]] = {str(row["variant"]): row for row in last.to_dict("records")}
     return tuple(
-        _variant_state(str(row["variant"]), str(row["model"]), str(row["accelerator"]), signals,
-                       decided.get(str(row["variant"]), {}))
+        _variant_state(
+            str(row["variant"]),
+            str(row["model"]),
+            str(row["accelerator"]),
+            signals,
+            decided.get(str(row["variant"]), {}),
+        )
         for row in variants.to_dict("records")
-    )  # fmt: skip
+    )
 
 
 def _variant_state(
-    name: str, model: str, accelerator: str, signals: pd.DataFrame, decision: Mapping[str, object]
+    name: str, model: str, accelerator: str, signals: pd.DataFrame, decision: Mapping[Hashable, Any]
 ) -> VariantState:
     own = signals[signals["variant"] == name] if len(signals) else signals
 
@@ -218,13 +235,21 @@ def _variant_state(
     wanted = _count(only(DESIRED)) if only(DESIRED) is not None else _count(decision.get("desired"))
     saturation = only(SATURATION)
     return VariantState(
-        name=name, model=model, accelerator=accelerator, ready=ready, wanted=wanted, requested=_count(only(REQUESTED)),
+        name=name,
+        model=model,
+        accelerator=accelerator,
+        ready=ready,
+        wanted=wanted,
+        requested=_count(only(REQUESTED)),
         saturation=saturation if saturation is not None else _number(decision.get("saturation")),
-        kv=float(kv.mean()) if len(kv) else None, waiting=float(waiting.sum()) if len(waiting) else None,
+        kv=float(kv.mean()) if len(kv) else None,
+        waiting=float(waiting.sum()) if len(waiting) else None,
         generation_tps=float(generation.sum()) if len(generation) else None,
-        cost_per_hour=_cost(only(COST), accelerator, ready), reason=str(decision.get("reason", "")),
-        detail=str(decision.get("detail", "")), decided_s=_number(decision.get("at_s")),
-    )  # fmt: skip
+        cost_per_hour=_cost(only(COST), accelerator, ready),
+        reason=str(decision.get("reason", "")),
+        detail=str(decision.get("detail", "")),
+        decided_s=_number(decision.get("at_s")),
+    )
 
 
 def _cost(reported: float | None, accelerator: str, ready: int | None) -> float | None:
@@ -239,10 +264,15 @@ def firing(spells: pd.DataFrame) -> tuple[AlertState, ...]:
     """The alerts that fire, critical ones first."""
     rows = spells[spells["to_s"].isna()] if len(spells) else spells
     found = [
-        AlertState(name=str(row["alert"]), severity=str(row["severity"]), since_s=float(row["from_s"]),
-                   message=str(row["message"]), model=str(row["model"]))
+        AlertState(
+            name=str(row["alert"]),
+            severity=str(row["severity"]),
+            since_s=float(row["from_s"]),
+            message=str(row["message"]),
+            model=str(row["model"]),
+        )
         for row in rows.to_dict("records")
-    ]  # fmt: skip
+    ]
     return tuple(sorted(found, key=lambda alert: (alert.severity != "critical", alert.since_s)))
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboards import data, html
-from dashboards.panels import section, table, title
+from alerts.diagnosis import Diagnosis
+from dashboards import data, diagnosis, html
+from dashboards.panels import section, table
 from dashboards.parts import Answer
 from dashboards.summary import Level
 from dashboards.view import View, link
@@ -22,11 +23,14 @@ _LEVELS = {"critical": Level.BREACH, "page": Level.BREACH, "warning": Level.ATTE
 
 def render(view: View) -> None:
     """Draw the page."""
-    title("Alerts", "what fires, what fired, and why")
     spells, watcher = view.spells(), data.ask("alerts", "/alerts")
     live = watched(watcher.document) if watcher is not None and watcher.reachable and view.live else pd.DataFrame()
     st.html(html.tiles(tiles(view, spells, live, watcher)))
-    _firing(view, spells, live, watcher)
+    left, right = st.columns([1, 1], gap="small")
+    with left:
+        _firing(view, spells, live, watcher)
+    with right:
+        _diagnosis(view, spells)
     _past(view, spells)
 
 
@@ -39,33 +43,33 @@ def tiles(view: View, spells: pd.DataFrame, live: pd.DataFrame, watcher: Answer 
     return [
         html.tile("Firing", str(burning), level=Level.BREACH if burning else Level.GOOD),
         html.tile("Pending", str(pending), limit="condition holds, not long enough yet"),
-        html.tile("Resolved", str(len(spells) - int(spells["to_s"].isna().sum()) if len(spells) else 0),
-                  limit=f"in the last {seconds(view.window.span_s)}"),
+        html.tile(
+            "Resolved",
+            str(len(spells) - int(spells["to_s"].isna().sum()) if len(spells) else 0),
+            limit=f"in the last {seconds(view.window.span_s)}",
+        ),
         html.tile("Watcher", watching, level=Level.GOOD if watching == "watching" else Level.ATTENTION),
-    ]  # fmt: skip
+    ]
 
 
 def watched(document: object) -> pd.DataFrame:
     """The watcher's alerts as a table; entries of another shape are left out."""
-    entries = document.get("alerts") if isinstance(document, Mapping) else document
-    rows = []
-    for entry in entries if isinstance(entries, Sequence) and not isinstance(entries, str) else ():
-        if isinstance(entry, Mapping):
-            rows.append(_watched(entry))
+    entries = document.get("alerts") if isinstance(document, Mapping) else None
+    found = entries if isinstance(entries, Sequence) and not isinstance(entries, str) else ()
+    rows = [_watched(entry) for entry in found if isinstance(entry, Mapping)]
     return pd.DataFrame(rows, columns=["alert", "state", "severity", "model", "since_s", "summary"])
 
 
 def _watched(entry: Mapping[str, Any]) -> dict[str, Any]:
-    raw_labels, raw_notes = entry.get("labels"), entry.get("annotations")
-    labels: Mapping[str, Any] = raw_labels if isinstance(raw_labels, Mapping) else {}
-    notes: Mapping[str, Any] = raw_notes if isinstance(raw_notes, Mapping) else {}
+    given = entry.get("labels")
+    labels: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
     return {
-        "alert": str(entry.get("name") or entry.get("alert") or labels.get("alertname") or "?"),
+        "alert": str(entry.get("alert") or labels.get("alertname") or "?"),
         "state": str(entry.get("state") or "firing"),
-        "severity": str(entry.get("severity") or labels.get("severity") or ""),
-        "model": str(entry.get("model") or labels.get("model_name") or ""),
-        "since_s": entry.get("since_s") or entry.get("active_at_s"),
-        "summary": str(entry.get("summary") or notes.get("summary") or entry.get("message") or ""),
+        "severity": str(entry.get("severity") or ""),
+        "model": str(labels.get("model_name") or ""),
+        "since_s": entry.get("since_s"),
+        "summary": str(entry.get("summary") or ""),
     }
 
 
@@ -84,9 +88,15 @@ def _firing(view: View, spells: pd.DataFrame, live: pd.DataFrame, watcher: Answe
         if items:
             st.html(html.feed(items, label="Firing alerts"))
         elif watcher is not None and not watcher.reachable:
-            st.html(html.empty("The history knows of no firing alert, but the watcher does not answer",
-                               f"{watcher.url}: {watcher.problem}, since {clock(watcher.since_s, view.zone)}. "
-                               "New alerts are not noticed until it runs.", icon="◌", command="fleet alerts watch"))  # fmt: skip
+            st.html(
+                html.empty(
+                    "The history knows of no firing alert, but the watcher does not answer",
+                    f"{watcher.url}: {watcher.problem}, since {clock(watcher.since_s, view.zone)}. "
+                    "New alerts are not noticed until it runs.",
+                    icon="◌",
+                    command="fleet alerts watch",
+                )
+            )
         else:
             st.html(html.empty("Nothing fires", "Every rule of the four layers is quiet.", icon="✓"))
 
@@ -99,6 +109,35 @@ def _alert(name: str, severity: str, message: str, when: str) -> str:
     return f'<a href="{escape(link("alerts", alert=name))}" target="_self">{body}</a>'
 
 
+def _diagnosis(view: View, spells: pd.DataFrame) -> None:
+    """The tree that the alert in the address (or the one that fires) leads to, walked over the history."""
+    with st.container(border=True, key="panel-diagnosis"):
+        section("Diagnosis", "questions answered from the history, in the order an on-call person would ask")
+        burning = firing(spells)
+        alert = st.query_params.get("alert", burning[0].name if burning else "")
+        names = list(diagnosis.titles())
+        tree = st.selectbox(
+            "Question",
+            names,
+            index=names.index(diagnosis.tree_for(alert)),
+            key=f"tree-{alert}",
+            format_func=lambda name: f"{diagnosis.titles()[name]}: why?",
+        )
+        end = view.window.until_s // 20 * 20 if view.live else view.window.until_s
+        found = diagnosis.walk(tree, data.evidence(end - view.window.span_s, end, view.window.model))
+        st.html(_path(found, alert))
+
+
+def _path(found: Diagnosis, alert: str) -> str:
+    """Each question with its answer and evidence, then the cause and what to do."""
+    steps = [
+        html.step(step.answer.value, step.question, "; ".join(diagnosis.shown(*item) for item in step.evidence))
+        for step in found.path
+    ]
+    lead = f'<p class="fl-sub">for the alert {escape(alert)}</p>' if alert else ""
+    return f"{lead}{html.steps(steps)}{html.cause(found.cause, found.advice, found.command)}"
+
+
 def _past(view: View, spells: pd.DataFrame) -> None:
     with st.container(border=True, key="panel-spells"):
         section(
@@ -108,8 +147,10 @@ def _past(view: View, spells: pd.DataFrame) -> None:
             st.html(html.empty("No alert fired", f"In the last {seconds(view.window.span_s)}."))
             return
         ends = spells["to_s"].fillna(view.window.until_s)
-        shown = spells.assign(lasted=[seconds(float(round(length))) for length in ends - spells["from_s"]],
-                              state=["firing" if open_ else "resolved" for open_ in spells["to_s"].isna()])  # fmt: skip
+        shown = spells.assign(
+            lasted=[seconds(float(round(length))) for length in ends - spells["from_s"]],
+            state=["firing" if open_ else "resolved" for open_ in spells["to_s"].isna()],
+        )
         table(
             shown[["alert", "state", "severity", "model", "from_s", "to_s", "lasted", "message"]],
             view,

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboards import data, figures, html, queries, world
-from dashboards.panels import panel, section, table, title
+from dashboards.panels import panel, section, table
 from dashboards.source import Reader
 from dashboards.view import View
 from dashboards.words import clock, plural, si, significant
@@ -21,7 +21,6 @@ _MOST = 400
 
 def render(view: View) -> None:
     """Draw the page."""
-    title("Autoscaling", "planned, requested, observed, and why")
     signals = view.signals(world.DESIRED, world.REQUESTED, world.CURRENT, world.SATURATION)
     _replicas(view, signals)
     _saturation(view, signals)
@@ -36,21 +35,33 @@ def _replicas(view: View, signals: pd.DataFrame) -> None:
     marks = {"observed": world.CURRENT, "requested": world.REQUESTED, "planned": world.DESIRED}
     timeline, moves = queries.replica_timeline(signals, marks), queries.scalings(view.moves())
     picked = panel(
-        view, key="timeline", heading="Replicas", frame=timeline, nothing=_NO_COUNTS,
-        note="what the controller planned, what was asked of the platform, what runs; alerts shaded; click a triangle for why",
-        figure=lambda: figures.replicas(timeline, moves, view.axis, view.palette, width_s=view.width_s,
-                                        alerts=view.alert_bands()),
-    )  # fmt: skip
+        view,
+        key="timeline",
+        heading="Replicas",
+        frame=timeline,
+        nothing=_NO_COUNTS,
+        note="planned by the controller, requested of the platform, observed; alerts shaded; click a triangle for why",
+        figure=lambda: figures.replicas(
+            timeline, moves, view.axis, view.palette, width_s=view.width_s, alerts=view.alert_bands()
+        ),
+    )
     if picked:
         choose(picked)
 
 
 def _saturation(view: View, signals: pd.DataFrame) -> None:
     frame = queries.pick(signals, world.SATURATION)
-    panel(view, key="saturation", heading="Saturation", frame=frame, nothing=_NO_COUNTS,
-          note="0.5 x KV use + 0.3 x queue + 0.2 x lost throughput; the controller acts outside the two lines",
-          figure=lambda: figures.saturation(frame, view.axis, view.palette, width_s=view.width_s,
-                                            alerts=view.alert_bands()))  # fmt: skip
+    panel(
+        view,
+        key="saturation",
+        heading="Saturation",
+        frame=frame,
+        nothing=_NO_COUNTS,
+        note="0.5 x KV use + 0.3 x queue + 0.2 x lost throughput; the controller acts outside the two lines",
+        figure=lambda: figures.saturation(
+            frame, view.axis, view.palette, width_s=view.width_s, alerts=view.alert_bands()
+        ),
+    )
 
 
 def choose(number: str) -> None:
@@ -75,21 +86,30 @@ def _decisions(view: View) -> None:
 
 
 def _table(view: View, folded: pd.DataFrame) -> None:
-    shown = pd.DataFrame({
-        "time": [clock(at, view.zone, with_date=view.window.span_s > 86_000) for at in folded["at_s"]],
-        "variant": folded["variant"],
-        "replicas": [f"{row.current} → {row.desired}" for row in folded.itertuples()],
-        "reason": folded["reason"],
-        "why": folded["detail"],
-        "times": folded["times"],
-    })  # fmt: skip
-    chosen = st.dataframe(
-        shown, key="decision-table", hide_index=True, on_select=lambda: _selected(folded["id"].tolist()),
-        selection_mode="single-row", height=420, alt="Decisions, newest first",
-        column_config={"why": st.column_config.TextColumn(width="large"), "times": st.column_config.NumberColumn(
-            "×", width="small", help="How often the same decision was written in a row")},
-    )  # fmt: skip
-    del chosen
+    shown = pd.DataFrame(
+        {
+            "time": [clock(at, view.zone, with_date=view.window.span_s > 86_000) for at in folded["at_s"]],
+            "variant": folded["variant"],
+            "replicas": [f"{queries.replicas_before(row)} → {row['desired']}" for row in folded.to_dict("records")],
+            "reason": folded["reason"],
+            "why": folded["detail"],
+            "times": folded["times"],
+        }
+    )
+    st.dataframe(
+        shown,
+        key="decision-table",
+        hide_index=True,
+        on_select=lambda: _selected(folded["id"].tolist()),
+        selection_mode="single-row",
+        alt="Decisions, newest first",
+        column_config={
+            "why": st.column_config.TextColumn(width="large"),
+            "times": st.column_config.NumberColumn(
+                "×", width="small", help="How often the same decision was written in a row"
+            ),
+        },
+    )
     drawer = st.expander("All fields and CSV", key="data-decisions", on_change="rerun")
     if drawer.open:
         with drawer:
@@ -120,28 +140,34 @@ def _chosen(view: View) -> None:
 def _explain(row: Mapping[Any, Any], view: View) -> None:
     section("Why", f"decision {row['id']} at {clock(row['at_s'], view.zone, with_date=True)}")
     colour = view.palette.get(str(row["variant"]), "")
-    arrow = f"{row['current']} → {row['desired']}"
-    st.html(f'<div class="fl-why">{html.swatch(colour)}<strong>{escape(str(row["variant"]))}</strong> '
-            f'<span class="fl-move">{arrow}</span> <span class="fl-sub">{escape(str(row["reason"]))}, '
-            f'{escape(str(row["accelerator"]))}</span><p>{escape(str(row["detail"]))}</p></div>')  # fmt: skip
-    saturation = row["saturation"] if row["saturation"] == row["saturation"] else None
+    arrow = f"{queries.replicas_before(row)} → {row['desired']}"
     st.html(
-        f'<div class="fl-cell">saturation {html.bar(saturation, low=0.3, high=0.8, label="saturation", colour=colour)}</div>'
+        f'<div class="fl-why">{html.swatch(colour)}<strong>{escape(str(row["variant"]))}</strong> '
+        f'<span class="fl-move">{arrow}</span> <span class="fl-sub">{escape(str(row["reason"]))}, '
+        f"{escape(str(row['accelerator']))}</span><p>{escape(str(row['detail']))}</p></div>"
     )
+    saturation = row["saturation"] if row["saturation"] == row["saturation"] else None
+    gauge = html.bar(saturation, low=0.3, high=0.8, label="saturation", colour=colour)
+    st.html(f'<div class="fl-cell">saturation {gauge}</div>')
     inputs = inputs_of(row["signals"])
     if len(inputs):
         st.dataframe(inputs, hide_index=True, key="decision-inputs", height="content", alt="Inputs of the decision")
-    st.html(f'<p class="fl-sub">{plural(len(inputs), "input")}; the same numbers are in the log and in the history '
-            "(table decisions).</p>")  # fmt: skip
+    st.html(
+        f'<p class="fl-sub">{plural(len(inputs), "input")}; the same numbers are in the log and in the history '
+        "(table decisions).</p>"
+    )
 
 
 def inputs_of(signals: object) -> pd.DataFrame:
     """A decision's inputs as a table; what was not known says so."""
     entries = signals if isinstance(signals, Mapping) else {}
-    return pd.DataFrame([
-        {"input": str(name).replace("_", " "), "value": "not known" if value is None else _value(value)}
-        for name, value in sorted(entries.items())
-    ], columns=["input", "value"])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {"input": str(name).replace("_", " "), "value": "not known" if value is None else _value(value)}
+            for name, value in sorted(entries.items())
+        ],
+        columns=["input", "value"],
+    )
 
 
 def _value(value: object) -> str:

@@ -7,7 +7,7 @@ import streamlit as st
 
 from dashboards import charts, data, figures, html, queries
 from dashboards.charts import GREY, STATE_COLOURS, TOKENS_PER_S, Limit
-from dashboards.panels import panel, title
+from dashboards.panels import panel
 from dashboards.summary import Level
 from dashboards.view import View
 from dashboards.words import change, change_points, percent, seconds, si
@@ -18,11 +18,10 @@ _NO_REQUESTS = "No request finished. Send traffic through the router, or choose 
 
 def render(view: View) -> None:
     """Draw the page."""
-    title("Business", "are the promises kept?")
     bins, before, (latencies, step) = view.request_bins(), view.requests_before(), view.latencies()
     st.html(html.tiles(tiles(view, bins, before)))
     _attainment(view, bins)
-    note = "P95 by variant; grey: all requests, P50 to P99" + (f"; one request in {step} is read" if step > 1 else "")
+    note = "P95 by variant over the band of all requests" + (f"; one request in {step} is read" if step > 1 else "")
     left, right = st.columns(2, gap="small")
     with left:
         _latency(view, latencies, "ttft", "Time to first token (TTFT)", note)
@@ -46,19 +45,38 @@ def tiles(view: View, bins: pd.DataFrame, before: pd.DataFrame) -> list[str]:
         if target is None:
             continue
         now, was = queries.attainment(bins, name), queries.attainment(before, name)
-        found.append(html.tile(f"{name.upper()} under {seconds(target.threshold_s)}", percent(now),
-                               limit=f"promised {percent(target.objective)}", note=change_points(now, was),
-                               level=_level(now, target.objective)))  # fmt: skip
+        found.append(
+            html.tile(
+                f"{name.upper()} under {seconds(target.threshold_s)}",
+                percent(now),
+                limit=f"promised {percent(target.objective)}",
+                note=change_points(now, was),
+                level=_level(now, target.objective),
+            )
+        )
     success = queries.success_rate(bins)
-    found.append(html.tile("Success", percent(success), limit=f"promised {percent(slo.success_rate)}",
-                           note=change_points(success, queries.success_rate(before)), level=_level(success, slo.success_rate)))  # fmt: skip
+    found.append(
+        html.tile(
+            "Success",
+            percent(success),
+            limit=f"promised {percent(slo.success_rate)}",
+            note=change_points(success, queries.success_rate(before)),
+            level=_level(success, slo.success_rate),
+        )
+    )
     span = view.window.span_s
     output, output_before = _rate(bins, "output_tokens", span), _rate(before, "output_tokens", span)
-    goal = f"promised {si(slo.output_tps, 'tok/s')} while requests wait" if slo.output_tps else ""
+    goal = f"promised {si(slo.output_tps)} under load" if slo.output_tps else ""
     found.append(html.tile("Output", si(output, "tok/s"), limit=goal, note=change(output, output_before)))
     requests, requests_before = _rate(bins, "requests", span), _rate(before, "requests", span)
-    found.append(html.tile("Requests", si(requests, "req/s"), note=change(requests, requests_before),
-                           limit=f"{si(float(bins['requests'].sum()))} in all" if len(bins) else ""))  # fmt: skip
+    found.append(
+        html.tile(
+            "Requests",
+            si(requests, "req/s"),
+            note=change(requests, requests_before),
+            limit=f"{si(float(bins['requests'].sum()))} in all" if len(bins) else "",
+        )
+    )
     return found
 
 
@@ -96,30 +114,53 @@ def _attainment(view: View, bins: pd.DataFrame) -> None:
         charts.limits(chart, (Limit(value=objective, label=f"promised {percent(objective)}"),))
         return chart
 
-    panel(view, key="attainment", heading="SLO attainment", note="share of requests within each limit; alerts shaded",
-          frame=table, figure=figure, nothing=_NO_REQUESTS)  # fmt: skip
+    panel(
+        view,
+        key="attainment",
+        heading="SLO attainment",
+        note="share of requests within each limit; alerts shaded",
+        frame=table,
+        figure=figure,
+        nothing=_NO_REQUESTS,
+    )
 
 
 def _latency(view: View, latencies: pd.DataFrame, what: str, heading: str, note: str) -> None:
     column, target = f"{what}_s", getattr(data.slos().of(view.window.model), what)
     span = {"starts": view.starts, "width_s": view.width_s, "quantiles": _QUANTILES}
-    fleet = queries.percentiles(latencies, column, **span)  # type: ignore[arg-type]  # a heterogeneous bundle
-    variants = queries.percentiles(latencies, column, by=("variant",), **span)  # type: ignore[arg-type]
+    fleet = queries.percentiles(latencies, column, **span)
+    variants = queries.percentiles(latencies, column, by=("variant",), **span)
     marks = () if target is None else (Limit(value=target.threshold_s, label=f"limit {seconds(target.threshold_s)}"),)
-    panel(view, key=what, heading=heading, note=note, frame=variants, column="p95", nothing=_NO_REQUESTS,
-          figure=lambda: charts.latency(fleet, variants, view.axis, view.palette, marks=marks, alerts=view.alert_bands()))  # fmt: skip
+    panel(
+        view,
+        key=what,
+        heading=heading,
+        note=note,
+        frame=variants,
+        column="p95",
+        nothing=_NO_REQUESTS,
+        figure=lambda: charts.latency(fleet, variants, view.axis, view.palette, marks=marks, alerts=view.alert_bands()),
+    )
 
 
 def _throughput(view: View, bins: pd.DataFrame) -> None:
     rates = _rates(view, bins, ("output_tokens",))
-    panel(view, key="throughput", heading="Output tokens", note="tokens of finished requests, by variant, stacked",
-          frame=rates, column="output_tokens", nothing=_NO_REQUESTS,
-          figure=lambda: figures.demand(rates, view.axis, view.palette, y="output_tokens", unit=TOKENS_PER_S,
-                                        alerts=view.alert_bands()))  # fmt: skip
+    panel(
+        view,
+        key="throughput",
+        heading="Output tokens",
+        note="tokens of finished requests, by variant, stacked",
+        frame=rates,
+        column="output_tokens",
+        nothing=_NO_REQUESTS,
+        figure=lambda: figures.demand(
+            rates, view.axis, view.palette, y="output_tokens", unit=TOKENS_PER_S, alerts=view.alert_bands()
+        ),
+    )
 
 
 def _rates(view: View, bins: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
-    grouped = bins.groupby(["variant", "bin_s"], as_index=False)[list(columns)].sum() if len(bins) else bins
+    grouped = queries.summed(bins, by=("variant",), columns=columns)
     return queries.rates(
         grouped, columns, since_s=view.window.since_s, until_s=view.window.until_s, width_s=view.width_s
     )
@@ -127,7 +168,7 @@ def _rates(view: View, bins: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataF
 
 def _goodput(view: View, bins: pd.DataFrame) -> None:
     rates = _rates(view, bins, ("good", "requests"))
-    table = rates.groupby("bin_s", as_index=False)[["good", "requests"]].sum(min_count=1) if len(rates) else rates
+    table = queries.summed(rates, by=(), columns=("good", "requests"))
 
     def figure() -> object:
         chart = charts.blank(view.axis, charts.REQUESTS_PER_S)
@@ -135,20 +176,43 @@ def _goodput(view: View, bins: pd.DataFrame) -> None:
         charts.line(
             chart, view.axis, table, name="finished", colour=GREY, unit=charts.REQUESTS_PER_S, y="requests", width=1.3
         )
-        charts.line(chart, view.axis, table, name="met every promise", colour=charts.OKABE_ITO[2], unit=charts.REQUESTS_PER_S,
-                    y="good", fill="tozeroy", fillcolor=figures.translucent(charts.OKABE_ITO[2], 0.15))  # fmt: skip
+        charts.line(
+            chart,
+            view.axis,
+            table,
+            name="met every promise",
+            colour=charts.OKABE_ITO[2],
+            unit=charts.REQUESTS_PER_S,
+            y="good",
+            fill="tozeroy",
+            fillcolor=figures.translucent(charts.OKABE_ITO[2], 0.15),
+        )
         return chart
 
-    panel(view, key="goodput", heading="Goodput", note="requests that met every promise, of those that finished",
-          frame=table, column="requests", figure=figure, nothing=_NO_REQUESTS)  # fmt: skip
+    panel(
+        view,
+        key="goodput",
+        heading="Goodput",
+        note="requests that met every promise, of those that finished",
+        frame=table,
+        column="requests",
+        figure=figure,
+        nothing=_NO_REQUESTS,
+    )
 
 
 def _failures(view: View, bins: pd.DataFrame) -> None:
     names = [*queries.OUTCOMES_FAILED, "aborted"]
-    rates = _rates(view, bins, (*names, "requests"))
-    table = rates.groupby("bin_s", as_index=False)[[*names, "requests"]].sum(min_count=1) if len(rates) else rates
+    counts = queries.summed(bins, by=(), columns=(*names, "requests"))
     kinds = {name: STATE_COLOURS[name] for name in names}
-    panel(view, key="failures", heading="Requests that did not end well",
-          note="by outcome; one that the client gave up (aborted) is not counted against success",
-          frame=table, column="requests", nothing=_NO_REQUESTS,
-          figure=lambda: charts.stacked(table, view.axis, charts.REQUESTS_PER_S, kinds))  # fmt: skip
+    unit = charts.Unit(title=f"requests per {seconds(view.width_s)}", hover="d")
+    panel(
+        view,
+        key="failures",
+        heading="Requests that did not end well",
+        note="aborted: the client gave up, not counted",
+        frame=counts,
+        column="requests",
+        nothing=_NO_REQUESTS,
+        figure=lambda: charts.stacked(counts, view.axis, unit, kinds),
+    )

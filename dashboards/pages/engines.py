@@ -7,7 +7,7 @@ import streamlit as st
 
 from dashboards import charts, html, queries, world
 from dashboards.charts import Limit, Unit
-from dashboards.panels import panel, title
+from dashboards.panels import panel
 from dashboards.view import View
 from dashboards.words import percent, si
 
@@ -17,7 +17,6 @@ _SIGNALS = (world.KV, world.WAITING, world.RUNNING, world.GENERATION, world.PROM
 
 def render(view: View) -> None:
     """Draw the page."""
-    title("vLLM", "what the engines are doing")
     signals = view.signals(*_SIGNALS)
     st.html(html.tiles(tiles(signals)))
     _heat(view, signals)
@@ -91,23 +90,44 @@ def tiles(signals: pd.DataFrame) -> list[str]:
 def _heat(view: View, signals: pd.DataFrame) -> None:
     frame = queries.pick(signals, world.KV, how="high")
     table = queries.heat_rows(frame, view.starts)
-    panel(view, key="kv", heading="KV cache in use", note="one row an engine, fullest at the top; 100 % means preemptions",
-          frame=frame, nothing=_NO_SAMPLES, figure=lambda: charts.heat(table, view.axis, title="of blocks", highest=1.0))  # fmt: skip
+    panel(
+        view,
+        key="kv",
+        heading="KV cache in use",
+        note="one row an engine, fullest at the top; 100 % means preemptions",
+        frame=frame,
+        nothing=_NO_SAMPLES,
+        figure=lambda: charts.heat(table, view.axis, title="of blocks"),
+    )
 
 
 def _sum(view: View, signals: pd.DataFrame, name: str, key: str, heading: str, note: str, unit: Unit) -> None:  # noqa: PLR0917
     frame = queries.summed(queries.pick(signals, name), by=("variant",))
-    panel(view, key=key, heading=heading, note=note, frame=frame, nothing=_NO_SAMPLES,
-          figure=lambda: charts.by_variant(frame, view.axis, unit, view.palette, width_s=view.width_s,
-                                           alerts=view.alert_bands()))  # fmt: skip
+    panel(
+        view,
+        key=key,
+        heading=heading,
+        note=note,
+        frame=frame,
+        nothing=_NO_SAMPLES,
+        figure=lambda: charts.by_variant(
+            frame, view.axis, unit, view.palette, width_s=view.width_s, alerts=view.alert_bands()
+        ),
+    )
 
 
 def _hits(view: View, signals: pd.DataFrame) -> None:
     frame = queries.pick(signals, world.HIT_RATIO)
-    means = frame.groupby(["variant", "bin_s"], as_index=False)["value"].mean() if len(frame) else frame
-    panel(view, key="hits", heading="Prefix cache hits", note="share of prompt tokens found, mean of the engines",
-          frame=means, nothing="No prefix look-ups: prefix caching may be off in the engines.",
-          figure=lambda: charts.by_variant(means, view.axis, charts.RATIO, view.palette, width_s=view.width_s))  # fmt: skip
+    means = queries.averaged(frame, by=("variant",))
+    panel(
+        view,
+        key="hits",
+        heading="Prefix cache hits",
+        note="share of prompt tokens found, mean of the engines",
+        frame=means,
+        nothing="No prefix look-ups: prefix caching may be off in the engines.",
+        figure=lambda: charts.by_variant(means, view.axis, charts.RATIO, view.palette, width_s=view.width_s),
+    )
 
 
 def _preemptions(view: View, signals: pd.DataFrame) -> None:
@@ -115,7 +135,19 @@ def _preemptions(view: View, signals: pd.DataFrame) -> None:
     frame = queries.summed(increase.dropna(subset=["value"]), by=("variant",))
     per_minute = frame.assign(value=frame["value"] * 60 / view.width_s) if len(frame) else frame
     unit = Unit(title="preemptions per minute")
-    panel(view, key="preemptions", heading="Preemptions", note="requests thrown out of a full cache and computed again",
-          frame=per_minute, nothing="The history holds no preemption counts; L4 shows each engine's total.",
-          figure=lambda: charts.by_variant(per_minute, view.axis, unit, view.palette, width_s=view.width_s,
-                                           marks=(Limit(value=0.0, label="", colour=charts.GREY),)))  # fmt: skip
+    panel(
+        view,
+        key="preemptions",
+        heading="Preemptions",
+        note="requests thrown out of a full cache and computed again",
+        frame=per_minute,
+        nothing="The history holds no preemption counts; L4 shows each engine's total.",
+        figure=lambda: charts.by_variant(
+            per_minute,
+            view.axis,
+            unit,
+            view.palette,
+            width_s=view.width_s,
+            marks=(Limit(value=0.0, label="", colour=charts.GREY),),
+        ),
+    )

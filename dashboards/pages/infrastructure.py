@@ -6,29 +6,35 @@ import pandas as pd
 import streamlit as st
 
 from dashboards import data, figures, fleetdoc, html, queries, world
-from dashboards.panels import panel, section, table, title
+from dashboards.panels import panel, section, table
 from dashboards.parts import Answer
 from dashboards.source import Reader
 from dashboards.summary import STALE_AFTER_S, Level
 from dashboards.view import View
-from dashboards.words import ago, clock, plural, seconds
+from dashboards.words import NOTHING, ago, clock, percent, plural, seconds
 
 _STATE_LEVELS = {"ready": Level.GOOD, "starting": Level.ATTENTION, "stopping": Level.UNKNOWN, "failed": Level.BREACH}
 
 
 def render(view: View) -> None:
     """Draw the page."""
-    title("Infrastructure", "what runs, what restarted, and whether the loop is well")
     answer = data.ask("controller", "/fleet")
     rows = fleetdoc.replicas(answer.document if answer else None)
     st.html(html.tiles(tiles(view, rows, data.health())))
     _replica_table(view, rows, answer)
     signals = view.signals(world.CURRENT, world.REQUESTED, world.DESIRED)
     timeline = queries.replica_timeline(signals, {"observed": world.CURRENT, "requested": world.REQUESTED})
-    nothing = pd.DataFrame(columns=["variant", "direction", "at_s", "desired", "id", "reason"])
-    panel(view, key="replica-states", heading="Replicas over time", note="what the platform was asked for, and what is ready",
-          frame=timeline, nothing="No replica counts yet: the controller writes them with each pass.",
-          figure=lambda: figures.replicas(timeline, nothing, view.axis, view.palette, width_s=view.width_s, row_height=120))  # fmt: skip
+    panel(
+        view,
+        key="replica-states",
+        heading="Replicas over time",
+        note="what the platform was asked for, and what is ready",
+        frame=timeline,
+        nothing="No replica counts yet: the controller writes them with each pass.",
+        figure=lambda: figures.replicas(
+            timeline, pd.DataFrame(), view.axis, view.palette, width_s=view.width_s, row_height=120
+        ),
+    )
     left, right = st.columns(2, gap="small")
     with left:
         _parts(view)
@@ -42,13 +48,29 @@ def tiles(view: View, rows: pd.DataFrame, health: dict[str, Answer]) -> list[str
     events = data.read(Reader.events, view.window, ("process",))
     restarts = int((events["severity"] != "info").sum()) if len(events) else 0
     answering = sum(answer.reachable for answer in health.values())
-    found = [html.tile(f"Replicas {state}", str(int(counts.get(state, 0))) if len(rows) else "–",
-                       level=level if level is Level.BREACH and counts.get(state, 0) else None)
-             for state, level in _STATE_LEVELS.items()]  # fmt: skip
-    found.append(html.tile("Crashes", str(restarts), limit=f"in the last {seconds(view.window.span_s)}",
-                           level=Level.ATTENTION if restarts else None))  # fmt: skip
-    found.append(html.tile("Parts that answer", f"{answering} / {len(health)}",
-                           level=None if not health else Level.GOOD if answering == len(health) else Level.ATTENTION))  # fmt: skip
+    found = [
+        html.tile(
+            f"Replicas {state}",
+            str(int(counts.get(state, 0))) if len(rows) else NOTHING,
+            level=level if level is Level.BREACH and counts.get(state, 0) else None,
+        )
+        for state, level in _STATE_LEVELS.items()
+    ]
+    found.append(
+        html.tile(
+            "Crashes",
+            str(restarts),
+            limit=f"in the last {seconds(view.window.span_s)}",
+            level=Level.ATTENTION if restarts else None,
+        )
+    )
+    found.append(
+        html.tile(
+            "Parts that answer",
+            f"{answering} / {len(health)}",
+            level=None if not health else Level.GOOD if answering == len(health) else Level.ATTENTION,
+        )
+    )
     return found
 
 
@@ -76,32 +98,32 @@ def _replica_table(view: View, rows: pd.DataFrame, answer: Answer | None) -> Non
 
 
 def _readable(rows: pd.DataFrame, view: View) -> pd.DataFrame:
-    ages = [ago(max(0.0, view.now_s - moment)) if moment else "–" for moment in rows["since_s"]]
-    shown = rows.assign(
-        since=ages, sample=[ago(age) if age is not None and age == age else "never" for age in rows["age_s"]]
+    since, age = rows["since_s"].astype(float), rows["age_s"].astype(float)
+    return pd.DataFrame(
+        {
+            "variant": rows["variant"],
+            "replica": rows["replica"],
+            "endpoint": rows["endpoint"],
+            "state": rows["state"],
+            "in this state": [seconds(float(round(max(0.0, view.now_s - at)))) if at > 0 else NOTHING for at in since],
+            "newest sample": [ago(value) for value in age],
+            "running": rows["running"],
+            "waiting": rows["waiting"],
+            "KV in use": [percent(value) for value in rows["kv"].astype(float)],
+            "KV capacity, tokens": rows["kv_capacity_tokens"],
+            "preemptions, total": rows["preemptions"],
+        }
     )
-    columns = [
-        "variant",
-        "replica",
-        "endpoint",
-        "state",
-        "since",
-        "sample",
-        "running",
-        "waiting",
-        "kv",
-        "kv_capacity_tokens",
-        "preemptions",
-    ]
-    return shown[columns].rename(columns={"since": "in this state", "sample": "newest sample", "kv": "KV in use, 0..1",
-                                          "kv_capacity_tokens": "KV capacity, tokens", "preemptions": "preemptions, total"})  # fmt: skip
 
 
 def unreachable(answer: Answer, view: View) -> str:
     """The designed state of a part that does not answer."""
-    return html.empty(f"The {answer.part} is not reachable since {clock(answer.since_s, view.zone)}",
-                      f"{answer.url}: {answer.problem}. What it alone knows is missing here; the rest of the console works. "
-                      "This fills by itself when it answers again.", icon="◌")  # fmt: skip
+    return html.empty(
+        f"The {answer.part} is not reachable since {clock(answer.since_s, view.zone)}",
+        f"{answer.url}: {answer.problem}. What it alone knows is missing here; the rest of the console works. "
+        "This fills by itself when it answers again.",
+        icon="◌",
+    )
 
 
 def _parts(view: View) -> None:
@@ -120,7 +142,7 @@ def _parts(view: View) -> None:
 
 def _part_line(answer: Answer, view: View) -> str:
     if not answer.reachable:
-        return html.part(answer.part, Level.UNKNOWN, f"not reachable since {clock(answer.since_s, view.zone)}")
+        return html.part(answer.part, Level.ATTENTION, f"not reachable since {clock(answer.since_s, view.zone)}")
     if answer.problem:
         return html.part(answer.part, Level.ATTENTION, answer.problem)
     return html.part(answer.part, Level.GOOD, f"answers since {clock(answer.since_s, view.zone)}")
@@ -146,10 +168,14 @@ def _processes(view: View) -> None:
     with st.container(border=True, key="panel-processes"):
         section("Processes", f"{plural(len(events), 'event')} in this range, newest first")
         items = [
-            html.happening(clock(row["at_s"], view.zone), row["subject"], row["message"],
-                           mark={"critical": "✕", "warning": "▲"}.get(row["severity"], ""))
+            html.happening(
+                clock(row["at_s"], view.zone),
+                row["subject"],
+                row["message"],
+                mark={"critical": "✕", "warning": "▲"}.get(row["severity"], ""),
+            )
             for row in events.head(12).to_dict("records")
-        ]  # fmt: skip
+        ]
         st.html(
             html.feed(items, label="Process events")
             if items

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 
 import pandas as pd
@@ -12,7 +13,7 @@ from dashboards.panels import panel, section
 from dashboards.source import Reader
 from dashboards.summary import Level, short_model, summarise
 from dashboards.view import View, known_models, link
-from dashboards.words import ago, change, change_points, clock, money, percent, seconds, si
+from dashboards.words import NOTHING, ago, change, change_points, clock, money, percent, seconds, si, significant
 from dashboards.world import ModelState, Promise, VariantState, World
 
 _MODEL_HEAD = ("Model", "State", "TTFT", "TPOT", "Met every promise", "Success", "Waiting")
@@ -35,8 +36,13 @@ def render(view: View) -> None:
     st.html(html.banner(summarise(state, view.zone)))
     st.html(html.tiles(tiles(state, bins, view.requests_before(), view)))
     if not state.variants and not state.models:
-        st.html(html.empty("No variants yet", "Nothing has been scaled or served in this time range. Start the fleet, or "
-                           "choose a longer range.", command="fleet up"))  # fmt: skip
+        st.html(
+            html.empty(
+                "No variants yet",
+                "Nothing has been scaled or served in this time range. Start the fleet, or choose a longer range.",
+                command="fleet up",
+            )
+        )
         return
     st.html(model_rows(state, view))
     st.html(variant_rows(state, view))
@@ -55,11 +61,15 @@ def gather(view: View, bins: pd.DataFrame, latencies: pd.DataFrame, signals: pd.
     variants = world.variant_states(view.variants, signals, data.read(Reader.last_decisions, view.window))
     down = {name: answer.since_s for name, answer in data.health().items() if not answer.reachable}
     return World(
-        now_s=view.now_s if view.live else view.window.until_s, span_s=view.window.span_s, newest_s=_newest(view),
+        now_s=view.now_s if view.live else view.window.until_s,
+        span_s=view.window.span_s,
+        newest_s=_newest(view),
         models=world.model_states(names, data.slos(), bins, latencies, signals, until_s=view.window.until_s),
-        variants=variants, alerts=world.firing(spells), parts_down=down if view.live else {},
+        variants=variants,
+        alerts=world.firing(spells),
+        parts_down=down if view.live else {},
         last_trouble_s=world.last_trouble(spells),
-    )  # fmt: skip
+    )
 
 
 def _newest(view: View) -> float | None:
@@ -79,15 +89,37 @@ def tiles(state: World, bins: pd.DataFrame, before: pd.DataFrame, view: View) ->
     ready, wanted = _total(state, "ready"), _total(state, "wanted")
     starting = sum(variant.starting for variant in state.variants)
     return [
-        html.tile("SLO attainment", percent(good), limit=f"promised {percent(objective)}",
-                  note=change_points(good, good_before), level=_judge(good, objective)),
-        html.tile("Error budget left", percent(budget), limit=f"of the last {seconds(view.window.span_s)}",
-                  level=None if budget is None else Level.GOOD if budget > 0.25 else Level.ATTENTION if budget > 0 else Level.BREACH),
-        html.tile("Goodput", si(rate, "req/s"), limit="requests that met every promise", note=change(rate, rate_before)),
-        html.tile("Cost", f"{money(sum(costs))} /h" if costs else "–", limit="replicas that run or start"),
-        html.tile("Replicas", f"{ready} / {wanted}" if ready is not None else "–", limit="ready / wanted",
-                  note=f"{starting} starting" if starting else ""),
-    ]  # fmt: skip
+        html.tile(
+            "SLO attainment",
+            percent(good),
+            limit=f"promised {percent(objective)}",
+            note=change_points(good, good_before),
+            level=_judge(good, objective),
+        ),
+        _budget(budget, view),
+        html.tile("Goodput", si(rate, "req/s"), limit="kept every promise", note=change(rate, rate_before)),
+        html.tile("Cost", f"{money(sum(costs))} /h" if costs else NOTHING, limit="replicas that run or start"),
+        html.tile(
+            "Replicas",
+            f"{ready} / {wanted}" if ready is not None else NOTHING,
+            limit="ready / wanted",
+            note=f"{starting} starting" if starting else "",
+        ),
+    ]
+
+
+def _budget(left: float | None, view: View) -> str:
+    """How much more may fail before the promise for this window is broken."""
+    window = f"of the last {seconds(view.window.span_s)}"
+    if left is None:
+        return html.tile("Error budget left", NOTHING, limit=window)
+    if left < 0:
+        return html.tile(
+            "Error budget left", "0 %", limit=f"spent {significant(1 - left, 2)} times over", level=Level.BREACH
+        )
+    return html.tile(
+        "Error budget left", percent(left), limit=window, level=Level.GOOD if left > 0.25 else Level.ATTENTION
+    )
 
 
 def _judge(value: float | None, objective: float) -> Level | None:
@@ -133,8 +165,11 @@ def _promise(promise: Promise | None) -> str:
     if promise is None:
         return '<span class="fl-none">no promise</span>'
     over = promise.p_now_s is not None and promise.p_now_s > promise.limit_s
-    return (f'<div><span class="fl-num{" fl-over" if over else ""}">P{promise.objective * 100:g} {seconds(promise.p_now_s)}</span> '
-            f'<span class="fl-sub">limit {seconds(promise.limit_s)}</span></div>')  # fmt: skip
+    return (
+        f'<div><span class="fl-num{" fl-over" if over else ""}">P{promise.objective * 100:g} '
+        f"{seconds(promise.p_now_s)}</span> "
+        f'<span class="fl-sub">limit {seconds(promise.limit_s)}</span></div>'
+    )
 
 
 def variant_rows(state: World, view: View) -> str:
@@ -170,9 +205,16 @@ def _demand(view: View, bins: pd.DataFrame) -> None:
     rates = queries.rates(
         _per_variant(bins), ("requests",), since_s=window.since_s, until_s=window.until_s, width_s=view.width_s
     )
-    panel(view, key="demand", heading="Demand", note="requests finished per second, by the variant that served them",
-          frame=rates, column="requests", nothing="No request finished. Send traffic through the router.",
-          figure=lambda: figures.demand(rates, view.axis, view.palette, alerts=view.alert_bands(), height=210))  # fmt: skip
+    panel(
+        view,
+        key="demand",
+        heading="Demand",
+        note="requests finished per second, by the variant that served them",
+        frame=rates,
+        column="requests",
+        nothing="No request finished. Send traffic through the router.",
+        figure=lambda: figures.demand(rates, view.axis, view.palette, alerts=view.alert_bands(), height=210),
+    )
 
 
 def _per_variant(bins: pd.DataFrame) -> pd.DataFrame:
@@ -187,11 +229,16 @@ def _replicas(view: View, signals: pd.DataFrame) -> None:
     )
     moves = queries.scalings(view.moves())
     picked = panel(
-        view, key="replicas", heading="Replicas", note="planned, requested, observed; alerts shaded", frame=timeline,
+        view,
+        key="replicas",
+        heading="Replicas",
+        note="planned, requested, observed; alerts shaded",
+        frame=timeline,
         nothing="No replica counts yet: the controller writes them with each pass.",
-        figure=lambda: figures.replicas(timeline, moves, view.axis, view.palette, width_s=view.width_s,
-                                        alerts=view.alert_bands(), row_height=110),
-    )  # fmt: skip
+        figure=lambda: figures.replicas(
+            timeline, moves, view.axis, view.palette, width_s=view.width_s, alerts=view.alert_bands(), row_height=110
+        ),
+    )
     if picked:
         st.switch_page(st.session_state["pages"]["autoscaling"], query_params={"decision": picked})
 
@@ -214,15 +261,31 @@ def feed_items(view: View, *, limit: int = 9) -> list[str]:
     """Scalings, alerts and process events in one list, newest first."""
     entries: list[tuple[float, str]] = []
     for row in queries.scalings(view.moves()).to_dict("records"):
-        arrow = f"{row['current']} → {row['desired']}"
-        entries.append((row["at_s"], html.happening(
-            clock(row["at_s"], view.zone), row["variant"], row["detail"], mark=arrow,
-            colour=view.palette.get(row["variant"], ""), link=link("autoscaling", decision=str(row["id"])),
-        )))  # fmt: skip
+        arrow = f"{row['before']} → {row['desired']}"
+        entries.append(
+            (
+                row["at_s"],
+                html.happening(
+                    clock(row["at_s"], view.zone),
+                    row["variant"],
+                    row["detail"],
+                    mark=arrow,
+                    colour=view.palette.get(row["variant"], ""),
+                    link=link("autoscaling", decision=str(row["id"])),
+                ),
+            )
+        )
     events = data.read(Reader.events, view.window, ("alert", "process", "model"))
     for row in events.to_dict("records"):
         page = {"alert": "alerts", "process": "infrastructure"}.get(row["kind"], "routing")
-        mark = {"critical": "✕", "warning": "▲"}.get(row["severity"], "")
-        entries.append((row["at_s"], html.happening(clock(row["at_s"], view.zone), row["subject"], row["message"],
-                                                    mark=mark, link=link(page))))  # fmt: skip
+        over = isinstance(row["data"], Mapping) and row["data"].get("state") == "resolved"
+        mark = "✓" if over else {"critical": "✕", "warning": "▲"}.get(row["severity"], "")
+        entries.append(
+            (
+                row["at_s"],
+                html.happening(
+                    clock(row["at_s"], view.zone), row["subject"], row["message"], mark=mark, link=link(page)
+                ),
+            )
+        )
     return [text for _, text in sorted(entries, key=lambda entry: -entry[0])[:limit]]

@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboards import charts, data, fleetdoc, html, queries, world
 from dashboards.charts import Unit
-from dashboards.panels import panel, section, table, title
+from dashboards.panels import panel, section, table
 from dashboards.source import Reader
 from dashboards.view import View
 from dashboards.words import money, percent, si
@@ -29,7 +29,6 @@ _DCGM: Final = {
 
 def render(view: View) -> None:
     """Draw the page."""
-    title("Resources", "GPUs, their memory and their price")
     answer = data.ask("controller", "/fleet")
     specs = fleetdoc.specs(answer.document if answer else None)
     signals = view.signals(world.KV, world.CURRENT, world.COST)
@@ -47,7 +46,7 @@ def render(view: View) -> None:
 
 
 def accelerators(view: View, specs: pd.DataFrame, signals: pd.DataFrame) -> pd.DataFrame:
-    """What is known of each variant's hardware: from the controller where it answers, else from history and catalogue."""
+    """What is known of each variant's hardware: from the controller, else from history and catalogue."""
     current = queries.newest(queries.pick(signals, world.CURRENT, how="high"), by=("variant",))
     ready = dict(zip(current["variant"], current["value"], strict=True)) if len(current) else {}
     known = {str(row["variant"]): row for row in specs.to_dict("records")}
@@ -58,12 +57,19 @@ def accelerators(view: View, specs: pd.DataFrame, signals: pd.DataFrame) -> pd.D
         gpu, gpus = GPUS.get(accelerator), int(spec.get("accelerator_count") or 1)
         cost = spec.get("cost_per_hour") or (gpu.price_per_hour * gpus if gpu else None)
         replicas = int(ready.get(name, 0))
-        rows.append({
-            "variant": name, "accelerator": accelerator, "GPUs per replica": gpus, "replicas ready": replicas,
-            "HBM per GPU, GiB": gpu.memory_gib if gpu else None, "bandwidth, TB/s": gpu.hbm_tb_s if gpu else None,
-            "power limit, W": gpu.power_w if gpu else None, "$/h per replica": cost,
-            "$/h now": None if cost is None else cost * replicas,
-        })  # fmt: skip
+        rows.append(
+            {
+                "variant": name,
+                "accelerator": accelerator,
+                "GPUs per replica": gpus,
+                "replicas ready": replicas,
+                "HBM per GPU, GiB": gpu.memory_gib if gpu else None,
+                "bandwidth, TB/s": gpu.hbm_tb_s if gpu else None,
+                "power limit, W": gpu.power_w if gpu else None,
+                "$/h per replica": cost,
+                "$/h now": None if cost is None else cost * replicas,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -93,39 +99,66 @@ def _cost(view: View, signals: pd.DataFrame, inventory: pd.DataFrame) -> None:
         current = queries.pick(signals, world.CURRENT, how="high")
         frame, source = current.assign(value=current["value"] * current["variant"].map(price)), "ready replicas x price"
     unit = Unit(title="US dollars per hour", hover=".2f")
-    panel(view, key="cost", heading="Cost per hour", note=f"by variant, {source}", frame=frame,
-          nothing="No replica counts yet: the controller writes them with each pass.",
-          figure=lambda: charts.by_variant(frame, view.axis, unit, view.palette, width_s=view.width_s, step=True, height=210))  # fmt: skip
+    panel(
+        view,
+        key="cost",
+        heading="Cost per hour",
+        note=f"by variant, {source}",
+        frame=frame,
+        nothing="No replica counts yet: the controller writes them with each pass.",
+        figure=lambda: charts.by_variant(
+            frame, view.axis, unit, view.palette, width_s=view.width_s, step=True, height=210
+        ),
+    )
 
 
 def _kv(view: View, signals: pd.DataFrame) -> None:
     frame = queries.pick(signals, world.KV)
-    means = frame.groupby(["variant", "bin_s"], as_index=False)["value"].mean() if len(frame) else frame
-    panel(view, key="hbm", heading="HBM held by the KV cache", note="share of the cache's blocks in use, mean of the engines; "
-          "vLLM claims the memory itself at start", frame=means, nothing="No engine was sampled.",
-          figure=lambda: charts.by_variant(means, view.axis, charts.RATIO, view.palette, width_s=view.width_s, height=210))  # fmt: skip
+    means = queries.averaged(frame, by=("variant",))
+    panel(
+        view,
+        key="hbm",
+        heading="HBM held by the KV cache",
+        note="share of the cache's blocks in use, mean of the engines; vLLM claims the memory itself at start",
+        frame=means,
+        nothing="No engine was sampled.",
+        figure=lambda: charts.by_variant(
+            means, view.axis, charts.RATIO, view.palette, width_s=view.width_s, height=210
+        ),
+    )
 
 
 def _gpu(view: View) -> None:
     names = [name for name in data.read(Reader.signal_names, view.window, "DCGM_") if name in _DCGM]
     if not names:
-        st.html(html.empty(
-            "No GPU metrics here", "Activity, tensor cores, power, temperature and XID errors come from NVIDIA's dcgm-exporter. "
-            "Run it on the GPU nodes, let Prometheus scrape it, and start the loop with that Prometheus: "
-            "these charts then fill by themselves. Simulated engines have no GPU.",
-            command="docker run -d --gpus all --cap-add SYS_ADMIN -p 9400:9400 nvcr.io/nvidia/k8s/dcgm-exporter", icon="▦",
-        ))  # fmt: skip
+        st.html(
+            html.empty(
+                "No GPU metrics here",
+                "Activity, tensor cores, power, temperature and XID errors come from NVIDIA's dcgm-exporter. "
+                "Run it on the GPU nodes, let Prometheus scrape it, and start the loop with that Prometheus: "
+                "these charts then fill by themselves. Simulated engines have no GPU.",
+                command="docker run -d --gpus all --cap-add SYS_ADMIN -p 9400:9400 nvcr.io/nvidia/k8s/dcgm-exporter",
+                icon="▦",
+            )
+        )
         return
     signals = view.signals(*names)
     columns = st.columns(2, gap="small")
     for index, name in enumerate(names):
         heading, unit = _DCGM[name]
         frame = queries.pick(signals, name)
-        means = frame.groupby(["variant", "bin_s"], as_index=False)["value"].mean()
+        means = queries.averaged(frame, by=("variant",))
         with columns[index % 2]:
             _dcgm(view, name, heading, unit, means)
 
 
 def _dcgm(view: View, name: str, heading: str, unit: Unit, means: pd.DataFrame) -> None:
-    panel(view, key=name, heading=heading, note=name, frame=means, nothing="The series stopped.",
-          figure=lambda: charts.by_variant(means, view.axis, unit, view.palette, width_s=view.width_s))  # fmt: skip
+    panel(
+        view,
+        key=name,
+        heading=heading,
+        note=name,
+        frame=means,
+        nothing="The series stopped.",
+        figure=lambda: charts.by_variant(means, view.axis, unit, view.palette, width_s=view.width_s),
+    )

@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboards import data, figures, html, queries
 from dashboards.pages.infrastructure import unreachable
-from dashboards.panels import panel, section, table, title
+from dashboards.panels import panel, section, table
 from dashboards.parts import Answer
 from dashboards.summary import Level
 from dashboards.view import View
@@ -18,13 +18,14 @@ from dashboards.words import clock, endpoint_name, percent, seconds, si, signifi
 
 _DOTS = 1_500
 _RECENT = "/debug/decisions?last=60"
-_NO_GUESS = ("No request with a prediction finished. The router records one as soon as the predictor has learnt from "
-             "some hundred requests.")  # fmt: skip
+_NO_GUESS = (
+    "No request with a prediction finished. The router records one as soon as the predictor has learnt from "
+    "some hundred requests."
+)
 
 
 def render(view: View) -> None:
     """Draw the page."""
-    title("Router & predictor", "where requests went, and how good the guesses were")
     latencies, step = view.latencies()
     pairs = {what: queries.prediction_pairs(latencies, what) for what in ("ttft", "tpot")}
     status = data.ask("predictor", "/status")
@@ -60,9 +61,13 @@ def tiles(latencies: pd.DataFrame, pairs: Mapping[str, pd.DataFrame], status: An
         html.tile("TTFT error", percent(queries.mean_absolute_error(pairs["ttft"])), limit="mean, of the actual value"),
         html.tile("TPOT error", percent(queries.mean_absolute_error(pairs["tpot"])), limit="mean, of the actual value"),
         html.tile("Requests with a prediction", percent(share), limit="of those read"),
-        html.tile("Predictor", state, limit=f"{si(_number(document.get('samples')))} samples learnt" if document else "",
-                  level=Level.GOOD if state == "warm" else Level.ATTENTION if state in {"cold", "not reachable"} else None),
-    ]  # fmt: skip
+        html.tile(
+            "Predictor",
+            state,
+            limit=f"{si(_number(document.get('samples')))} samples learnt" if document else "",
+            level=Level.GOOD if state == "warm" else Level.ATTENTION if state in {"cold", "not reachable"} else None,
+        ),
+    ]
 
 
 def _document(answer: Answer | None) -> Mapping[str, Any]:
@@ -75,12 +80,19 @@ def _number(value: object) -> float | None:
 
 def _split(view: View) -> None:
     bins = view.request_bins()
-    grouped = bins.groupby(["variant", "bin_s"], as_index=False)["requests"].sum() if len(bins) else bins
+    grouped = queries.summed(bins, by=("variant",), columns=("requests",))
     window = view.window
     rates = queries.rates(grouped, ("requests",), since_s=window.since_s, until_s=window.until_s, width_s=view.width_s)
-    panel(view, key="split", heading="Where requests went", note="finished per second, by variant", frame=rates,
-          column="requests", nothing="No request finished. Send traffic through the router.",
-          figure=lambda: figures.demand(rates, view.axis, view.palette, height=200))  # fmt: skip
+    panel(
+        view,
+        key="split",
+        heading="Where requests went",
+        note="finished per second, by variant",
+        frame=rates,
+        column="requests",
+        nothing="No request finished. Send traffic through the router.",
+        figure=lambda: figures.demand(rates, view.axis, view.palette, height=200),
+    )
 
 
 def _scatter(view: View, pairs: pd.DataFrame, what: str, note: str) -> None:
@@ -88,16 +100,31 @@ def _scatter(view: View, pairs: pd.DataFrame, what: str, note: str) -> None:
     many = (
         f"{si(float(len(dots)))} of {si(float(len(pairs)))} shown" if len(dots) < len(pairs) else "every dot a request"
     )
-    panel(view, key=f"scatter-{what}", heading=f"{what}: predicted against actual", note=f"{note}{many}; on the line = right",
-          frame=dots, column="predicted", nothing=_NO_GUESS, group="",
-          figure=lambda: figures.predicted_against_actual(dots, view.palette, what=what))  # fmt: skip
+    panel(
+        view,
+        key=f"scatter-{what}",
+        heading=f"{what}: predicted against actual",
+        note=f"{note}{many}; on the line = right",
+        frame=dots,
+        column="predicted",
+        nothing=_NO_GUESS,
+        group="",
+        figure=lambda: figures.predicted_against_actual(dots, view.palette, what=what),
+    )
 
 
 def _error(view: View, pairs: pd.DataFrame, what: str) -> None:
     over_time = queries.error_over_time(pairs, view.starts, view.width_s)
-    panel(view, key=f"error-{what}", heading=f"{what} error over time", note="median a bin", frame=over_time,
-          column="absolute", nothing=_NO_GUESS,
-          figure=lambda: figures.prediction_error(over_time, view.axis, height=200))  # fmt: skip
+    panel(
+        view,
+        key=f"error-{what}",
+        heading=f"{what} error over time",
+        note="median a bin",
+        frame=over_time,
+        column="absolute",
+        nothing=_NO_GUESS,
+        figure=lambda: figures.prediction_error(over_time, view.axis, height=200),
+    )
 
 
 def recent_decisions(document: object) -> pd.DataFrame:
@@ -116,13 +143,20 @@ def _pick(entry: Mapping[str, Any]) -> dict[str, Any]:
     guess = predictions.get(url) if isinstance(predictions, Mapping) else None
     ttft = _number(guess.get("ttft_s")) if isinstance(guess, Mapping) else None
     row: dict[str, Any] = {
-        "at_s": _number(entry.get("at_s")), "endpoint": endpoint_name(str(url)) if url else "none", "reason": str(entry.get("reason", "")),
-        "tokens in": entry.get("input_tokens"), "cached": entry.get("matched_tokens"),
-    }  # fmt: skip
+        "at_s": _number(entry.get("at_s")),
+        "endpoint": endpoint_name(str(url)) if url else "none",
+        "reason": str(entry.get("reason", "")),
+        "tokens in": entry.get("input_tokens"),
+        "cached": entry.get("matched_tokens"),
+    }
     row |= {f"score {name}": significant(_number(value)) for name, value in own.items()}
     dropped = entry.get("dropped")
-    return row | {"predicted TTFT": seconds(ttft), "took": seconds(_number(entry.get("took_s"))),
-                  "candidates": len(scores), "dropped": len(dropped) if isinstance(dropped, Mapping) else 0}  # fmt: skip
+    return row | {
+        "predicted TTFT": seconds(ttft),
+        "took": seconds(_number(entry.get("took_s"))),
+        "candidates": len(scores),
+        "dropped": len(dropped) if isinstance(dropped, Mapping) else 0,
+    }
 
 
 def _recent(view: View) -> None:
@@ -155,8 +189,13 @@ def _model(view: View, status: Answer | None) -> None:
             st.html(unreachable(status, view))
             return
         rows = model_facts(_document(status), view)
-        st.dataframe(pd.DataFrame(rows, columns=["fact", "value"]), hide_index=True, key="model-facts", height="content",
-                     alt="State of the predictor")  # fmt: skip
+        st.dataframe(
+            pd.DataFrame(rows, columns=["fact", "value"]),
+            hide_index=True,
+            key="model-facts",
+            height="content",
+            alt="State of the predictor",
+        )
 
 
 def model_facts(document: Mapping[str, Any], view: View) -> list[tuple[str, str]]:
@@ -166,12 +205,21 @@ def model_facts(document: Mapping[str, Any], view: View) -> list[tuple[str, str]
     cold = document.get("cold")
     fitted = _number(document.get("fitted_at_s"))
     facts = [
-        ("state", "cold: it has not learnt enough and stays neutral" if cold else "warm" if cold is False else "not known"),
+        (
+            "state",
+            "cold: it has not learnt enough and stays neutral" if cold else "warm" if cold is False else "not known",
+        ),
         ("model", str(document.get("model_type") or "–")),
-        ("samples learnt", f"{si(_number(document.get('samples')))} (at least {si(_number(document.get('min_samples')))})"),
+        (
+            "samples learnt",
+            f"{si(_number(document.get('samples')))} (at least {si(_number(document.get('min_samples')))})",
+        ),
         ("last fit", clock(fitted, view.zone) if fitted else "none yet"),
-        ("fits, failed, refused", f"{document.get('fits', '–')}, {document.get('fit_failures', '–')}, {document.get('fit_refusals', '–')}"),
-    ]  # fmt: skip
+        (
+            "fits, failed, refused",
+            f"{document.get('fits', '–')}, {document.get('fit_failures', '–')}, {document.get('fit_refusals', '–')}",
+        ),
+    ]
     facts += [
         (name.replace("_", " "), percent(_number(value))) for name, value in errors.items() if name.endswith("mape")
     ]

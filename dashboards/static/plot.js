@@ -5,7 +5,6 @@ const shared = (window.__fleetPlots ??= { library: null, groups: new Map() });
 function library(url) {
   shared.library ??= new Promise((resolve, reject) => {
     const script = document.createElement("script");
-    script.src = new URL(url.replace(/^\//, ""), document.baseURI.replace(/[^/]*$/, "")).href;
     script.src = url;
     script.onload = () => resolve(window.Plotly);
     script.onerror = () => { shared.library = null; reject(new Error("plotly.js did not load")); };
@@ -21,6 +20,7 @@ function group(name) {
 
 function themed(layout, host) {
   const style = getComputedStyle(host);
+  for (const note of layout.annotations ?? []) if (note.name === "limit") note.bgcolor = panel(style);
   const read = (name, otherwise) => style.getPropertyValue(name).trim() || otherwise;
   const text = read("--st-text-color", style.color);
   const background = read("--st-secondary-background-color", "#fff");
@@ -50,6 +50,18 @@ function resolveColor(host, expression) {
   const [r, g, b] = canvas.getImageData(0, 0, 1, 1).data;
   probe.remove();
   return `rgb(${r},${g},${b})`;
+}
+
+// Colours that carry text or a thin line need another shade on a dark page; identities stay as they are.
+const LIGHTER = { "#b3261e": "#ff8a80", "#8a5a00": "#e8b04a", "#6b4f9e": "#b9a3e3", "#1f618d": "#7fb8e6", "#5b6b82": "#a9b6c8" };
+
+function shaded(text, host) {
+  if (getComputedStyle(host.closest(".stApp") ?? host).colorScheme !== "dark") return text;
+  return Object.entries(LIGHTER).reduce((all, [from, to]) => all.replaceAll(from, to), text);
+}
+
+function panel(style) {
+  return style.getPropertyValue("--st-secondary-background-color").trim() || "rgba(0,0,0,0)";
 }
 
 function timeAxes(layout) {
@@ -106,7 +118,7 @@ function wire(Plotly, node, name) {
 async function draw(host, node, data) {
   const Plotly = await library(data.plotly);
   if (!host.isConnected) return;
-  const figure = JSON.parse(data.figure);
+  const figure = JSON.parse(shaded(data.figure, host));
   const layout = themed(figure.layout, host);
   node.__window = layout.xaxis?.range ? [...layout.xaxis.range] : null;
   if (data.group) {
@@ -138,7 +150,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   node.setAttribute("aria-label", data.alt);
   node.style.height = `${JSON.parse(data.figure).layout.height}px`;
   node.__pick = (value) => setTriggerValue("picked", value);
-  draw(parentElement, node, data).catch((error) => { node.textContent = `This chart could not be drawn: ${error.message}`; });
+  draw(parentElement, node, data).catch((error) => { node.dataset.failed = error.message; node.textContent = `This chart could not be drawn: ${error.message}`; });
   if (!node.__observer) {
     node.__observer = new ResizeObserver(() => {
       if (node.__wired && node.offsetWidth) window.Plotly.Plots.resize(node);

@@ -17,6 +17,11 @@ import numpy as np
 from fleet.history import Event, History, RequestOutcome, RequestRecord, SignalSample
 from fleet.types import Decision, Direction, Reason
 
+_WHY = {
+    Reason.SATURATED: "One more replica", Reason.IDLE: "One replica fewer", Reason.STEADY: "Nothing to do",
+    Reason.PENDING: "Waiting for replicas that start", Reason.STABILISING: "Idle, but not for long enough",
+    Reason.AT_MAX: "At the maximum",
+}  # fmt: skip
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 PASS_S = 3.0
 
@@ -34,6 +39,8 @@ class Kind:
     limits: tuple[int, int]
     cost: float
     port: int
+    share: float = 1.0
+    """How much more or less than its part it gets."""
     ready: int = 1
     wanted: int = 1
     ready_at: list[float] = field(default_factory=list)
@@ -42,8 +49,8 @@ class Kind:
 
 def _kinds() -> list[Kind]:
     return [
-        Kind("llama-8b-h100", "h100_sxm", 6.5, 0.045, 0.011, (1, 2), 3.99, 9100),
-        Kind("llama-8b-a100", "a100_sxm", 3.6, 0.085, 0.021, (1, 3), 2.79, 9110),
+        Kind("llama-8b-h100", "h100_sxm", 6.5, 0.045, 0.011, (1, 2), 3.99, 9100, 0.93),
+        Kind("llama-8b-a100", "a100_sxm", 3.6, 0.085, 0.021, (1, 3), 2.79, 9110, 1.08),
     ]
 
 
@@ -73,24 +80,24 @@ class Evening:
     def play(self) -> Iterator[object]:
         """All rows, in order of time."""
         yield from self._opening()
-        for step in range(int(self.span_s / PASS_S)):
+        for step in range(int(1.2 * self.span_s / PASS_S)):
             at = self.start_s + step * PASS_S
             share = step * PASS_S / self.span_s
             yield from self._replicas(at)
             total = sum(kind.ready * kind.rps for kind in self.kinds)
-            load = load_rps(share) * float(self.rng.uniform(0.88, 1.12)) / total
             for kind in self.kinds:
+                load = load_rps(share) * float(self.rng.uniform(0.88, 1.12)) / total * kind.share
                 yield from self._requests(kind, at, load, share)
                 if not self.silent(share):
                     yield from self._samples(kind, at, load)
                     yield from self._decide(kind, at, load)
-            yield from self._alert(at, load)
+            yield from self._alert(at, load_rps(share) / total)
 
     def _opening(self) -> Iterator[object]:
         for name in ("router", "controller", "predictor", "alerts"):
             yield Event(at_s=self.start_s, kind="process", subject=name, message=f"{name} started")
         down, up = self.start_s + 0.705 * self.span_s, self.start_s + 0.735 * self.span_s
-        yield Event(at_s=down, kind="process", subject="controller", message="controller died (exit 137); restart in 1 s",
+        yield Event(at_s=down, kind="process", subject="controller", message="controller died (exit 137)",
                     severity="warning", data={"exit": 137})  # fmt: skip
         yield Event(
             at_s=up, kind="process", subject="controller", message="controller is up again", data={"restarts": 1}
@@ -174,40 +181,54 @@ class Evening:
             kind.ready_at.append(at + 9.0)
         elif reason is Reason.IDLE:
             kind.wanted, direction = kind.wanted - 1, Direction.DOWN
-            kind.ready, kind.quiet_since = kind.wanted, -math.inf
+            kind.quiet_since = -math.inf
+        ready = kind.ready
+        if direction is Direction.DOWN:
+            kind.ready = kind.wanted
         if direction is not Direction.HOLD:
             yield Event(at_s=at, kind="scale", subject=kind.name, message=f"{before} -> {kind.wanted}: {reason.value}")
         yield Decision(
             at_s=at, variant=kind.name, namespace="default", model=MODEL, accelerator=kind.accelerator,
-            current=kind.ready, desired=kind.wanted, direction=direction, reason=reason, saturation=level,
-            detail=f"Saturation {level:.2f} (limits 0.30 and 0.80), {kind.ready} ready, {before} planned before.",
-            signals={"kv_utilisation": round(min(1.0, load * 0.82), 3), "queue_ratio": round(max(0.0, load - 0.92), 3),
-                     "throughput_degradation": round(max(0.0, load - 1), 3), "oldest_sample_age_s": 1.4},
+            current=ready, desired=kind.wanted, direction=direction, reason=reason, saturation=level,
+            detail=f"{_WHY[reason]}: saturation {level:.2f} (limits 0.30 and 0.80), {ready} ready, {before} requested.",
+            signals={
+                "requested": before, "ready": ready, "kv_utilisation": round(min(1.0, load * 0.82), 3),
+                "queue_ratio": round(max(0.0, load - 0.92), 3),
+                "throughput_degradation": round(max(0.0, load - 1), 3), "oldest_sample_age_s": 1.4,
+            },
         )  # fmt: skip
 
     def _alert(self, at: float, load: float) -> Iterator[object]:
         data = {"model": MODEL, "state": "firing"}
         if load > 1.0 and self.breach_since is None:
             self.breach_since = at
-            yield Event(at_s=at, kind="alert", subject="TTFTBudgetBurn", severity="critical", data=data,
-                        message="TTFT of meta-llama/Llama-3.1-8B-Instruct burns its error budget: 31 % of requests over 0.2 s")  # fmt: skip
+            yield Event(at_s=at, kind="alert", subject="HighTTFT", severity="critical", data=data,
+                        message=f"TTFT of {MODEL} burns its error budget: 31 % of requests over 0.2 s")  # fmt: skip
         elif self.breach_since is not None and load < 0.7 and at - self.breach_since > 60:
             self.breach_since = None
-            yield Event(at_s=at, kind="alert", subject="TTFTBudgetBurn", severity="critical",
-                        message="TTFTBudgetBurn is resolved", data=data | {"state": "resolved"})  # fmt: skip
+            yield Event(at_s=at, kind="alert", subject="HighTTFT", severity="critical",
+                        message="HighTTFT is resolved", data=data | {"state": "resolved"})  # fmt: skip
 
 
 def _saturation(load: float) -> float:
     return round(min(1.0, max(0.0, 0.62 * load + 1.4 * max(0.0, load - 0.9))), 4)
 
 
-def build(url: str, *, now_s: float, span_s: float = 1200.0, seed: int = 7, end_at_share: float = 1.0) -> None:
-    """Write the evening so that it ends at ``now_s``; ``end_at_share`` below 1 breaks it off midway."""
-    evening = Evening(rng=np.random.default_rng(seed), start_s=now_s - span_s * end_at_share, span_s=span_s)
+def build(
+    url: str, *, now_s: float, span_s: float = 1200.0, seed: int = 7, share: float = 1.0, ahead_s: float = 0.0
+) -> None:
+    """Write the evening up to the moment ``now_s``.
+
+    Args:
+        share: how much of the evening is over by then; below 1 it stops midway.
+        ahead_s: write so much of what comes next, too: a live page over it keeps moving for that long.
+    """
+    evening = Evening(rng=np.random.default_rng(seed), start_s=now_s - span_s * share, span_s=span_s)
     history = History(url)
-    history.add(row for row in evening.play() if row.at_s <= now_s)  # type: ignore[attr-defined]  # rows of four kinds
+    end = now_s + ahead_s
+    history.add(row for row in evening.play() if row.at_s <= end)  # type: ignore[attr-defined]  # rows of four kinds
     history.close()
 
 
 if __name__ == "__main__":
-    build(sys.argv[1], now_s=time.time(), end_at_share=float(sys.argv[2]) if len(sys.argv) > 2 else 1.0)
+    build(sys.argv[1], now_s=time.time(), share=float(sys.argv[2]) if len(sys.argv) > 2 else 1.0)

@@ -1,4 +1,4 @@
-"""Pictures of every page of the console, light and dark: ``python -m tests.integration.screenshots OUTDIR [--url URL]``.
+"""Pictures of the console, light and dark: ``python -m tests.integration.screenshots OUTDIR [--url URL]``.
 
 Without ``--url`` it starts ``fleet console`` over a made-up history. The helpers here also drive the browser test.
 """
@@ -29,7 +29,8 @@ QUIET_MS = 400
 
 _SETTLED = """() => {
   const app = document.querySelector('[data-testid="stApp"]');
-  if (!app || app.dataset.testConnectionState !== 'CONNECTED' || app.dataset.testScriptState !== 'notRunning') return false;
+  if (!app || app.dataset.testConnectionState !== 'CONNECTED') return false;
+  if (app.dataset.testScriptState !== 'notRunning') return false;
   if (document.querySelector('[data-testid="stSkeleton"], [data-testid="stAppSkeleton"]')) return false;
   const plots = [...document.querySelectorAll('.fleet-plot')];
   return plots.every((plot) => plot.dataset.drawn === 'yes')
@@ -158,7 +159,7 @@ def main() -> None:
             from tests.dashboards import synthetic
 
             history = f"sqlite:///{folder}/history.sqlite3"
-            synthetic.build(history, now_s=time.time())
+            synthetic.build(history, now_s=time.time(), share=0.97, ahead_s=200.0)
             with console(history, home=Path(folder)) as url:
                 taken = shoot(chromium, url, options.out, query=options.query)
     print("\n".join(map(str, taken)))  # noqa: T201  # the command's answer
