@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,21 +89,22 @@ def up(*, headless: bool, as_json: bool, **asked: Any) -> None:
       fleet up --duration 120 --headless --json       two minutes, one JSON object
       fleet up --engines http://gpu1:8000,http://gpu2:8000 --no-traffic
     """
-    note = Console(stderr=True, soft_wrap=True, highlight=False).print if headless or as_json else click.echo
+    headless = headless or as_json
+    say = partial(click.echo, err=True)
     shared = load(FleetSettings, home=asked["home"], history_url=asked["history_url"])
     options, notes = _options(shared, asked)
     ports, replaced = choose(options.host, Ports())
-    notes += tuple(replaced)
+    if replaced:
+        notes += ("ports that are taken are replaced: " + ", ".join(replaced),)
     history = History(options.history_url)
-    for line in notes:
-        note(line)
-    run = Up(options, ports, history, note if headless or as_json else lambda _line: None)
+    if headless:
+        for line in notes:
+            say(line)
+    run = Up(options, ports, history, say if headless else lambda _line: None)
     try:
-        run.run(headless=headless or as_json, console=Console(), notes=notes)
+        run.run(headless=headless, console=Console(), notes=notes)
     finally:
-        (click.echo if not as_json else lambda text: click.echo(text, err=True))(
-            f"history is kept in {options.history_url}"
-        )
+        say(f"history is kept in {options.history_url}")
     _finish(run, as_json=as_json)
 
 

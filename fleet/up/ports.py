@@ -23,7 +23,7 @@ def is_free(host: str, port: int) -> bool:
 
 
 def choose(host: str, wanted: Ports) -> tuple[Ports, list[str]]:
-    """Ports that are free, as near above the wanted ones as there are, and a line for each that was replaced."""
+    """Ports that are free, as near above the wanted ones as there are, and a word for each that was replaced."""
     chosen: dict[str, int] = {}
     notes: list[str] = []
     for name, port in asdict(wanted).items():
@@ -32,7 +32,7 @@ def choose(host: str, wanted: Ports) -> tuple[Ports, list[str]]:
         else:
             chosen[name] = next(p for p in range(port, 65_000) if p not in chosen.values() and is_free(host, p))
         if chosen[name] != port:
-            notes.append(f"port {port} ({name.replace('_', ' ')}) is taken; using {chosen[name]}")
+            notes.append(f"{name.replace('_', ' ')} {port} -> {chosen[name]}")
     return Ports(**chosen), notes
 
 

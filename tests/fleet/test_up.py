@@ -47,7 +47,7 @@ def test_a_taken_port_is_replaced_and_said() -> None:
         port = taken.getsockname()[1]
         ports, notes = choose("127.0.0.1", Ports(router=port))
     assert ports.router != port
-    assert any(f"port {port} (router) is taken; using {ports.router}" in note for note in notes)
+    assert f"router {port} -> {ports.router}" in notes
     values = [getattr(ports, name) for name in Ports.__dataclass_fields__]
     assert len(set(values)) == len(values)
 

@@ -54,7 +54,7 @@ class Loop:
                 line = status.read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
-            if "fleet.cli" in line and all(word in line for word in words):
+            if all(word in line for word in words):
                 return int(status.parent.name)
         raise AssertionError(f"no process with {words}")
 
@@ -127,7 +127,7 @@ def test_killed_engine_predictor_and_controller_come_back_and_lose_only_what_was
     platform = loop.addresses["simulator"]
     victim = next(replica for replica in _replicas(platform) if replica["state"] == "ready")
     in_flight = _running(victim["url"])
-    os.kill(loop.pid_of("sim engine", f"--port {victim['url'].rsplit(':', 1)[1]}"), signal.SIGKILL)
+    os.kill(loop.pid_of("simulator.engine_main", f"--port {victim['url'].rsplit(':', 1)[1]}"), signal.SIGKILL)
     os.kill(loop.pid_of("predictor serve", str(loop.home)), signal.SIGKILL)
     os.kill(loop.pid_of("wva run", str(loop.home)), signal.SIGKILL)
 
@@ -139,8 +139,7 @@ def test_killed_engine_predictor_and_controller_come_back_and_lose_only_what_was
     assert sorted(line.split(" ")[0] for line in result["died"]) == ["predictor", "wva"]
     assert result["engine_restarts"] == 1
     failed = result["client"]["failed"]
-    assert sum(failed.values()) if isinstance(failed, dict) else failed <= in_flight + 10
-    assert result["success_rate"] > 0.9
+    assert failed <= in_flight + 5, result["client"]["failures"]
     assert result["predictor"]["samples"] > 0
     events = History(f"sqlite:///{loop.home}/history.sqlite3").read("events", kind="process")
     assert {event["subject"] for event in events} == {"predictor", "wva"}
@@ -159,7 +158,7 @@ def test_a_taken_port_is_replaced_and_ctrl_c_ends_every_process(launch: Callable
         loop = launch("--no-console", "--mean-rps", "3")
         loop.wait_until_up()
     assert not loop.addresses["requests"].endswith(":8080/v1")
-    assert "is taken; using" in (loop.home / "stderr.log").read_text()
+    assert "ports that are taken are replaced: " in (loop.home / "stderr.log").read_text()
     answer = requests.get(loop.addresses["requests"] + "/models", timeout=10)
     assert answer.json()["data"][0]["id"] == "meta-llama/Llama-3.1-8B-Instruct"
     loop.process.send_signal(signal.SIGINT)
