@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -156,7 +158,21 @@ def _engine(url: URL, *, read_only: bool) -> Engine:
 def _sqlite_pragmas(connection: Any, _record: Any) -> None:
     """WAL lets readers work while one process writes, and survives the death of any writer."""
     for pragma in ("busy_timeout=30000", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
+        _insist(connection, f"PRAGMA {pragma}")
+
+
+def _insist(connection: Any, statement: str, *, limit_s: float = 30.0) -> None:
+    """Execute it, again while the file is locked: the change to WAL does not wait for the busy timeout."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        try:
+            connection.execute(statement)
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 __all__ = ["Connection", "History", "Row"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -13,6 +14,10 @@ from fleet.history.store import History, Row
 log = logging.getLogger(__name__)
 
 _STOP = object()
+GOOD_BATCH = 500
+"""So many rows are written without waiting for more."""
+MAX_BATCH = 5_000
+"""Rows of one transaction at most."""
 
 
 class HistoryWriter:
@@ -52,23 +57,25 @@ class HistoryWriter:
         stopping = False
         while not stopping or pending:
             stopping = self._fill(pending, wait=not stopping) or stopping
-            if pending and not self._write(pending) and stopping:
-                log.error("history: %d rows lost at shutdown: %s", len(pending), self.last_error)
-                return
+            if pending and not self._write(pending):
+                if stopping:
+                    log.error("history: %d rows lost at shutdown: %s", len(pending), self.last_error)
+                    return
+                time.sleep(self._flush_s)
 
     def _fill(self, pending: list[Row], *, wait: bool) -> bool:
-        """Move queued rows to ``pending``; True when asked to stop."""
-        try:
-            item = self._queue.get(timeout=self._flush_s) if wait else self._queue.get_nowait()
-            while len(pending) < 5_000:
-                if item is _STOP:
-                    return True
-                pending.append(item)  # type: ignore[arg-type]  # only put() feeds the queue
-                item = (
-                    self._queue.get(timeout=self._flush_s) if len(pending) < 500 and wait else self._queue.get_nowait()
-                )
-        except queue.Empty:
-            pass
+        """Move queued rows to ``pending`` until a batch is full or the first may wait no longer; True when to stop."""
+        deadline = time.monotonic() + self._flush_s
+        while len(pending) < MAX_BATCH:
+            left_s = deadline - time.monotonic()
+            try:
+                patient = wait and left_s > 0 and len(pending) < GOOD_BATCH
+                item = self._queue.get(timeout=left_s) if patient else self._queue.get_nowait()
+            except queue.Empty:
+                return False
+            if item is _STOP:
+                return True
+            pending.append(item)  # type: ignore[arg-type]  # only put() feeds the queue
         return False
 
     def _write(self, pending: list[Row]) -> bool:
@@ -78,9 +85,6 @@ class HistoryWriter:
             self.last_error = str(getattr(error, "orig", None) or error)
             self.failures += 1
             log.warning("history: %d rows wait, the write failed: %s", len(pending), self.last_error)
-            if len(pending) > 20_000:
-                self.dropped += len(pending)
-                pending.clear()
             return False
         pending.clear()
         return True

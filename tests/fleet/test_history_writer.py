@@ -1,0 +1,64 @@
+"""The writer thread under a steady trickle, and with more rows than fit one transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from fleet.history import Event, History, HistoryWriter
+
+
+def event(number: int) -> Event:
+    return Event(at_s=float(number), kind="config", subject="x", message="")
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> History:
+    return History(f"sqlite:///{tmp_path / 'h.sqlite3'}")
+
+
+def wait_for(condition: object, limit_s: float = 30.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.01)
+
+
+def test_rows_that_trickle_in_are_written_while_they_do(history: History) -> None:
+    """Each row comes before the one before it is due: the batch must be written all the same."""
+    writer = HistoryWriter(history, flush_s=0.2)
+    for number in range(400):
+        writer.put(event(number))
+        time.sleep(0.01)
+        if writer.written:
+            break
+    assert writer.written, "nothing was written until the trickle ended"
+    writer.close()
+    assert history.count("events") == writer.written
+
+
+def test_no_row_is_lost_between_batches(history: History) -> None:
+    with sqlite3.connect(str(history.url).removeprefix("sqlite:///"), isolation_level=None) as blocker:
+        blocker.execute("BEGIN IMMEDIATE")
+        writer = HistoryWriter(history, flush_s=0.01)
+        for number in range(11_500):
+            writer.put(event(number))
+        blocker.execute("ROLLBACK")
+    writer.close(timeout_s=30.0)
+    assert (history.count("events"), writer.dropped) == (11_500, 0)
+
+
+def test_a_failing_write_is_counted_and_tried_again(history: History) -> None:
+    writer = HistoryWriter(history, flush_s=0.01)
+    with history._engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE events RENAME TO elsewhere")
+    writer.put(event(1))
+    wait_for(lambda: writer.failures >= 2)
+    with history._engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO events")
+    wait_for(lambda: writer.written == 1)
+    writer.close()
+    assert history.count("events") == 1
