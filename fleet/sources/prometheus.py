@@ -65,7 +65,7 @@ class PrometheusSource:
         self.name = checked_url(url)
         self._window_s = window_s
         # No retries: the loop comes again in seconds, and back-off inside a pass would only make it late.
-        self._client = PrometheusConnect(self.name, retry=Retry(total=0), timeout=timeout_s)
+        self._client = PrometheusConnect(self.name, retry=Retry(total=0, read=False), timeout=timeout_s)
 
     def check(self) -> None:
         """Raises: SourceError when no Prometheus answers at the URL."""
@@ -138,6 +138,8 @@ class PrometheusSource:
     def _query(self, query: str) -> list[Any]:
         try:
             answer = self._client.custom_query(query)
+        except requests.JSONDecodeError:
+            problem, step = "gives no Prometheus answer (no JSON)", "Check that the URL is one."
         except requests.Timeout:
             problem, step = "does not answer in time", "Raise its resources, or check the network."
         except requests.RequestException as error:
