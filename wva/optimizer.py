@@ -71,7 +71,7 @@ def _blind(view: VariantView) -> tuple[Reason, str]:
 
 def _why(signals: Signals) -> str:
     return (
-        f"saturation {signals.saturation:.2f} (KV {signals.kv_utilisation:.2f}, "
+        f"saturation {signals.saturation:.3f} (KV {signals.kv_utilisation:.2f}, "
         f"{signals.waiting:.1f} waiting a replica, "
         f"degradation {signals.throughput_degradation:.2f}) over {signals.replicas} replica(s)"
     )
@@ -172,11 +172,11 @@ def _shrunk(group: GroupView, view: VariantView, why: str, policy: Policy) -> Pr
         saturation, utilisation = inherited(group, view, step, queue_full=policy.queue_full)
         if saturation <= threshold(group) and utilisation <= threshold(group):
             wanted = view.requested - step
-            rest = f"the rest inherits saturation {saturation:.2f}, KV {utilisation:.2f}"
+            rest = f"the rest inherits saturation {saturation:.3f}, KV {utilisation:.2f}"
             return Proposal(replicas=wanted, reason=Reason.IDLE, detail=f"{why}: {view.requested} -> {wanted}; {rest}")
     if math.isinf(utilisation):
         return _hold(view, Reason.NO_HEADROOM, f"{why}, but it is the last replica of its model")
-    rest = f"the rest would inherit saturation {saturation:.2f}, KV {utilisation:.2f}, above {threshold(group):.2f}"
+    rest = f"the rest would inherit saturation {saturation:.3f}, KV {utilisation:.2f}, above {threshold(group):.2f}"
     return _hold(view, Reason.NO_HEADROOM, f"{why}, but {rest}")
 
 
@@ -192,7 +192,7 @@ def _blocked(group: GroupView, view: VariantView) -> tuple[Reason, str] | None:
         return Reason.PENDING, f"{starting} replica(s) of the model still start"
     own = group.by_variant.get(view.spec.name)
     if own is not None and own.saturation >= view.spec.scale_down_threshold:
-        return Reason.STEADY, f"its own saturation is {own.saturation:.2f}"
+        return Reason.STEADY, f"its own saturation is {own.saturation:.3f}"
     return None
 
 

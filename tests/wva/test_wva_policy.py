@@ -1,0 +1,107 @@
+"""Stabilisation over time: several passes with a clock that only the test moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from fleet.types import Decision, Reason
+from tests.wva.wva_builders import NOW, several, snapshot, spec, variant
+from wva.decide import decide
+from wva.policy import bounded, stabilise
+from wva.types import Policy, Proposal, Recommendation, WvaState
+
+MINUTE = Policy(scale_down_stabilisation_s=60.0)
+
+
+def passes(
+    utilisations: Sequence[float], *, every_s: float = 15.0, policy: Policy = MINUTE, ready: int = 3,
+    times: Sequence[float] | None = None,
+) -> list[Decision]:  # fmt: skip
+    """Decisions of consecutive passes on a fleet that nobody scales."""
+    state, found = WvaState(), []
+    for index, kv in enumerate(utilisations):
+        now_s = times[index] if times else NOW + index * every_s
+        fleet = snapshot(several(ready, kv), at_s=now_s)
+        (decision,), state = decide(fleet, [spec("a")], state, now_s, policy)
+        found.append(decision)
+    return found
+
+
+def test_a_decrease_must_be_wanted_for_the_whole_window() -> None:
+    found = passes([0.1] * 6)
+    assert [each.desired for each in found] == [3, 3, 3, 3, 3, 2]
+    assert [each.reason for each in found] == [Reason.STABILISING] * 5 + [Reason.IDLE]
+    assert "not for all of the last 60 s" in found[0].detail
+
+
+def test_one_busy_pass_starts_the_window_again() -> None:
+    found = passes([0.1, 0.1, 0.7, 0.1, 0.1, 0.1, 0.1, 0.1])
+    assert [each.desired for each in found] == [3, 3, 3, 3, 3, 3, 3, 2]
+
+
+def test_the_window_is_in_seconds_not_in_passes() -> None:
+    slow = passes([0.1] * 4, every_s=30.0)
+    fast = passes([0.1] * 32, every_s=2.0)
+    assert [each.desired for each in slow] == [3, 3, 3, 2]
+    assert [each.desired for each in fast].index(2) == 31
+
+
+def test_without_a_window_a_decrease_comes_at_once() -> None:
+    assert passes([0.1], policy=Policy(scale_down_stabilisation_s=0.0))[0].desired == 2
+
+
+def test_a_pause_longer_than_the_window_starts_it_again() -> None:
+    found = passes([0.1] * 7, times=[NOW + t for t in (0, 15, 3600, 3615, 3630, 3645, 3661)])
+    assert [each.desired for each in found] == [3, 3, 3, 3, 3, 3, 2]
+
+
+def test_a_clock_that_goes_back_starts_the_window_again() -> None:
+    found = passes([0.1] * 7, times=[NOW + t for t in (0, 15, -5000, -4985, -4970, -4955, -4939)])
+    assert [each.desired for each in found] == [3, 3, 3, 3, 3, 3, 2]
+
+
+def test_an_increase_can_be_made_to_wait_too() -> None:
+    policy = Policy(scale_up_stabilisation_s=30.0, scale_down_stabilisation_s=0.0)
+    state, found = WvaState(), []
+    for index in range(4):
+        now_s = NOW + index * 15.0
+        fleet = snapshot(several(3, 1.0, 10.0, saturation_threshold=0.7), at_s=now_s)
+        (decision,), state = decide(fleet, [fleet.variants[0].spec], state, now_s, policy)
+        found.append((decision.desired, decision.reason))
+    assert found == [(3, Reason.STABILISING)] * 3 + [(4, Reason.SATURATED)]
+
+
+def test_a_hold_for_want_of_data_restarts_the_way_down() -> None:
+    state = WvaState()
+    for index in range(8):
+        now_s = NOW + index * 15.0
+        blind = index == 3
+        fleet = snapshot(variant([], requested=3) if blind else several(3, 0.1), at_s=now_s)
+        (decision,), state = decide(fleet, [spec("a")], state, now_s, MINUTE)
+        assert decision.desired == 3, index
+
+
+@pytest.mark.parametrize(
+    ("requested", "wanted", "up_s", "down_s", "stable"),
+    [
+        pytest.param(4, [4, 4, 2], 0, 60, 4, id="down takes the highest of its window"),
+        pytest.param(4, [3, 2, 2], 0, 60, 3, id="down as far as the whole window agrees"),
+        pytest.param(4, [3, 2, 2], 0, 0, 2, id="no window takes the last"),
+        pytest.param(4, [5, 6, 6], 0, 60, 6, id="up is not damped by the window of the way down"),
+        pytest.param(4, [5, 6, 6], 60, 60, 5, id="up takes the lowest of its window"),
+        pytest.param(4, [4, 6, 6], 60, 60, 4, id="up waits while the window disagrees"),
+    ],
+)
+def test_stabilise(requested: int, wanted: list[int], up_s: float, down_s: float, stable: int) -> None:
+    history = tuple(Recommendation(at_s=NOW + 15 * i, replicas=count) for i, count in enumerate(wanted))
+    policy = Policy(scale_up_stabilisation_s=up_s, scale_down_stabilisation_s=down_s)
+    assert stabilise(requested, history, now_s=NOW + 15 * (len(wanted) - 1), policy=policy) == stable
+
+
+def test_bounds_say_which_one_held() -> None:
+    high = bounded(spec(max_replicas=3), Proposal(replicas=5, reason=Reason.SATURATED, detail=""))
+    low = bounded(spec(min_replicas=2), Proposal(replicas=1, reason=Reason.IDLE, detail=""))
+    assert (high.replicas, high.reason) == (3, Reason.AT_MAX)
+    assert (low.replicas, low.reason) == (2, Reason.AT_MIN)
