@@ -109,7 +109,7 @@ def _engine_stalled() -> Alert:
     return _alert(
         "EngineStalled", both(made, any_of(work, waits), *POD), 120, Severity.CRITICAL, tree="engine_stalled",
         summary="<model_name>: <pod> has work and makes no tokens",
-        description="<pod> holds requests and generated <value:number> tokens/s over 2 minutes: hung, or "
+        description="<pod> holds requests and generated <value:rate> tokens/s over 2 minutes: hung, or "
         "its workers are gone.",
         means="An engine that answers its metrics page but computes nothing. Routers keep sending to it.",
         check=("The engine's log: NCCL timeout, CUDA error, a lost worker.", "GPUHung and XID errors (layer 3)."),
@@ -186,8 +186,8 @@ def _rejections() -> Alert:
     return _alert(
         "AdmissionRejections", Over("rate", s.ADMISSION_REJECTIONS, 300).by(*MODEL, "reason") > 0, 300,
         Severity.WARNING, tree="ttft_high",
-        summary="<model_name>: engines refuse <value:number> requests/s (<reason>)",
-        description="The engines of <model_name> refuse <value:number> requests/s at the door because of <reason>.",
+        summary="<model_name>: engines refuse <value:rate> requests/s (<reason>)",
+        description="The engines of <model_name> refuse <value:rate> requests/s at the door because of <reason>.",
         means="A limit on the engine's queue is reached. These requests appear in no latency figure.",
         check=("The limit's value against the queue.", "Does the router know of the limit (maxQueueLength)?"),
         do=("Add replicas; set maxQueueLength of the router below the engine's limit.",),

@@ -211,7 +211,7 @@ def _burn_alert(entry: Entry, indicator: Indicator, burn: Burn, limit: float) ->
         name=indicator.alert, expr=_condition(entry, indicator, burn, limit), for_s=burn.for_s, severity=burn.severity,
         layer=Layer.BUSINESS, group="l1_business", tree=indicator.tree,
         labels={"long_window": long, "short_window": short},
-        summary=f"<model_name> burns its {indicator.title} error budget {factor:.3g} times too fast",
+        summary=f"<model_name> burns its {indicator.title} error budget at least {factor:.3g} times too fast",
         description=f"<value:percent> of the requests to <model_name> broke the promise ({indicator.promise}) over "
         f"{long}, and more than {percent(limit)} still do over {short}: {percent(burn.share)} of the "
         f"{entry.slo.window} budget is gone in {long}.",

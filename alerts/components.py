@@ -14,8 +14,8 @@ STALLED_AFTER_S: Final = 120.0
 SCRAPE_LIMIT_S: Final = 10.0
 DRIFT: Final = 0.5
 """Mean absolute relative error beyond which predictions mislead (a good fit has 0.2)."""
-FLAPS_PER_S: Final = 1 / 30
-"""Upstream's limit: 20 changes in 10 minutes."""
+FLAPS: Final = 20
+"""Changes within ten minutes (upstream's limit)."""
 SATURATED: Final = 0.8
 VARIANT: Final = ("namespace", "variant_name")
 
@@ -61,8 +61,8 @@ def _errors() -> Alert:
     return _alert(
         "ControllerErrors", Over("rate", s.WVA_ERRORS, 300).by("namespace", "component", "error_type") > 0.1, 300,
         Severity.WARNING, Layer.INFRASTRUCTURE, tree="not_scaling",
-        summary="wva: <value:number> errors/s in <component> (<error_type>)",
-        description="<component> of the autoscaler fails <value:number> times a second with <error_type> over 5 "
+        summary="wva: <value:rate> errors/s in <component> (<error_type>)",
+        description="<component> of the autoscaler fails <value:rate> times a second with <error_type> over 5 "
         "minutes.",
         means="A part of the control loop keeps failing; decisions go on without it or hold.",
         check=("Its log at the time of the first error.",),
@@ -112,11 +112,11 @@ def _saturated() -> Alert:
 
 def _flapping() -> Alert:
     return _alert(
-        "ScalingFlaps", Over("rate", s.WVA_SCALINGS, 600).by(*VARIANT) > FLAPS_PER_S, 600, Severity.WARNING,
+        "ScalingFlaps", Over("increase", s.WVA_SCALINGS, 600).by(*VARIANT) > FLAPS, 600, Severity.WARNING,
         Layer.INFRASTRUCTURE, tree="not_scaling",
-        summary="<variant_name> changes its wanted replicas <value:number> times a second",
-        description="The wanted replicas of <variant_name> change <value:number> times a second over 10 minutes "
-        "(limit 33m, twenty times in ten minutes).",
+        summary="<variant_name> changed its wanted replicas <value:rate> times within 10 minutes",
+        description=f"The wanted replicas of <variant_name> changed <value:rate> times within 10 minutes (limit "
+        f"{FLAPS}).",
         means="Scaling up and down in turn: each start-up is paid for and never used.",
         check=("The stabilisation window against the start-up time.", "The two thresholds: too near each other?"),
         do=("Lengthen the stabilisation window, or widen the gap between the thresholds.",),
@@ -166,8 +166,8 @@ def _shedding() -> Alert:
     return _alert(
         "RouterShedding", Over("rate", s.ROUTER_SHED, 300).by("namespace", "model_name", "reason") > 0, 120,
         Severity.WARNING, Layer.APPLICATION, tree="routing_failed",
-        summary="<model_name>: the router refuses <value:number> requests/s (<reason>)",
-        description="The router finds no endpoint for <value:number> requests/s to <model_name> (<reason>): capacity "
+        summary="<model_name>: the router refuses <value:rate> requests/s (<reason>)",
+        description="The router finds no endpoint for <value:rate> requests/s to <model_name> (<reason>): capacity "
         "is short.",
         means="All endpoints are gone, not ready, or filtered out. Clients see 503.",
         check=("Ready endpoints and what filters drop them.", "Replicas starting: how long still?"),

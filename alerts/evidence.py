@@ -1,4 +1,4 @@
-"""Evidence for a diagnosis from rows of the history: the last minutes, and those before them. Pure.
+"""Evidence for a diagnosis from rows of the history: the last minutes, and those before them. Reads nothing itself.
 
 What the history does not hold (GPU, network, Kubernetes) stays unknown; a person can supply it.
 """

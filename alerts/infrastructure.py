@@ -32,8 +32,8 @@ def _router_down() -> Alert:
         "EPPPodDown", Select(s.UP, (("job", ROUTER_JOBS),)).matching("==", 0.0), 60, Severity.CRITICAL,
         tree="routing_failed",
         summary="Router <instance> does not answer",
-        description="The endpoint picker <instance> (job <job>) has not answered its scrape for a minute. If it was "
-        "the last one, no request is routed.",
+        description="The endpoint picker <instance> (job <job>) has not answered its scrape for a minute (up is "
+        "<value:number>). If it was the last one, no request is routed.",
         means="A router is down, or its metrics port is not reachable.",
         check=("Its pod or process: running, restarting, out of memory?", "Its configuration: the last change."),
         do=("Restart it; two replicas at least, so that one may fail.",),

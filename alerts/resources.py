@@ -60,7 +60,8 @@ def _row_remap() -> Alert:
     return _alert(
         "GPURowRemapFailure", Select(s.GPU_ROW_REMAP) > 0, 0, Severity.CRITICAL,
         summary="GPU <gpu> on <Hostname> cannot remap a bad memory row",
-        description="Row remapping failed on GPU <gpu> of <Hostname> (pod <pod>): its memory is no longer reliable.",
+        description="Row remapping failed on GPU <gpu> of <Hostname> (pod <pod>; flag <value:number>): its memory is "
+        "no longer reliable.",
         means="The GPU ran out of spare rows: it needs replacement.",
         check=("Remapped rows and ECC counters of this GPU.",),
         do=("Cordon the node, drain it, return the GPU.",),

@@ -1,7 +1,7 @@
 """Sentences with figures in them, once for Prometheus's templates and once for people on one machine. Pure.
 
-A sentence marks its figures: ``<value:seconds>``, ``<value:percent>``, ``<value:number>``, and labels by name:
-``<model_name>``.
+A sentence marks its figures: ``<value:seconds>``, ``<value:percent>``, ``<value:number>``, ``<value:rate>``, and
+labels by name: ``<model_name>``.
 
 >>> sentence = "TTFT P95 of <model_name> is <value:seconds>"
 >>> as_template(sentence)
@@ -18,7 +18,8 @@ from collections.abc import Mapping
 
 _MARK = re.compile(r"<([a-zA-Z_]+)(?::([a-z]+))?>")
 
-_FILTERS = {"seconds": "humanizeDuration", "percent": "humanizePercentage", "number": "humanize", "url": "urlquery"}
+_FILTERS = {"seconds": "humanizeDuration", "percent": "humanizePercentage", "number": "humanize",
+            "rate": 'printf "%.3g"', "url": "urlquery"}  # fmt: skip
 _LARGE, _SMALL = ("", "k", "M", "G", "T", "P"), ("m", "u", "n", "p")
 
 
@@ -75,7 +76,16 @@ def percent(value: float) -> str:
     return f"{_significant(value * 100)}%"
 
 
-_FORMATS = {"seconds": seconds, "percent": percent, "number": number}
+def rate(value: float) -> str:
+    """Three digits, without the ``m`` for a thousandth that ``humanize`` would write.
+
+    >>> rate(0.5)
+    '0.5'
+    """
+    return f"{value:.3g}"
+
+
+_FORMATS = {"seconds": seconds, "percent": percent, "number": number, "rate": rate}
 
 
 def as_template(sentence: str) -> str:
