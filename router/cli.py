@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import resource
 import sys
@@ -88,6 +89,8 @@ async def _serve(service: RouterService) -> None:
 
     on_stop(ask_to_stop)
     await service.start()
+    gc.collect()
+    gc.freeze()  # what start-up made stays: looking through it again and again would only stall requests
     log.info("serving on http://%s:%d, admin on http://%s:%d", service.settings.host, service.port,
              service.settings.host, service.admin_port)  # fmt: skip
     waits = [loop.create_task(event.wait()) for event in (stop, service.broken)]

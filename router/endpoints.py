@@ -31,12 +31,12 @@ class Endpoint:
 
     __slots__ = (
         "ejected_until_s", "ejections", "failures", "last_error", "model_entries", "models", "name", "retry_at_s",
-        "role", "sample", "sampled_s", "state", "url", "variant",
+        "role", "sample", "sampled_s", "since_s", "state", "url", "variant",
     )  # fmt: skip
 
     def __init__(self, replica: Replica, *, role: Role = Role.BOTH, model: str = "") -> None:
         self.url, self.name, self.variant = replica.url, replica.name, replica.variant
-        self.state, self.role = replica.state, role
+        self.state, self.since_s, self.role = replica.state, replica.since_s, role
         self.models = frozenset({model} if model else ())
         """Models it serves; until its ``/v1/models`` was read, what the platform says."""
         self.model_entries: Sequence[Any] = ()
@@ -48,6 +48,13 @@ class Endpoint:
         self.retry_at_s = -math.inf
         self.ejections = self.failures = 0
         self.last_error = ""
+
+    def restarted(self, sample: EngineSample) -> bool:
+        """Totals that fell since the last sample: another process, with an empty cache."""
+        if self.sample is None:
+            return False
+        before, after = self.sample.prompt_tokens_total, sample.prompt_tokens_total
+        return before is not None and after is not None and after < before
 
     @property
     def scraped(self) -> bool:
@@ -96,7 +103,11 @@ class EndpointSet:
         self._clock, self._on_gone = clock, on_gone
         self._by_url: dict[str, Endpoint] = {}
         self._ready: tuple[Endpoint, ...] = ()
+        self.declared: frozenset[str] = frozenset()
+        """Models that the platform has variants of, with or without a replica."""
         self.on_new: Callable[[Endpoint], None] = lambda _endpoint: None
+        self.on_restart: Callable[[str], None] = lambda _url: None
+        """Called with the URL of an engine that became ready again: its prefix cache is empty."""
 
     def update(self, variants: Iterable[Variant]) -> None:
         """What the platform says now: new engines, changed states, engines that are gone.
@@ -104,6 +115,8 @@ class EndpointSet:
         Raises: SourceError for an address that cannot be one; then nothing that was known is given up.
         """
         named: set[str] = set()
+        variants = tuple(variants)
+        self.declared = frozenset(variant.spec.model for variant in variants if variant.spec.model)
         for variant in variants:
             for replica in variant.replicas:
                 named.add(replica.url)
@@ -117,7 +130,9 @@ class EndpointSet:
         _check_url(replica.url)
         known = self._by_url.get(replica.url)
         if known is not None and known.name == replica.name:
-            known.state = replica.state
+            if replica.state is ReplicaState.READY and replica.since_s != known.since_s:
+                self.on_restart(replica.url)
+            known.state, known.since_s = replica.state, replica.since_s
             return
         if known is not None:  # another replica at an old address: nothing that was known holds
             self._on_gone(replica.url)
@@ -153,8 +168,8 @@ class EndpointSet:
             log.warning("engine %s cannot be reached (%s): no requests for %.1f s at least", url, reason, for_s)
 
     def known_models(self) -> set[str]:
-        """Models that some engine serves."""
-        return {model for endpoint in self._by_url.values() for model in endpoint.models}
+        """Models that some engine serves, or that the platform could start one for."""
+        return {*self.declared, *(model for endpoint in self._by_url.values() for model in endpoint.models)}
 
 
 class PlatformWatcher:

@@ -107,6 +107,8 @@ class Scraper:
         endpoint.reached(started_s=started_s)
         if sample.waiting is None and sample.running is None:  # a page without an engine's series says nothing
             return
+        if endpoint.restarted(sample):
+            self._endpoints.on_restart(endpoint.url)
         endpoint.sample, endpoint.sampled_s = sample, self._clock()
         self._on_sample(endpoint)
 

@@ -69,6 +69,7 @@ class RouterService:
         self.metrics = RouterMetrics()
         self.endpoints = EndpointSet(clock=self.clock, on_gone=self._gone)
         self.gateway = Gateway(self._parts(profile, home))
+        self.endpoints.on_restart = self.gateway.prefix.forget
         self._platform = (
             PlatformWatcher(settings.platform, self.endpoints, every_s=settings.poll_s) if settings.platform else None
         )

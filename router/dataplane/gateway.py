@@ -212,12 +212,15 @@ class Gateway:
             meters.refuse("engines_failed")
             return server_error(503, "the engines tried failed, and no other is left", code="engines_failed",
                                 dropped="rejected-no-endpoints", retry_after_s=1)  # fmt: skip
-        meters.refuse(pick.reason)
-        if pick.reason == NO_MODEL:
-            return Refusal(404, f"the model {exchange.inference.model!r} is served by no engine here",
+        model, reason = exchange.inference.model, pick.reason
+        if reason == NO_MODEL and model in self.endpoints.declared:
+            reason = "no_ready"  # the platform has a variant of it, and none of its engines is ready
+        meters.refuse(reason)
+        if reason == NO_MODEL:
+            return Refusal(404, f"the model {model!r} is served by no engine here",
                            code="model_not_found", dropped="rejected-no-endpoints")  # fmt: skip
-        return server_error(503, f"no engine can take this request now ({pick.reason}); try again shortly",
-                            code=pick.reason, dropped="rejected-no-endpoints", retry_after_s=2)  # fmt: skip
+        return server_error(503, f"no engine can take this request now ({reason}); try again shortly",
+                            code=reason, dropped="rejected-no-endpoints", retry_after_s=2)  # fmt: skip
 
     def pool(self, url: str) -> Pool:
         """Connections to the engine at ``url``."""

@@ -7,6 +7,8 @@ import json
 
 import pytest
 
+from fleet.discovery import static_fleet
+from fleet.types import Variant, VariantSpec
 from tests.router.dataplane_stubs import Engine, completion, get, hang, on_loop, routed, until
 
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: r\r\n"
@@ -221,6 +223,19 @@ async def test_an_unknown_model_gives_404():
         assert "nobody/serves-this" in answer.error["message"]
         assert router.outcomes == ["rejected"]
         assert "nobody/serves-this" not in router.gateway.metrics.models()
+
+
+@on_loop
+async def test_a_model_whose_engines_are_not_ready_gives_503_not_404():
+    async with Engine() as engine, routed(engine) as router:
+        router.gateway.endpoints.update((*static_fleet([engine.url], model="m"), _no_replicas("other")))
+        answer = await (await router.connect()).ask(completion(model="other"))
+        assert (answer.status, answer.error["code"]) == (503, "no_ready")
+        assert router.gateway.metrics.models()["other"].shed == {"no_ready": 1}
+
+
+def _no_replicas(model: str) -> Variant:
+    return Variant(spec=VariantSpec(name=model, model=model, accelerator="h100_sxm"), requested=0)
 
 
 @on_loop

@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 
 from fleet.discovery import static_fleet, variant_to_json
+from fleet.errors import SourceError
 from fleet.types import Replica, ReplicaState, Variant, VariantSpec
 from router.endpoints import EndpointSet, PlatformWatcher
 from router.scrape import Scraper
@@ -32,9 +33,17 @@ class Clock:
         return self.now_s
 
 
-def fleet(*states: ReplicaState, names: str = "r", urls: str = "http://127.0.0.1:") -> tuple[Variant, ...]:
+def fleet(
+    *states: ReplicaState, names: str = "r", urls: str = "http://127.0.0.1:", since_s: float = 0.0
+) -> tuple[Variant, ...]:
     replicas = tuple(
-        Replica(name=f"{names}{number}", url=f"{urls}{number}", variant="v", state=state)
+        Replica(
+            name=f"{names}{number}",
+            url=urls if urls[-1] != ":" else f"{urls}{number}",
+            variant="v",
+            state=state,
+            since_s=since_s,
+        )
         for number, state in enumerate(states, start=1)
     )
     spec = VariantSpec(name="v", model="org/m", accelerator="h100_sxm")
@@ -97,6 +106,39 @@ def test_another_replica_at_an_old_address_is_a_stranger():
     endpoints.update(fleet(ReplicaState.READY, names="new"))
     assert endpoints.candidates()[0] is not before
     assert gone == [before.url]
+
+
+def test_a_replica_that_becomes_ready_again_has_lost_its_cache():
+    endpoints, restarted = EndpointSet(clock=Clock()), []
+    endpoints.on_restart = restarted.append
+    endpoints.update(fleet(ReplicaState.READY, since_s=1.0))
+    endpoints.update(fleet(ReplicaState.READY, since_s=1.0))
+    assert restarted == []
+    endpoints.update(fleet(ReplicaState.STARTING, since_s=2.0))
+    endpoints.update(fleet(ReplicaState.READY, since_s=3.0))
+    assert restarted == ["http://127.0.0.1:1"]
+
+
+@on_loop
+async def test_an_engine_whose_totals_fell_has_lost_its_cache():
+    totals = [page(PAGE + b"vllm:prompt_tokens_total %d\n" % total) for total in (500, 600, 20)]
+    async with Engine(*totals) as engine, aiohttp.ClientSession() as session:
+        endpoints, restarted = EndpointSet(clock=Clock()), []
+        endpoints.on_restart = restarted.append
+        endpoints.update(static_fleet([engine.url]))
+        scraper = Scraper(endpoints, every_s=1, models_s=30, clock=Clock())
+        for expected in ([], [], [engine.url]):
+            await scraper.metrics(endpoints.ready[0], session)
+            assert restarted == expected
+
+
+@pytest.mark.parametrize("url", ["http://h:99999", "http://h:x", "http://:80", "ftp://h", "h:80"])
+def test_an_address_that_cannot_be_one_changes_nothing(url):
+    endpoints = EndpointSet(clock=Clock())
+    endpoints.update(fleet(ReplicaState.READY))
+    with pytest.raises(SourceError, match="no engine URL"):
+        endpoints.update(fleet(ReplicaState.READY, ReplicaState.READY, urls=url))
+    assert len(endpoints.ready) == 1
 
 
 def test_what_the_platform_says_of_models_holds_until_the_engine_says():
