@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from alerts.algebra import COMPARISONS
-from alerts.text import number, percent, seconds
+from alerts.text import number, percent, rate, seconds
 
 Evidence = Mapping[str, float | None]
 """Values by the names in :data:`alerts.trees.EVIDENCE`; ``None`` or missing: not known."""
@@ -41,7 +41,8 @@ class Fact:
             return "not known"
         if self.unit in {"s", "ratio"}:
             return seconds(value) if self.unit == "s" else percent(value)
-        return f"{number(value)} {self.unit}".rstrip()
+        figure = number(value) if abs(value) >= 1000 else rate(value)
+        return f"{figure} {self.unit}".rstrip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,9 +123,8 @@ class Diagnosis:
     @property
     def unknown(self) -> tuple[str, ...]:
         """Evidence that was asked for and not known: a reason for doubt."""
-        return tuple(
-            name for step in self.path if step.answer is Answer.UNKNOWN for name, v in step.evidence if v is None
-        )
+        doubtful = [step for step in self.path if step.answer is Answer.UNKNOWN]
+        return tuple(dict.fromkeys(name for step in doubtful for name, value in step.evidence if value is None))
 
 
 def diagnose(tree: Tree, evidence: Evidence) -> Diagnosis:

@@ -38,13 +38,15 @@ def evidence(rows: Recorded, *, at_s: float, window_s: float) -> Evidence:
     Args:
         rows: what the history says.
         at_s: end of the window, Unix seconds.
-        window_s: length of the last window; "before" is :data:`BEFORE_WINDOWS` such windows ahead of it.
+        window_s: length of the last window; "before" is :data:`BEFORE_WINDOWS` such windows ahead of it, or what the
+            history has of them.
     """
     start_s, earliest_s = at_s - window_s, at_s - window_s * (1 + BEFORE_WINDOWS)
     now = _between(rows, start_s, at_s)
     before = _between(rows, earliest_s, start_s)
     found = {**_requests(now.requests, window_s), **_engines(now.samples), **_scaling(now, rows.decisions, at_s)}
-    earlier = {**_requests(before.requests, window_s * BEFORE_WINDOWS), **_engines(before.samples)}
+    known_s = start_s - min((row["at_s"] for row in (*before.requests, *before.samples)), default=earliest_s)
+    earlier = {**_requests(before.requests, known_s), **_engines(before.samples)}
     found |= {f"{name.removesuffix('_s')}_before_s" if name.endswith("_s") else f"{name}_before": earlier.get(name)
               for name in ("ttft_p95_s", "hit_ratio", "output_tps", "request_rps", "input_tokens")}  # fmt: skip
     found["queue_growth"] = _difference(found.get("queue_mean"), earlier.get("queue_mean"))
@@ -77,7 +79,7 @@ def _share(part: float, whole: float) -> float | None:
 
 
 def _requests(requests: Sequence[Row], window_s: float) -> dict[str, float | None]:
-    if not requests:
+    if not requests or window_s <= 0:
         return {}
     served = [row for row in requests if row["outcome"] == RequestOutcome.OK]
     failed = [row for row in requests if row["outcome"] in _FAILED]

@@ -55,3 +55,12 @@ SCALES: Mapping[str, Scale] = {
     )
 }
 """TTFT < 1 / < 3 / > 5 s, TPOT < 50 / < 100 / > 200 ms, hit rate > 30 / > 10 / < 10 %, GPU > 80 / > 60 / < 40 %."""
+
+
+def grade(name: str, value: float | None) -> Grade:
+    """The grade of a figure by the name of its scale.
+
+    >>> grade("tpot", 0.15)
+    <Grade.WEAK: 'weak'>
+    """
+    return SCALES[name].grade(value)

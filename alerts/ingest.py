@@ -1,4 +1,4 @@
-"""From scraped pages to the store, with what a scrape adds: target labels, ``up``, and staleness. Reads nothing itself."""
+"""From scraped pages to the store, with what a scrape adds: target labels, ``up``, staleness. Reads nothing itself."""
 
 from __future__ import annotations
 

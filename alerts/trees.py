@@ -203,17 +203,21 @@ _MEMORY: Final = _ask(
 )  # fmt: skip
 
 _ERRORS: Final = _ask(
-    "Does the router refuse more than half of what fails?", "rejected_ratio", ">", 0.5, other="error_ratio",
-    yes=Leaf(cause="no endpoint is left to pick", advice="add replicas; check filters and readiness",
-             command="fleet alerts diagnose --tree routing_failed"),
+    "Does hardly any request fail (at most one in a thousand)?", "error_ratio", "<=", 0.001,
+    yes=Leaf(cause="nothing fails now", advice="look at the time of the alert (--at)"),
     no=_ask(
-        "Does one endpoint cause most failures (over 60 %)?", "one_endpoint_error_share", ">", 0.6,
-        yes=Leaf(cause="one engine fails", advice="take it out of rotation, read its log, restart it",
-                 command="fleet history show requests"),
-        no=_ask("Is TTFT over 5 s as well?", "ttft_p95_s", ">", 5,
-                yes=Leaf(cause="requests time out under load", advice="scale up or shed; see the TTFT tree"),
-                no=Leaf(cause="failures are spread over the engines", advice="read the codes: a bad release, a "
-                        "network fault, or a dependency they share")),
+        "Does the router refuse more than half of what fails?", "rejected_ratio", ">", 0.5, other="error_ratio",
+        yes=Leaf(cause="no endpoint is left to pick", advice="add replicas; check filters and readiness",
+                 command="fleet alerts diagnose --tree routing_failed"),
+        no=_ask(
+            "Does one endpoint cause most failures (over 60 %)?", "one_endpoint_error_share", ">", 0.6,
+            yes=Leaf(cause="one engine fails", advice="take it out of rotation, read its log, restart it",
+                     command="fleet history show requests"),
+            no=_ask("Is TTFT over 5 s as well?", "ttft_p95_s", ">", 5,
+                    yes=Leaf(cause="requests time out under load", advice="scale up or shed; see the TTFT tree"),
+                    no=Leaf(cause="failures are spread over the engines", advice="read the codes: a bad release, a "
+                            "network fault, or a dependency they share")),
+        ),
     ),
 )  # fmt: skip
 

@@ -168,11 +168,17 @@ async def run(watcher: Watcher, sock: socket.socket, *, interval_s: float) -> No
     await runner.setup()
     await web.SockSite(runner, sock).start()
     async with aiohttp.ClientSession() as session:
-        while not stopped.is_set():
-            started_s = time.monotonic()
-            await watcher.tick(session)
-            try:
-                await asyncio.wait_for(stopped.wait(), max(0.0, interval_s - (time.monotonic() - started_s)))
-            except TimeoutError:
-                continue
+        loop = asyncio.ensure_future(_rounds(watcher, session, interval_s))
+        stop = asyncio.ensure_future(stopped.wait())
+        await asyncio.wait({loop, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if loop.done():
+            loop.result()  # it never ends by itself: raises what ended it
+        loop.cancel()
     await runner.cleanup()
+
+
+async def _rounds(watcher: Watcher, session: aiohttp.ClientSession, interval_s: float) -> None:
+    while True:
+        started_s = time.monotonic()
+        await watcher.tick(session)
+        await asyncio.sleep(max(0.0, interval_s - (time.monotonic() - started_s)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,9 @@ from fleet.types import Decision, Direction, Reason
         pytest.param("not_scaling", {"held_blind": 1.0}, "wva is blind and holds", id="blind"),
         pytest.param("errors_high", {"error_ratio": 0.1, "rejected_ratio": 0.09}, "no endpoint is left to pick",
                      id="refused"),
+        pytest.param("errors_high", {"error_ratio": 0.0}, "nothing fails now", id="no failure"),
+        pytest.param("errors_high", {"error_ratio": 0.1, "rejected_ratio": 0.0, "one_endpoint_error_share": 0.9},
+                     "one engine fails", id="one engine"),
         pytest.param("predictor_off", {"requests_recorded": 5.0}, "too little to learn from", id="cold"),
         pytest.param("deployment", {"out_of_memory": 1.0}, "out of memory", id="killed"),
     ],
@@ -151,10 +155,16 @@ def test_evidence_is_read_from_the_history(history: str) -> None:
         "queue_growth": 35.0, "queue_total": 70.0, "queue_max": 35.0, "queue_imbalance": 35 / 36, "kv_max": 0.8,
         "replicas_ready": 3.0, "replicas_desired": 2.0, "saturation": 0.9, "at_max": 1.0, "held_blind": 0.0,
         "decision_age_s": 50.0, "error_ratio": 1 / 29, "rejected_ratio": 1 / 29, "request_rps": 29 / 300,
-        "prediction_error": 0.925, "requests_recorded": 45.0,
+        "prediction_error": 0.925, "requests_recorded": 45.0, "request_rps_before": 16 / 1_600,
     }  # fmt: skip
     assert {name: found.get(name) for name in expected} == pytest.approx(expected)
     assert set(found) <= set(EVIDENCE)
+
+
+def test_a_short_history_is_not_taken_for_little_traffic() -> None:
+    rows = [dataclasses.asdict(request(age)) for age in range(1, 401)]
+    found = evidence(Recorded(requests=rows), at_s=NOW_S, window_s=300.0)
+    assert found["request_rps_before"] == pytest.approx(1.0, rel=0.02)
 
 
 def test_an_empty_history_knows_nothing_but_that() -> None:
