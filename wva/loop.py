@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MISSED, JobExecutionEvent
+from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -74,7 +74,7 @@ class ControlLoop:
 
     def start(self, interval_s: float) -> None:
         """Run a pass now and then every ``interval_s``; a pass that takes longer delays the next, never doubles it."""
-        self._scheduler.add_listener(self._job_failed, EVENT_JOB_ERROR | EVENT_JOB_MISSED)
+        self._scheduler.add_listener(self._job_failed, EVENT_JOB_ERROR)
         once = {"max_instances": 1, "coalesce": True, "misfire_grace_time": None}
         now = datetime.now(UTC)
         self._scheduler.add_job(self.run_once, "interval", seconds=interval_s, next_run_time=now, id="pass", **once)
@@ -163,7 +163,7 @@ class ControlLoop:
 
     def _job_failed(self, event: JobExecutionEvent) -> None:
         """A defect in a pass: APScheduler logs it with its traceback and comes again."""
-        self.metrics.failed("loop", type(getattr(event, "exception", None)).__name__)
+        self.metrics.failed("loop", type(event.exception).__name__)
 
 
 def _history_problem(error: SQLAlchemyError) -> Problem:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from fleet import signals as s
-from fleet.types import Decision, FleetSnapshot, ReplicaState
+from fleet.types import Decision, FleetSnapshot, Reason, ReplicaState
 
 STATUSES = ("fresh", "stale", "missing", "unavailable")
 
@@ -28,6 +28,7 @@ class WvaMetrics:
         self._desired = _gauge(s.WVA_DESIRED, self.registry)
         self._current = _gauge(s.WVA_CURRENT, self.registry)
         self._ratio = _gauge(s.WVA_RATIO, self.registry)
+        self._at_max = _gauge(s.WVA_AT_MAX, self.registry)
         self._saturation = _gauge(s.WVA_SATURATION, self.registry)
         self._freshness = _gauge(s.WVA_FRESHNESS, self.registry)
         self._age = _gauge(s.WVA_SIGNAL_AGE, self.registry)
@@ -77,6 +78,7 @@ class WvaMetrics:
         self._desired.labels(*labels).set(decision.desired)
         self._current.labels(*labels).set(decision.current)
         self._ratio.labels(*labels).set(decision.desired / decision.current if decision.current else decision.desired)
+        self._at_max.labels(*labels).set(decision.reason is Reason.AT_MAX)
         by_model = (decision.variant, decision.namespace, decision.model, decision.accelerator)
         if decision.saturation is not None:
             self._saturation.labels(*by_model).set(decision.saturation)
@@ -95,7 +97,7 @@ class WvaMetrics:
     def _forget(self, present: set[tuple[str, str, str]]) -> None:
         """Remove series of variants, or of a variant's former accelerator, that no decision names any more."""
         for gone in self._known - present:
-            for gauge in (self._desired, self._current, self._ratio):
+            for gauge in (self._desired, self._current, self._ratio, self._at_max):
                 gauge.remove(*gone)
             _drop(self._saturation, gone[0])
             if gone[0] not in {variant for variant, _, _ in present}:
@@ -105,9 +107,13 @@ class WvaMetrics:
 
 
 def freshness(decision: Decision) -> str:
-    """Status of a variant's metrics: what its least known ready replica gives; no ready replica: ``unavailable``."""
+    """Status of a variant's metrics: that of its least known ready replica.
+
+    ``unavailable``: replicas were asked for and none is ready. A variant at zero, as wanted, is ``fresh``: nothing that
+    a decision needs is missing.
+    """
     if not decision.signals.get("ready"):
-        return "unavailable"
+        return "unavailable" if decision.signals.get("requested") else "fresh"
     if decision.signals.get("stale"):
         return "stale"
     return "missing" if decision.signals.get("missing") else "fresh"

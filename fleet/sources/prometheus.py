@@ -138,21 +138,26 @@ class PrometheusSource:
     def _query(self, query: str) -> list[Any]:
         try:
             answer = self._client.custom_query(query)
-        except requests.JSONDecodeError:
-            problem, step = "gives no Prometheus answer (no JSON)", "Check that the URL is one."
-        except requests.Timeout:
-            problem, step = "does not answer in time", "Raise its resources, or check the network."
-        except requests.RequestException as error:
-            problem, step = f"cannot be reached ({type(error).__name__})", "Check the URL and that Prometheus runs."
-        except PrometheusApiClientException as error:
-            problem, step = f"refuses a query: {str(error)[:200]}", "Check that the URL is a Prometheus API."
-        except (ValueError, KeyError, TypeError) as error:
-            problem, step = f"gives no Prometheus answer ({type(error).__name__})", "Check that the URL is one."
-        else:
-            if isinstance(answer, list):
-                return answer
-            problem, step = "gives no Prometheus answer", "Check that the URL is one."
-        raise SourceError(problem, where=f"Prometheus {self.name}", next_step=step)
+        except (requests.RequestException, PrometheusApiClientException, ValueError, KeyError, TypeError) as error:
+            problem, step = _problem(error)
+            raise SourceError(problem, where=f"Prometheus {self.name}", next_step=step) from error
+        if not isinstance(answer, list):
+            raise SourceError("gives no Prometheus answer", where=f"Prometheus {self.name}", next_step=_CHECK_URL)
+        return answer
+
+
+_CHECK_URL = "Check that the URL is a Prometheus API."
+
+
+def _problem(error: Exception) -> tuple[str, str]:
+    """What went wrong with a query, and what to do about it."""
+    if isinstance(error, requests.Timeout):
+        return "does not answer in time", "Raise its resources, or check the network."
+    if isinstance(error, PrometheusApiClientException):
+        return f"refuses a query: {str(error)[:200]}", _CHECK_URL
+    if isinstance(error, requests.RequestException) and not isinstance(error, ValueError):
+        return f"cannot be reached ({type(error).__name__})", "Check the URL and that Prometheus runs."
+    return f"gives no Prometheus answer ({type(error).__name__})", _CHECK_URL
 
 
 def _point(entry: Any, where: str) -> tuple[Mapping[str, str], tuple[float, float]]:
@@ -161,8 +166,7 @@ def _point(entry: Any, where: str) -> tuple[Mapping[str, str], tuple[float, floa
         at_s, value = entry["value"]
         return entry["metric"], (float(at_s), float(value))
     except (KeyError, TypeError, ValueError):
-        raise SourceError("gives no instant vector", where=f"Prometheus {where}",
-                          next_step="Check that the URL is a Prometheus API.") from None  # fmt: skip
+        raise SourceError("gives no instant vector", where=f"Prometheus {where}", next_step=_CHECK_URL) from None
 
 
 def _usable(value: float) -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 from fleet.cli import main
 from fleet.history import History
-from fleet.types import FleetSnapshot
+from fleet.types import FleetSnapshot, Reason
 from tests.wva.wva_builders import decided, several, snapshot
 from wva import snapshot_file
 from wva.settings import WvaSettings
@@ -170,3 +170,9 @@ def test_snapshots_and_states_survive_their_files(tmp_path: Path) -> None:
     for record, cls in ((fleet_now, FleetSnapshot), (state, WvaState)):
         snapshot_file.write(tmp_path / "deep" / "record.json", record)
         assert snapshot_file.read(cls, tmp_path / "deep" / "record.json") == record
+
+
+def test_every_setting_and_every_reason_is_documented() -> None:
+    text = (EXAMPLE.parents[1] / "wva.md").read_text(encoding="utf-8")
+    assert [name for name in WvaSettings.model_fields if f"`WVA_{name.upper()}`" not in text] == []
+    assert [str(reason) for reason in Reason if f"`{reason}`" not in text] == []

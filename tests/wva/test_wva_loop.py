@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fleet.history import History
 from fleet.platform import HttpPlatform
-from fleet.signals import BY_ANY_NAME, base_name
+from fleet.signals import BY_ANY_NAME, CATALOGUE, Origin, base_name
 from fleet.sources.scrape import RouterQueue, ScrapeSource
 from fleet.types import Reason
 from tests.wva.fake_platform import FakePlatform, serving
@@ -239,6 +239,24 @@ def test_a_restart_goes_on_where_the_last_one_ended(platform: FakePlatform, tmp_
     second.loop.stop()
 
 
+def test_a_defect_in_a_pass_is_counted_and_the_next_pass_comes(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, calls = rig.loop.run_once.__func__, []
+
+    def sometimes(loop: ControlLoop) -> Any:
+        calls.append(loop)
+        if len(calls) == 1:
+            raise ZeroDivisionError("a defect")
+        return real(loop)
+
+    monkeypatch.setattr(ControlLoop, "run_once", sometimes)
+    rig.loop.start(0.05)
+    until(lambda: rig.loop.last is not None)
+    assert rig.metric("wva_errors_total", component="loop", error_type="ZeroDivisionError") == 1
+    assert "a defect" in caplog.text
+
+
 def test_history_is_pruned_by_age(platform: FakePlatform, tmp_path: Path) -> None:
     rig = Rig(platform, tmp_path, keep_s=100.0)
     rig.passes(1)
@@ -261,6 +279,37 @@ def test_series_of_a_variant_that_went_away_are_removed(rig: Rig) -> None:
     assert 'wva_desired_replicas{accelerator_type="h100_sxm",namespace="default",variant_name="b"} 1.0' in page
     gauges = [line for line in page.splitlines() if 'variant_name="a"' in line]
     assert gauges == []
+
+
+def test_being_at_the_maximum_is_exported(rig: Rig) -> None:
+    labels = {"variant_name": "a", "namespace": "default", "accelerator_type": "toy"}
+    rig.passes(1)
+    assert rig.metric("fleet_wva_at_max", **labels) == 0
+    rig.platform.load = FULL
+    rig.passes(4)
+    assert rig.desired() == 4
+    assert rig.metric("fleet_wva_at_max", **labels) == 1
+
+
+def test_a_variant_at_zero_as_wanted_is_not_blind(platform: FakePlatform, tmp_path: Path) -> None:
+    dear = spec("dear", cost_per_hour=5.0, min_replicas=0)
+    platform.variants["dear"] = type(platform.variants["a"])(spec=dear, requested=0)
+    rig = Rig(platform, tmp_path)
+    rig.passes(1)
+    assert rig.metric("wva_metrics_freshness_status", variant_name="dear", status="fresh") == 1
+    assert rig.metric("wva_metrics_freshness_status", variant_name="dear", status="unavailable") == 0
+    rig.loop.stop()
+
+
+def test_every_catalogued_series_of_ours_is_exported(rig: Rig) -> None:
+    """A name in the catalogue that nothing exports would make an alert on it dead."""
+    rig.platform.load = FULL
+    rig.passes(1)
+    rig.platform.broken = True
+    rig.passes(1)
+    page = rig.loop.metrics.page().decode()
+    ours = [signal.name for signal in CATALOGUE.values() if signal.origin is Origin.WVA]
+    assert [name for name in ours if f"# TYPE {name} " not in page] == []
 
 
 def test_every_series_is_in_the_catalogue(rig: Rig) -> None:
@@ -309,6 +358,32 @@ def start(platform: FakePlatform, folder: Path, port: int, *options: str) -> sub
             "--interval-s", "0.2", "--scale-down-stabilisation-s", "2", *options]  # fmt: skip
     environment = {**os.environ, "FLEET_HOME": str(folder)}
     return subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.integration
+def test_with_wait_it_starts_without_prometheus_and_holds(
+    platform: FakePlatform, tmp_path: Path, free_port: int
+) -> None:
+    platform.load = IDLE
+    platform.scale("a", 3)
+    nowhere = ("--source", "prometheus", "--prometheus-url", "http://127.0.0.1:9", "--wait")
+    process = start(platform, tmp_path, free_port, *nowhere)
+    try:
+        base = f"http://127.0.0.1:{free_port}"
+        until(lambda: requests.get(f"{base}/healthz", timeout=1).ok)
+        decision = requests.get(f"{base}/fleet", timeout=1).json()["decisions"][0]
+        metrics = requests.get(f"{base}/metrics", timeout=1).text
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        _, errors = process.communicate()
+    assert (decision["desired"], decision["reason"]) == (3, "no_signal")
+    assert 'wva_errors_total{component="source",error_type="ConnectionError"}' in metrics
+    assert "_created" not in metrics
+    assert "Prometheus http://127.0.0.1:9: cannot be reached" in errors
+    assert "Traceback" not in errors
+    assert platform.scalings == []
 
 
 @pytest.mark.integration
