@@ -53,6 +53,52 @@ class Engine:
         self._phase = [0] * BLOCK_TOKENS  # decoding sequences that need a block at steps of that phase
         self._blocked: tuple[Sequence, int] | None = None  # queue head that did not fit, at that cache version
         self._finish_at: defaultdict[int, list[Sequence]] = defaultdict(list)
+        self._flight: StepResult | None = None
+        self._hung = False
+
+    @property
+    def due_s(self) -> float | None:
+        """When :meth:`turn` is to be called next; ``None`` while there is nothing to do."""
+        if self._flight is not None:
+            return self._flight.end_s
+        return None if self._hung else self.next_start_s(self._end_s)
+
+    def turn(self, now_s: float) -> StepResult | None:
+        """What ended at ``now_s``; the next step begins if there is something to do."""
+        ended, self._flight = self._flight, None
+        start_s = None if self._hung else self.next_start_s(now_s)
+        if start_s is not None and start_s <= now_s:
+            self._flight = self.step(now_s)
+        return ended
+
+    def hang(self, _now_s: float) -> None:
+        """No step begins any more."""
+        self._hung = True
+
+    def resume(self, _now_s: float) -> None:
+        """Steps begin again."""
+        self._hung = False
+
+    def set_slow(self, factor: float, _now_s: float) -> None:
+        """From the next step on, steps take ``factor`` times as long."""
+        self.slow_factor = factor
+
+    def abort_all(self) -> None:
+        """Drop every request."""
+        for request_id in list(self._known):
+            self.abort(request_id)
+
+    def crash(self) -> None:
+        """Lose every request and the cache."""
+        self.abort_all()
+        self._flight = None
+        self.kv = KVCache(self.config.blocks)
+        self._blocked = None
+
+    def delivered_tokens(self, sequence: Sequence, now_s: float) -> int:
+        """Tokens of ``sequence`` that exist at ``now_s``."""
+        generated = sequence.generated(self._step)
+        return max(0, generated - (self._flight is not None and self._flight.end_s > now_s and generated > 0))
 
     @property
     def running(self) -> int:
