@@ -72,7 +72,7 @@ def _line(
         ready=variant.count(ReplicaState.READY),
         starting=variant.count(ReplicaState.STARTING),
         desired=int(desired[spec.name]["value"]) if spec.name in desired else None,
-        saturation=saturation[spec.name]["value"] if spec.name in saturation else None,
+        saturation=saturation[spec.name]["value"] if running and spec.name in saturation else None,
         ttft_p95_s=report.quantile((row["ttft_s"] for row in mine), 0.95),
         tokens_per_s=sum(row["output_tokens"] for row in mine) / WINDOW_S,
         cost_per_hour=running * spec.cost_per_hour,
