@@ -30,6 +30,9 @@ from predictor.train import Follower
 
 log = logging.getLogger(__name__)
 
+_STANDSTILL_S = 90.0
+"""A turn takes well under a second; the longest wait inside one is for a locked history (30 s)."""
+
 
 @dataclass(slots=True)
 class Totals:
@@ -64,6 +67,7 @@ class Learner:
         self._events: list[Event] = []
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._fitted_at = 0
+        self._turned_at = time.monotonic()
         self._start_executor = start_executor or _fitting_process
         self._executor: Executor | None = None
         self._thread = threading.Thread(target=self._run, name="learner", daemon=True)
@@ -75,8 +79,11 @@ class Learner:
 
     @property
     def broken(self) -> bool:
-        """The loop ended although nobody stopped it: the process should be restarted."""
-        return self._thread.ident is not None and not self._thread.is_alive() and not self._stop.is_set()
+        """The loop ended or stands still although nobody stopped it: the process should be restarted."""
+        if self._thread.ident is None or self._stop.is_set():
+            return False
+        still_s = time.monotonic() - self._turned_at
+        return not self._thread.is_alive() or still_s > _STANDSTILL_S + self.settings.refit_s
 
     def start(self) -> None:
         """Load the artifact of an earlier run, then learn in a thread."""
@@ -131,6 +138,7 @@ class Learner:
         while not self._stop.is_set():
             started = time.monotonic()
             self.step()
+            self._turned_at = time.monotonic()
             self._stop.wait(max(0.1, self.settings.refit_s - (time.monotonic() - started)))
         self._follower.close()
 

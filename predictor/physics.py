@@ -26,7 +26,6 @@ TTFT_COLUMNS: Final = (
     "pending_k",
     "steps_x_requests",
     "steps_x_context_k",
-    "waiting",
     "overflow_k",
 )
 """``_k`` thousands of tokens, ``_m`` millions; a step is one pass of the engine over :data:`CHUNK_TOKENS` of prompt;
@@ -45,11 +44,12 @@ _CAPACITY_ROWS: Final = 8
 
 
 def ttft_columns(matrix: Array, capacity: Array | float = np.inf) -> Array:
-    """Physics columns of TTFT from feature rows (n, 8): shape (n, 8), in the order of :data:`TTFT_COLUMNS`.
+    """Physics columns of TTFT from feature rows (n, 8): shape (n, 7), in the order of :data:`TTFT_COLUMNS`.
 
     The engine works off the prompts before this one (``pending``) and this one's uncached part, chunk by chunk; each
     chunk's step also carries the decoding of all requests in flight and reads their context. Once the KV cache is
-    full, a prompt waits until others have freed what it lacks (``overflow``).
+    full, a prompt waits until others have freed what it lacks (``overflow``). The scraped queue length has no column:
+    it is older than the router's own counts of the same requests, and models with it were worse in every trial.
 
     Args:
         matrix: feature rows, all >= 0.
@@ -67,8 +67,7 @@ def ttft_columns(matrix: Array, capacity: Array | float = np.inf) -> Array:
     columns[3] = pending
     columns[4] = steps * rows[REQUESTS]
     columns[5] = steps * context
-    columns[6] = rows[WAITING]
-    columns[7] = np.maximum(rows[CONTEXT] + rows[INPUT] - capacity, 0.0) * 1e-3
+    columns[6] = np.maximum(rows[CONTEXT] + rows[INPUT] - capacity, 0.0) * 1e-3
     return columns.T
 
 

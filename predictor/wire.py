@@ -27,7 +27,8 @@ class PredictionRequest(BaseModel):
     num_tokens_generated: Count = 0
     """Accepted and not used: the law predicts the mean over the whole answer."""
     prefix_cache_score: Ratio
-    prefill_tokens_in_flight: Count = 0
+    prefill_tokens_in_flight: Count | None = None
+    """Not sent: the waiting requests, each as long as this one, stand in."""
     decode_tokens_in_flight: Count = 0
     endpoint: str = Field(default="", max_length=512)
     """Addition: URL of the endpoint; its own scale is then used."""
@@ -35,12 +36,15 @@ class PredictionRequest(BaseModel):
 
     def features(self) -> Mapping[str, float]:
         """By our names; ``decode_tokens_in_flight`` and ``prefill_tokens_in_flight`` together are the context."""
+        prefill = self.prefill_tokens_in_flight
+        if prefill is None:
+            prefill = self.num_request_waiting * self.input_token_length
         return {
             "input_tokens": float(self.input_token_length),
             "cached_tokens": self.prefix_cache_score * self.input_token_length,
-            "prefill_tokens_in_flight": float(self.prefill_tokens_in_flight),
+            "prefill_tokens_in_flight": float(prefill),
             "requests_in_flight": float(self.num_request_running + self.num_request_waiting),
-            "context_tokens_in_flight": float(self.decode_tokens_in_flight + self.prefill_tokens_in_flight),
+            "context_tokens_in_flight": float(self.decode_tokens_in_flight + prefill),
             "waiting": float(self.num_request_waiting),
             "running": float(self.num_request_running),
             "kv_utilisation": self.kv_cache_percentage,

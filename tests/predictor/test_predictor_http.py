@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -114,6 +115,13 @@ def test_predict_knows_the_endpoint_and_the_variant(warm: Service) -> None:
     assert cached < fast < longer
 
 
+def test_waiting_requests_stand_in_for_prefill_tokens_that_were_not_sent(warm: Service) -> None:
+    unsent = warm.post("/predict", {**ROW, "num_request_waiting": 4})[1]["ttft_ms"]
+    sent = warm.post("/predict", {**ROW, "num_request_waiting": 4, "prefill_tokens_in_flight": 4000})[1]["ttft_ms"]
+    none = warm.post("/predict", {**ROW, "num_request_waiting": 4, "prefill_tokens_in_flight": 0})[1]["ttft_ms"]
+    assert none < unsent == sent
+
+
 def test_strict_bulk_keeps_order_and_counts(warm: Service) -> None:
     rows = [{**ROW, "input_token_length": n} for n in (100, 8000, 2000)]
     code, answer = warm.post("/predict/bulk/strict", {"requests": rows})
@@ -222,6 +230,18 @@ def test_the_artifact_can_be_downloaded(warm: Service) -> None:
     code, data = warm.get("/model/download")
     assert code == 200
     assert artifact.from_dict(data).ttft.samples == 300
+
+
+def test_a_learning_loop_that_stands_still_is_unhealthy(warm: Service, monkeypatch) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(warm.learner, "step", lambda: release.wait(60))
+    warm.learner.start()
+    healthy = warm.get("/healthz")[0]
+    warm.learner._turned_at -= 1000
+    stood_still = warm.get("/healthz")[0]
+    release.set()
+    warm.learner.stop()
+    assert (healthy, stood_still) == (200, 503)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

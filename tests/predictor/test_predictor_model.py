@@ -11,6 +11,7 @@ from predictor.features import NAMES, matrix
 from predictor.fit import fit_once
 from predictor.intervals import LEVELS
 from predictor.model import FLOOR_S, LatencyModel, Law, build
+from predictor.physics import TPOT_COLUMNS, TTFT_COLUMNS
 from predictor.samples import dataset
 
 GROWING = (
@@ -85,8 +86,8 @@ def _constant(seconds: float, width: int, scales: dict[tuple[str, str], float]) 
 )
 def test_which_coefficients_hold(endpoint: str, variant: str, ttft_s: float) -> None:
     model = build(
-        ttft=_constant(0.1, 8, {("http://slow", "v"): 3.0}),
-        tpot=_constant(0.01, 5, {}),
+        ttft=_constant(0.1, len(TTFT_COLUMNS), {("http://slow", "v"): 3.0}),
+        tpot=_constant(0.01, len(TPOT_COLUMNS), {}),
         ranges=np.zeros((2, len(NAMES))),
         capacities={},
         fitted_at_s=0.0,

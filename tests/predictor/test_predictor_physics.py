@@ -44,7 +44,6 @@ def test_ttft_columns_by_hand() -> None:
     assert columns["pending_k"] == pytest.approx(2.096)
     assert columns["steps_x_requests"] == pytest.approx(3 * 10)  # (2000 + 2096) / 2048 = 2 chunks and the step now
     assert columns["steps_x_context_k"] == pytest.approx(3 * 20)
-    assert columns["waiting"] == 2
     assert columns["overflow_k"] == pytest.approx(1.0)
 
 
