@@ -2,14 +2,30 @@
 
 Sources: peak figures from NVIDIA's data sheets as collected in ai-dynamo/aiconfigurator's system files (Apache-2.0);
 coefficients fitted to aiconfigurator's operator tables (vLLM 0.24.0 on H100, H200 and L40S, 0.14.0 on A100); host
-overhead per step and layer from inference-sim (BLIS); prices are on-demand list prices per GPU-hour, dated.
+overhead per step and layer from inference-sim (BLIS); model shapes from the models' own ``config.json``; prices are
+list prices per GPU-hour, dated. Pairs of model and GPU without coefficients: :mod:`simulator.roofline`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final, Literal
 
 GIB = 1024**3
+Precision = Literal["bf16", "fp8"]
+PRECISIONS: Final[tuple[Precision, ...]] = ("bf16", "fp8")
+"""Of the linear layers' weights; embeddings, output head and KV cache stay in 16 bits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What a provider lists for one GPU-hour."""
+
+    provider: str
+    usd_per_hour: float
+    as_of: str
+    """Month or day the list was read."""
+    terms: str = "on demand"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,25 +35,100 @@ class Gpu:
     name: str
     hbm_tb_s: float
     bf16_tflops: float
+    """Dense."""
+    fp8_tflops: float | None
+    """Dense; ``None``: no 8-bit floating-point units, so 8-bit weights are computed in 16 bits."""
     memory_gib: float
+    link_gb_s: float
+    """Between the GPUs of a node, one way: NVLink, or PCIe where there is none."""
     kv_budget_gib: float
-    """Memory left for weights and KV cache at vLLM's defaults (published H100 capacities give 68.05 GiB)."""
+    """Memory left for weights and KV cache at vLLM's defaults: about 0.9 of the memory less 4 GiB. The published
+    capacities of H100 give 68.05; on the others it is an estimate."""
     power_w: float
-    price_per_hour: float
-    """US dollars per GPU-hour, on demand."""
-    price_source: str
+    prices: tuple[Price, ...]
+    """The first one is the default."""
+
+    @property
+    def price_per_hour(self) -> float:
+        """US dollars per GPU-hour: the default price."""
+        return self.prices[0].usd_per_hour
+
+    @property
+    def price_source(self) -> str:
+        """Whose price that is, and of when."""
+        price = self.prices[0]
+        return f"{price.provider} {price.terms}, {price.as_of}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """What the KV cache and the step time need to know of a model."""
+    """What the KV cache and the step time need to know of a model: a decoder with grouped-query attention."""
 
     name: str
     layers: int
+    hidden: int
+    intermediate: int
+    """Width of the feed-forward layer; of one expert in a mixture."""
+    heads: int
     kv_heads: int
     head_dim: int
-    weight_gib: float
-    """Weights in bf16, whole model."""
+    vocab: int
+    experts: int = 0
+    """Routed experts a layer; 0: dense."""
+    active_experts: int = 0
+    """Routed experts that a token uses."""
+    shared_experts: int = 0
+    """Experts that every token uses."""
+
+    @property
+    def attention_parameters(self) -> int:
+        """Of one layer: query, key, value and output projections."""
+        return self.hidden * self.head_dim * 2 * (self.heads + self.kv_heads)
+
+    @property
+    def expert_parameters(self) -> int:
+        """Of one expert, or of a dense layer's feed-forward part: gate, up and down projections."""
+        return 3 * self.hidden * self.intermediate
+
+    @property
+    def linear_parameters(self) -> int:
+        """All layers' projections, experts included; neither embeddings nor output head."""
+        held = self.experts + self.shared_experts if self.experts else 1
+        return self.layers * (self.attention_parameters + held * self.expert_parameters)
+
+    @property
+    def active_linear_parameters(self) -> int:
+        """Of :attr:`linear_parameters`, those that one token is multiplied with."""
+        used = self.active_experts + self.shared_experts if self.experts else 1
+        return self.layers * (self.attention_parameters + used * self.expert_parameters)
+
+    @property
+    def head_parameters(self) -> int:
+        """Output head (and as many in the embeddings)."""
+        return self.hidden * self.vocab
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the whole model, norms and biases left out.
+
+        >>> round(MODELS["Qwen3-32B"].parameters / 1e9, 1)
+        32.8
+        """
+        return self.linear_parameters + 2 * self.head_parameters
+
+    @property
+    def weight_gib(self) -> float:
+        """Weights in bf16, whole model."""
+        return 2 * self.parameters / GIB
+
+    @property
+    def active_parameters(self) -> int:
+        """Weights that one token is multiplied with, output head included.
+
+        >>> round(MODELS["Mixtral-8x7B"].active_parameters / 1e9, 1)
+        12.7
+        """
+        return self.active_linear_parameters + self.head_parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,28 +150,75 @@ class StepCoefficients:
     """Prefill kernels run this much slower in an engine than alone (fitted to published engines)."""
 
 
+_NOV = "2026-11"
+_GUIDE = "2026-11-09"
+
 GPUS: dict[str, Gpu] = {
     gpu.name: gpu
     for gpu in (
-        Gpu(name="h100_sxm", hbm_tb_s=3.35, bf16_tflops=989, memory_gib=80, kv_budget_gib=68.05, power_w=700,
-            price_per_hour=3.99, price_source="Lambda on demand, 8x H100 SXM, 2026-11"),
-        Gpu(name="h200_sxm", hbm_tb_s=4.80, bf16_tflops=989, memory_gib=141, kv_budget_gib=122.6, power_w=700,
-            price_per_hour=4.50, price_source="Nebius on demand, 2026-11"),
-        Gpu(name="a100_sxm", hbm_tb_s=2.039, bf16_tflops=312, memory_gib=80, kv_budget_gib=68.05, power_w=400,
-            price_per_hour=2.79, price_source="Lambda on demand, A100 80 GB, 2026-11"),
-        Gpu(name="l40s", hbm_tb_s=0.864, bf16_tflops=362, memory_gib=45, kv_budget_gib=37.0, power_w=350,
-            price_per_hour=1.55, price_source="Nebius on demand, 2026-11"),
+        Gpu(name="h100_sxm", hbm_tb_s=3.35, bf16_tflops=989, fp8_tflops=1978, memory_gib=80, link_gb_s=450,
+            kv_budget_gib=68.05, power_w=700, prices=(
+                Price(provider="Lambda", usd_per_hour=3.99, as_of=_NOV, terms="on demand, 8x H100 SXM"),
+                Price(provider="Lambda", usd_per_hour=4.29, as_of=_NOV, terms="on demand, 1x H100 SXM"),
+                Price(provider="Nebius", usd_per_hour=3.85, as_of=_NOV),
+                Price(provider="RunPod", usd_per_hour=2.69, as_of=_NOV, terms="lowest listed"),
+                Price(provider="AWS", usd_per_hour=6.88, as_of=_GUIDE, terms="on demand, p5.48xlarge us-east-1"),
+                Price(provider="Azure", usd_per_hour=12.29, as_of=_GUIDE, terms="on demand, ND96isr_H100_v5"),
+                Price(provider="Google Cloud", usd_per_hour=10.98, as_of="2026-09-26", terms="on demand, a3-highgpu-1g us-central1"),
+                Price(provider="Google Cloud", usd_per_hour=6.57, as_of="2026-09-26", terms="spot, a3-highgpu-1g us-central1"),
+            )),
+        Gpu(name="h200_sxm", hbm_tb_s=4.80, bf16_tflops=989, fp8_tflops=1978, memory_gib=141, link_gb_s=450,
+            kv_budget_gib=122.6, power_w=700, prices=(
+                Price(provider="Nebius", usd_per_hour=4.50, as_of=_NOV),
+                Price(provider="RunPod", usd_per_hour=3.59, as_of=_NOV, terms="lowest listed"),
+                Price(provider="Google Cloud", usd_per_hour=10.44, as_of="2026-10-13", terms="on demand, a3-ultragpu"),
+                Price(provider="Google Cloud", usd_per_hour=6.26, as_of="2026-10-13", terms="spot, a3-ultragpu"),
+            )),
+        Gpu(name="b200_sxm", hbm_tb_s=7.7, bf16_tflops=2250, fp8_tflops=4500, memory_gib=180, link_gb_s=900,
+            kv_budget_gib=158.0, power_w=1000, prices=(
+                Price(provider="Lambda", usd_per_hour=6.69, as_of=_NOV, terms="on demand, lowest listed"),
+            )),
+        Gpu(name="a100_sxm", hbm_tb_s=2.039, bf16_tflops=312, fp8_tflops=None, memory_gib=80, link_gb_s=300,
+            kv_budget_gib=68.05, power_w=400, prices=(
+                Price(provider="Lambda", usd_per_hour=2.79, as_of=_NOV, terms="on demand, A100 80 GB"),
+                Price(provider="RunPod", usd_per_hour=1.39, as_of=_NOV, terms="lowest listed"),
+                Price(provider="AWS", usd_per_hour=3.43, as_of=_GUIDE, terms="on demand, p4de.24xlarge"),
+            )),
+        Gpu(name="l40s", hbm_tb_s=0.864, bf16_tflops=362, fp8_tflops=733, memory_gib=45, link_gb_s=32,
+            kv_budget_gib=37.0, power_w=350, prices=(
+                Price(provider="Nebius", usd_per_hour=1.55, as_of=_NOV),
+                Price(provider="RunPod", usd_per_hour=0.79, as_of=_NOV, terms="lowest listed"),
+            )),
+        Gpu(name="l4", hbm_tb_s=0.300, bf16_tflops=121, fp8_tflops=242, memory_gib=24, link_gb_s=32,
+            kv_budget_gib=17.65, power_w=72, prices=(
+                Price(provider="Google Cloud", usd_per_hour=0.71, as_of=_NOV, terms="about, g2-standard-4 on demand, not verified"),
+                Price(provider="AWS", usd_per_hour=0.80, as_of=_NOV, terms="about, g6.xlarge on demand, not verified"),
+            )),
     )
 }  # fmt: skip
 
 MODELS: dict[str, ModelShape] = {
     model.name: model
     for model in (
-        ModelShape(name="Llama-3.1-8B", layers=32, kv_heads=8, head_dim=128, weight_gib=14.96),
-        ModelShape(name="Qwen3-32B", layers=64, kv_heads=8, head_dim=128, weight_gib=61.03),
-        ModelShape(name="Llama-3.1-70B", layers=80, kv_heads=8, head_dim=128, weight_gib=131.42),
+        ModelShape(name="Llama-3.1-8B", layers=32, hidden=4096, intermediate=14336, heads=32, kv_heads=8, head_dim=128, vocab=128256),
+        ModelShape(name="Qwen3-32B", layers=64, hidden=5120, intermediate=25600, heads=64, kv_heads=8, head_dim=128, vocab=151936),
+        ModelShape(name="Llama-3.1-70B", layers=80, hidden=8192, intermediate=28672, heads=64, kv_heads=8, head_dim=128, vocab=128256),
+        ModelShape(name="Llama-3.3-70B", layers=80, hidden=8192, intermediate=28672, heads=64, kv_heads=8, head_dim=128, vocab=128256),
+        ModelShape(name="Llama-2-7B", layers=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32, head_dim=128, vocab=32000),
+        ModelShape(name="Llama-2-70B", layers=80, hidden=8192, intermediate=28672, heads=64, kv_heads=8, head_dim=128, vocab=32000),
+        ModelShape(name="CodeLlama-34B", layers=48, hidden=8192, intermediate=22016, heads=64, kv_heads=8, head_dim=128, vocab=32000),
+        ModelShape(name="Yi-34B", layers=60, hidden=7168, intermediate=20480, heads=56, kv_heads=8, head_dim=128, vocab=64000),
+        ModelShape(name="Mistral-Nemo", layers=40, hidden=5120, intermediate=14336, heads=32, kv_heads=8, head_dim=128, vocab=131072),
+        ModelShape(name="Qwen2.5-7B", layers=28, hidden=3584, intermediate=18944, heads=28, kv_heads=4, head_dim=128, vocab=152064),
+        ModelShape(name="Qwen3-8B", layers=36, hidden=4096, intermediate=12288, heads=32, kv_heads=8, head_dim=128, vocab=151936),
+        ModelShape(name="Qwen3-14B", layers=40, hidden=5120, intermediate=17408, heads=40, kv_heads=8, head_dim=128, vocab=151936),
+        ModelShape(name="Mixtral-8x7B", layers=32, hidden=4096, intermediate=14336, heads=32, kv_heads=8, head_dim=128, vocab=32000, experts=8, active_experts=2),
+        ModelShape(name="Mixtral-8x22B", layers=56, hidden=6144, intermediate=16384, heads=48, kv_heads=8, head_dim=128, vocab=32000, experts=8, active_experts=2),
+        ModelShape(name="Qwen3-30B-A3B", layers=48, hidden=2048, intermediate=768, heads=32, kv_heads=4, head_dim=128, vocab=151936, experts=128, active_experts=8),
+        ModelShape(name="Qwen3-Coder-480B-A35B", layers=62, hidden=6144, intermediate=2560, heads=96, kv_heads=8, head_dim=128, vocab=151936, experts=160, active_experts=8),
+        ModelShape(name="Llama-4-Scout-17B-16E", layers=48, hidden=5120, intermediate=8192, heads=40, kv_heads=8, head_dim=128, vocab=202048, experts=16, active_experts=1, shared_experts=1),
     )
-}
+}  # fmt: skip
 
 COEFFICIENTS: dict[tuple[str, str, int], StepCoefficients] = {
     ("Llama-3.1-8B", "h100_sxm", 1): StepCoefficients(
@@ -115,6 +253,25 @@ COEFFICIENTS: dict[tuple[str, str, int], StepCoefficients] = {
 }  # fmt: skip
 
 
+def shape_of(model: str) -> ModelShape | None:
+    """The shape that a served model's name contains, the longest one; ``None`` when there is none.
+
+    >>> shape_of("RedHatAI/Llama-4-Scout-17B-16E-Instruct-FP8-dynamic").name
+    'Llama-4-Scout-17B-16E'
+    """
+    found = [shape for name, shape in MODELS.items() if name.lower() in model.lower()]
+    return max(found, key=lambda shape: len(shape.name), default=None)
+
+
+def weights_gib(model: ModelShape, precision: Precision = "bf16") -> float:
+    """Weights of the whole model; in fp8 the linear layers take one byte a weight.
+
+    >>> round(weights_gib(MODELS["Llama-3.1-8B"], "fp8"), 1)
+    8.5
+    """
+    return model.weight_gib - (model.linear_parameters / GIB if precision == "fp8" else 0.0)
+
+
 def kv_bytes_per_token(model: ModelShape, *, bytes_per_value: int = 2) -> int:
     """KV-cache bytes of one token, whole model (keys and values, grouped-query heads).
 
@@ -124,11 +281,11 @@ def kv_bytes_per_token(model: ModelShape, *, bytes_per_value: int = 2) -> int:
     return 2 * model.layers * model.kv_heads * model.head_dim * bytes_per_value
 
 
-def kv_capacity_tokens(model: ModelShape, gpu: Gpu, tensor_parallel: int) -> int:
+def kv_capacity_tokens(model: ModelShape, gpu: Gpu, tensor_parallel: int, *, precision: Precision = "bf16") -> int:
     """Tokens of KV cache that one replica holds; 0 or less means that the weights do not fit.
 
     >>> kv_capacity_tokens(MODELS["Qwen3-32B"], GPUS["h100_sxm"], 2) // 1000
     307
     """
-    free = gpu.kv_budget_gib * GIB - model.weight_gib * GIB / tensor_parallel
+    free = gpu.kv_budget_gib * GIB - weights_gib(model, precision) * GIB / tensor_parallel
     return int(free / (kv_bytes_per_token(model) / tensor_parallel))

@@ -1,4 +1,4 @@
-"""How long one engine step takes, from the coefficients of :mod:`fleet.hardware`. Pure."""
+"""How long one engine step takes, from calibrated coefficients or the roofline's estimate. Pure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fleet.errors import ConfigError
-from fleet.hardware import COEFFICIENTS, GPUS, MODELS, StepCoefficients, kv_capacity_tokens
+from fleet.hardware import GPUS, MODELS, Precision, StepCoefficients, kv_capacity_tokens, weights_gib
+from simulator.roofline import Source, coefficients_for
 
 INGRESS_S = 15.5632e-3
 """Before the scheduler sees a request: HTTP, tokenising, hand-over (BLIS, fitted to vLLM 0.15 on H100)."""
+HOST_INGRESS_S = 3.577e-3
+"""The host's part of that, once :data:`STEPS_AHEAD` is told apart (fitted by :mod:`simulator.calibrate`)."""
+STEPS_AHEAD = 1.445
+"""Steps that a request misses beyond the one in progress when it arrives (fitted likewise)."""
+NOMINAL_BATCH = 32
+NOMINAL_CONTEXT = 1024
 FINISH_S = 0.7773e-3
 """After the last token, per request (BLIS)."""
 OUTPUT_TOKEN_S = 0.0459075e-3
@@ -23,6 +30,23 @@ class StepTimer:
 
     coefficients: StepCoefficients
     layers: int
+    source: Source = "table"
+    """Where the coefficients come from."""
+
+    @property
+    def overhead_ms(self) -> float:
+        """The host's part of every step."""
+        return 0.13 + 0.032 * self.layers
+
+    @property
+    def ingress_s(self) -> float:
+        """Before the scheduler can take a request, for an engine under some load.
+
+        vLLM schedules a step while the one before it runs, so a request misses the next step as well. The engine's
+        model has no such look-ahead; this stands for it, by the step of :data:`NOMINAL_BATCH` sequences.
+        """
+        step_s = self.step_s(decoding=NOMINAL_BATCH, context=NOMINAL_BATCH * NOMINAL_CONTEXT)
+        return HOST_INGRESS_S + STEPS_AHEAD * step_s
 
     def step_s(self, *, decoding: int, context: int, prefill: int = 0, attention: float = 0.0) -> float:
         """Seconds of one step.
@@ -41,34 +65,28 @@ class StepTimer:
         busy = c.d0 + c.d_s * decoding
         if prefill:
             busy = max(busy, c.eta * (c.p0 + c.p1 * (prefill + decoding)))
-        overhead = 0.13 + 0.032 * self.layers
-        return (overhead + busy + c.d_kv * context + c.eta * 2.0 * c.p2 * attention) / 1000.0
+        return (self.overhead_ms + busy + c.d_kv * context + c.eta * 2.0 * c.p2 * attention) / 1000.0
 
 
-def timer_for(shape: str, accelerator: str, count: int) -> StepTimer:
-    """The timer of ``shape`` on ``count`` GPUs of kind ``accelerator``.
+def timer_for(shape: str, accelerator: str, count: int, *, precision: Precision = "bf16") -> StepTimer:
+    """The timer of ``shape`` on ``count`` GPUs of kind ``accelerator``; its ``source`` says whether it is an estimate.
 
-    Raises: ConfigError when the model, the GPU or the pair has no coefficients.
+    Raises: ConfigError when the model or the GPU is unknown, or the model cannot be split over so many.
     """
     _known(shape, MODELS, "model shape")
     _known(accelerator, GPUS, "accelerator")
-    found = COEFFICIENTS.get((shape, accelerator, count))
-    if found is None:
-        counts = sorted(n for model, gpu, n in COEFFICIENTS if (model, gpu) == (shape, accelerator))
-        limit = f"{', '.join(map(str, counts))} GPUs" if counts else f"a calibrated GPU for {shape}"
-        raise ConfigError(f"no step times for {shape} on {count} x {accelerator}", limit=limit,
-                          next_step="Choose a calibrated combination of model, GPU and number of GPUs.")  # fmt: skip
-    return StepTimer(coefficients=found, layers=MODELS[shape].layers)
+    found, source = coefficients_for(shape, accelerator, count, precision)
+    return StepTimer(coefficients=found, layers=MODELS[shape].layers, source=source)
 
 
-def kv_tokens_for(shape: str, accelerator: str, count: int) -> int:
+def kv_tokens_for(shape: str, accelerator: str, count: int, *, precision: Precision = "bf16") -> int:
     """Tokens of KV cache beside the weights, at vLLM's memory defaults.
 
     Raises: ConfigError when the weights alone are larger than the memory.
     """
-    tokens = kv_capacity_tokens(MODELS[shape], GPUS[accelerator], count)
+    tokens = kv_capacity_tokens(MODELS[shape], GPUS[accelerator], count, precision=precision)
     if tokens <= 0:
-        gib = MODELS[shape].weight_gib / count
+        gib = weights_gib(MODELS[shape], precision) / count
         raise ConfigError(
             f"the weights of {shape} do not fit {count} x {accelerator}: {gib:.1f} GiB a GPU",
             limit=f"{GPUS[accelerator].kv_budget_gib:.1f} GiB", next_step="Use more GPUs or a larger one.")  # fmt: skip

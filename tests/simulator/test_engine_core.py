@@ -214,7 +214,7 @@ def test_an_id_in_use_is_refused() -> None:
     [
         pytest.param(("Llama-3.1-8", "h100_sxm", 1), {}, "Did you mean Llama-3.1-8B", id="unknown-model"),
         pytest.param(("Llama-3.1-8B", "h100", 1), {}, "unknown accelerator", id="unknown-gpu"),
-        pytest.param(("Llama-3.1-8B", "h100_sxm", 8), {}, "1, 2 GPUs", id="pair-without-coefficients"),
+        pytest.param(("Llama-3.1-8B", "h100_sxm", 3), {}, "cannot be split over 3 GPUs", id="heads-that-do-not-divide"),
         pytest.param(("Qwen3-32B", "h100_sxm", 1), {"kv_tokens": 10**6}, "16..28", id="more-cache-than-memory"),
         pytest.param(("Llama-3.1-8B", "h100_sxm", 1), {"kv_tokens": 5}, "kv_tokens is 5", id="less-than-a-block"),
         pytest.param(("Llama-3.1-8B", "h100_sxm", 1), {"max_num_batched_tokens": 8}, ">= max_num_seqs",
