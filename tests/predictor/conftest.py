@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from predictor.samples import Sample, make
 
@@ -63,3 +64,10 @@ def _sample(rng: np.random.Generator, load: float, endpoint: Endpoint, noise: fl
         endpoint=url,
         variant=variant,
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_of_linear_algebra() -> Iterator[None]:
+    """As in the fitting process: on busy cores its threads only wait for each other."""
+    with threadpool_limits(1):
+        yield
