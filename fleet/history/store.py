@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
@@ -45,7 +46,7 @@ class History:
                 self._migrate()
             with self._engine.connect() as connection:
                 connection.execute(sa.select(sa.func.count()).select_from(schema.events))
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, CommandError, OSError) as error:
             raise self._error(error) from None
 
     def _error(self, error: BaseException) -> HistoryError:

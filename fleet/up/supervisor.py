@@ -17,6 +17,8 @@ from fleet.up.plan import Part
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.5, 15.0
 _STABLE_S = 30.0
 """A part that ran so long starts again without back-off."""
+_LIVENESS_EVERY_S, _HUNG_AFTER_S = 5.0, 60.0
+"""A part that was healthy is asked this often, and restarted when it has not been well for this long."""
 STARTUP_S = 60.0
 """A part that is not healthy by then is reported (and waited for no longer)."""
 
@@ -36,6 +38,8 @@ class Running:
     done: bool = False
     """Ended by itself with exit code 0 (the traffic does, after its duration)."""
     was_healthy: bool = False
+    last_well_at: float = 0.0
+    next_check_at: float = 0.0
     refused: str = ""
     """Its one line when it refused its arguments (exit code 2 before it was ever up): a restart cannot help."""
 
@@ -80,7 +84,7 @@ class Supervisor:
                 self._reap(running)
             if running.process is None and not running.done and not self.stopping and self._may_start(running):
                 self._start(running)
-            if running.process is not None and not running.healthy:
+            if running.process is not None and running.part.health_url:
                 self._check(running)
 
     def ready(self) -> bool:
@@ -156,7 +160,19 @@ class Supervisor:
         self._report(running.part.name, f"{line}; last log line: {tail}" if tail else line)
 
     def _check(self, running: Running) -> None:
-        running.healthy = self._answers(running.part.health_url)
+        """Ask a starting part on each tick, a healthy one now and then; end one that hangs, to be started anew."""
+        now = self._clock()
+        if running.healthy and now < running.next_check_at:
+            return
+        well = self._answers(running.part.health_url)
+        running.next_check_at = now + _LIVENESS_EVERY_S
+        if well:
+            running.healthy, running.last_well_at = True, now
+        elif running.healthy and now - running.last_well_at > _HUNG_AFTER_S:
+            self._report(
+                running.part.name, f"{running.part.name} has not been well for {_HUNG_AFTER_S:.0f} s; ending it"
+            )
+            _signal(running, signal.SIGKILL)
         running.was_healthy = running.was_healthy or running.healthy
 
     def _answers(self, url: str) -> bool:

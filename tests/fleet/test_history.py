@@ -154,6 +154,14 @@ def test_a_path_that_cannot_be_used_gives_one_line(bad: str, words: str) -> None
     assert "\n" not in str(caught.value)
 
 
+def test_a_history_of_a_newer_version_gives_one_line(url: str) -> None:
+    History(url).close()
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(HistoryError, match="9999"):
+        History(url)
+
+
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/sys").exists(), reason="root may write anywhere")
 def test_a_read_only_folder_gives_one_line(tmp_path: Path) -> None:
     with pytest.raises(HistoryError, match="FLEET_HOME"):

@@ -100,6 +100,39 @@ def test_a_part_that_refuses_its_arguments_is_not_tried_again(tmp_path: Path) ->
     assert supervisor.refusal() == "fleet: no such file"
 
 
+def test_a_part_that_hangs_is_ended_and_started_anew(tmp_path: Path) -> None:
+    server = (
+        "import http.server, os, sys\n"
+        "class H(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(503 if os.path.exists(sys.argv[1]) else 200); self.end_headers()\n"
+        "http.server.HTTPServer(('127.0.0.1', int(sys.argv[2])), H).serve_forever()\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    now, sick = [1000.0], tmp_path / "sick"
+    part = Part(name="p", argv=(*_python(server), str(sick), str(port)), health_url=f"http://127.0.0.1:{port}/")
+    lines: list[str] = []
+    supervisor = Supervisor(
+        [part], logs=tmp_path / "logs", report=lambda _p, line: lines.append(line), clock=lambda: now[0]
+    )
+    _until(supervisor, lambda: supervisor.running["p"].healthy)
+    first = supervisor.running["p"].process
+    sick.touch()
+    for _ in range(14):
+        now[0] += 5.0
+        supervisor.tick()
+    assert any("has not been well" in line for line in lines)
+    sick.unlink()
+    now[0] += 100.0
+    _until(supervisor, lambda: supervisor.running["p"].process not in (None, first))
+    now[0] += 100.0
+    _until(supervisor, lambda: supervisor.running["p"].healthy)
+    assert supervisor.running["p"].healthy
+    supervisor.stop()
+
+
 def test_a_part_waits_for_what_it_needs(tmp_path: Path) -> None:
     supervisor, _lines = _supervise(
         tmp_path,
