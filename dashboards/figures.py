@@ -142,7 +142,7 @@ def _moves(figure: Any, axis: TimeAxis, moves: pd.DataFrame, index: int, *, lege
                 legendgroup=direction,
                 showlegend=legend,
                 yaxis=f"y{number}",
-                customdata=rows["id"] if len(rows) else [],
+                customdata=rows["id"].tolist() if len(rows) else [],
                 text=rows["reason"] if len(rows) else [],
                 marker={"symbol": symbol, "size": 12, "color": PLANNED, "line": {"width": 1, "color": "white"}},
                 hovertemplate=f"{word} to %{{y:d}}: %{{text}}",

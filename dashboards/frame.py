@@ -85,12 +85,21 @@ SECTIONS: Final[dict[str, tuple[Entry, ...]]] = {
 }
 
 
+def entry(path: str) -> Entry:
+    """The page of a path.
+
+    >>> entry("vllm").title
+    'L2 vLLM'
+    """
+    return next(page for pages in SECTIONS.values() for page in pages if page.path == path)
+
+
 def run() -> None:
     """Draw the page that the address names."""
-    st.set_page_config(page_title="llm-fleet", page_icon=":material/monitor_heart:", layout="wide")
-    st.html(f"<style>{_style()}</style>")
+    st.set_page_config(page_title="llm-fleet", page_icon=_static("favicon.svg"), layout="wide")
+    st.html(f"<style>{_static('style.css')}</style>")
     view.restore()
-    pages = {section: [_page(entry) for entry in entries] for section, entries in SECTIONS.items()}
+    pages = {section: [_page(page) for page in entries] for section, entries in SECTIONS.items()}
     st.session_state["pages"] = {page.url_path or "overview": page for found in pages.values() for page in found}
     chosen = st.navigation(pages, position="sidebar", expanded=True)
     if chosen.url_path == "" and "alert" in st.query_params:  # an alert's link names no page
@@ -101,45 +110,45 @@ def run() -> None:
 
 
 @st.cache_resource(show_spinner=False)
-def _style() -> str:
-    return (files("dashboards") / "static" / "style.css").read_text(encoding="utf-8")
+def _static(name: str) -> str:
+    return (files("dashboards") / "static" / name).read_text(encoding="utf-8")
 
 
-def _page(entry: Entry) -> Any:
+def _page(page: Entry) -> Any:
     def draw() -> None:
-        body(entry)
+        body(page)
 
-    draw.__name__ = entry.path
+    draw.__name__ = page.path
     return st.Page(
-        draw, title=entry.title, icon=f":material/{entry.icon}:", url_path=entry.path, default=entry.path == "overview"
+        draw, title=page.title, icon=f":material/{page.icon}:", url_path=page.path, default=page.path == "overview"
     )
 
 
-def body(entry: Entry) -> None:
+def body(page: Entry) -> None:
     """One page, drawn again every tick while it is live."""
     every = view.tick_s(st.session_state["range"]) if st.session_state["at"] is None else None
     with st.sidebar:
         st.fragment(parts, run_every=every)()
-    st.fragment(lambda: guarded(entry), run_every=every, key="page")()
+    st.fragment(lambda: guarded(page), run_every=every, key="page")()
 
 
-def guarded(entry: Entry) -> None:
+def guarded(page: Entry) -> None:
     """A page, or the designed state for a history that is missing or broken."""
     try:
         seen = view.look()
-        st.html(heading(entry, status(seen)))
+        st.html(heading(page, status(seen)))
         if _too_old(seen):
             return
-        entry.render(seen)
+        page.render(seen)
     except HistoryError as error:
-        st.html(heading(entry))
+        st.html(heading(page))
         without_history(error)
 
 
-def heading(entry: Entry, note: str = "") -> str:
+def heading(page: Entry, note: str = "") -> str:
     """The page's title, what it answers, and how fresh it is."""
-    title = entry.title.split(" ", 1)[1] if entry.title.startswith("L") and entry.title[1:2].isdigit() else entry.title
-    return f'<div class="fl-title"><h1>{escape(title)}</h1><p>{escape(entry.lead)}</p>{note}</div>'
+    title = page.title.split(" ", 1)[1] if page.title.startswith("L") and page.title[1:2].isdigit() else page.title
+    return f'<div class="fl-title"><h1>{escape(title)}</h1><p>{escape(page.lead)}</p>{note}</div>'
 
 
 def without_history(error: HistoryError) -> None:

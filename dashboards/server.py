@@ -20,7 +20,8 @@ from dashboards.plot import PLOTLY_PATH
 
 log = logging.getLogger(__name__)
 
-SCRIPT = Path(__file__).with_name("app.py")
+SCRIPT = Path(__file__).parent / "script" / "app.py"
+"""In a folder of its own: Streamlit takes a ``pages`` folder beside its script for scripts, ours holds modules."""
 STOP_WITHIN_S = 2
 
 

@@ -86,8 +86,10 @@ def _breach(
             detail=f"{alert.message.rstrip('.')}. {_next(world, alert.model)}".strip(),
         )
     model, promise = broken[0]
-    lead = f"{plural(len({m.name for m, _ in broken}), 'model')} need{'s' if len(broken) == 1 else ''} you: "
-    headline = f"{lead}{short_model(model.name)} breaches {promise.name} since {clock(promise.broken_since_s, zone)} ({_figure(promise)})."
+    count = len({known.name for known, _ in broken})
+    lead = f"{plural(count, 'model')} need{'s' if count == 1 else ''} you"
+    since = f"{promise.name} since {clock(promise.broken_since_s, zone)}"
+    headline = f"{lead}: {short_model(model.name)} breaches {since} ({_figure(promise)})."
     return Sentence(
         level=Level.BREACH, headline=headline, detail=f"{_why(world, model)} {_next(world, model.name)}".strip()
     )

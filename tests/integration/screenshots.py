@@ -15,11 +15,12 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 PAGES = ("overview", "business", "vllm", "resources", "infrastructure", "autoscaling", "routing", "alerts")
 CHROMIUM_ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking")
@@ -39,7 +40,12 @@ _SETTLED = """() => {
 
 
 @contextmanager
-def console(history_url: str, *options: str, home: Path | None = None) -> Iterator[str]:
+def console(
+    history_url: str,
+    *options: str,
+    home: Path | None = None,
+    started: Callable[[subprocess.Popen[bytes]], None] = lambda _process: None,
+) -> Iterator[str]:
     """Run ``fleet console`` on a free port; gives its address once it is healthy."""
     environment = os.environ | ({"FLEET_HOME": str(home)} if home else {})
     with tempfile.TemporaryFile() as log:
@@ -48,6 +54,7 @@ def console(history_url: str, *options: str, home: Path | None = None) -> Iterat
              "--die-with-parent", *options],
             stdout=log, stderr=log, env=environment,
         )  # fmt: skip
+        started(process)
         try:
             yield _address(process, log)
         finally:
@@ -108,12 +115,19 @@ def complaints(page: Page) -> list[str]:
 
 
 def listen(page: Page, heard: list[str]) -> None:
-    """Collect console errors and uncaught exceptions of the page."""
+    """Collect console errors, uncaught exceptions, and requests to anywhere but the console itself."""
+
+    def request(sent: Request) -> None:
+        here, there = urlsplit(page.url), urlsplit(sent.url)
+        if there.scheme in {"http", "https"} and here.netloc and there.netloc != here.netloc:
+            heard.append(f"asked elsewhere: {sent.url}")
 
     def message(entry: ConsoleMessage) -> None:
-        if entry.type == "error":
-            heard.append(entry.text)
+        probe = entry.location.get("url", "").endswith(("/_stcore/health", "/_stcore/host-config"))
+        if entry.type == "error" and not probe:  # on a page's own address Streamlit first asks below that address
+            heard.append(f"{entry.text} {entry.location.get('url', '')}")
 
+    page.on("request", request)
     page.on("console", message)
     page.on("pageerror", lambda error: heard.append(str(error)))
 

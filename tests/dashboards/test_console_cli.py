@@ -1,0 +1,76 @@
+"""``fleet console`` as a process: help, one line for what is wrong, health, a clean stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.integration.screenshots import console
+
+
+def fleet(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fleet.cli", "console", *arguments], capture_output=True, text=True, timeout=60,
+        env=os.environ | environment, check=False,
+    )  # fmt: skip
+
+
+def test_help_shows_examples_and_options():
+    answer = fleet("--help")
+    assert answer.returncode == 0
+    assert "fleet console --port 0" in answer.stdout
+    for option in ("--history-url", "--wva", "--router", "--predictor", "--alerts", "--slo", "--die-with-parent"):
+        assert option in answer.stdout
+
+
+def test_a_taken_port_is_one_line():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        answer = fleet("--port", str(taken.getsockname()[1]))
+    assert answer.returncode == 2
+    assert len(answer.stderr.strip().splitlines()) == 1
+    assert "cannot be used" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "words"),
+    [
+        pytest.param(["--router", "router:8081"], {}, "is no address", id="address-without-scheme"),
+        pytest.param(["--slo", "/no/such/slos.yaml"], {}, "no such file", id="slo-file-missing"),
+        pytest.param([], {"CONSOLE_PROT": "1"}, "Did you mean CONSOLE_PORT?", id="misspelt-setting"),
+        pytest.param(["--port", "70000"], {}, "CONSOLE_PORT", id="port-out-of-range"),
+    ],
+)
+def test_what_is_wrong_is_one_line(arguments: list[str], environment: dict[str, str], words: str):
+    answer = fleet(*arguments, **environment)
+    assert answer.returncode == 2
+    assert words in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.integration
+def test_it_serves_health_metrics_and_its_own_plotly_and_stops_cleanly(missing_history: str, tmp_path: Path):
+    from dashboards.plot import PLOTLY_PATH
+
+    with console(missing_history, home=tmp_path) as address:
+        for path, content in (("/healthz", b"ok"), ("/metrics", b"python_info"), (PLOTLY_PATH, b"plotly.js")):
+            with urllib.request.urlopen(address + path, timeout=5) as response:
+                assert response.status == 200
+                assert content in response.read(4_000_000)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_code_0(number: signal.Signals, missing_history: str, tmp_path: Path):
+    stopped: list[subprocess.Popen[bytes]] = []
+    with console(missing_history, home=tmp_path, started=stopped.append):
+        stopped[0].send_signal(number)
+        assert stopped[0].wait(15) == 0

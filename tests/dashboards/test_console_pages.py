@@ -1,0 +1,207 @@
+"""Every page through Streamlit's own test runner: filled, empty, missing and broken history; links; controls."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboards.frame import SECTIONS
+from fleet.history import History, SignalSample
+
+PATHS = [page.path for pages in SECTIONS.values() for page in pages]
+
+SCRIPT = """
+from dashboards import frame, view
+view.restore()
+frame.controls()
+view.remember()
+frame.body(frame.entry("{path}"))
+"""
+
+MENTIONS = {
+    "overview": ["SLO attainment", "Error budget left", "llama-8b-a100", "What happened"],
+    "business": ["TTFT under 200 ms", "Goodput", "Requests that did not end well"],
+    "vllm": ["KV cache, fullest", "Running batch", "Prefix cache hits"],
+    "resources": ["GPUs in use", "dcgm-exporter", "Cost per hour"],
+    "infrastructure": ["Crashes", "controller died", "No controller is configured"],
+    "autoscaling": ["Saturation", "One replica fewer", "kv utilisation"],
+    "routing": ["TTFT error", "predicted against actual", "No router is configured"],
+    "alerts": ["Firing", "HighTTFT", "Diagnosis"],
+}
+CHARTS = {"overview": 2, "business": 7, "vllm": 7, "resources": 2, "infrastructure": 1, "autoscaling": 2, "routing": 5,
+          "alerts": 0}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, fresh_caches: None) -> None:
+    """No other part is asked unless a test says so."""
+    for part in ("WVA", "ROUTER", "PREDICTOR", "ALERTS"):
+        monkeypatch.setenv(f"CONSOLE_{part}", "")
+
+
+def app(path: str) -> AppTest:
+    return AppTest.from_string(SCRIPT.format(path=path), default_timeout=60)
+
+
+def text(run: AppTest) -> str:
+    """Everything that the page says outside its charts."""
+    said = [element.proto.body for element in run.get("html")]
+    frames = [frame.value.to_string() for frame in run.dataframe]
+    return " ".join([*said, *frames])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_page_over_a_filled_history(
+    path: str, filled_history: str, filled_until_s: float, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CONSOLE_HISTORY_URL", filled_history)
+    page = app(path)
+    page.query_params["at"] = f"{filled_until_s:.0f}"
+    page.run()
+    assert not page.exception
+    said = text(page)
+    for word in MENTIONS[path]:
+        assert word in said
+    assert len(page.get("bidi_component")) == CHARTS[path]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_page_over_an_empty_history_says_what_to_do(path: str, empty_history: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CONSOLE_HISTORY_URL", empty_history)
+    page = app(path).run()
+    assert not page.exception
+    assert "fl-empty" in text(page)
+    assert not page.get("bidi_component")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_page_without_a_history_says_how_to_make_one(path: str, missing_history: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CONSOLE_HISTORY_URL", missing_history)
+    page = app(path).run()
+    assert not page.exception
+    assert "There is no history yet" in text(page)
+    assert "fleet up" in text(page)
+    assert not Path(missing_history.removeprefix("sqlite:///")).exists()
+
+
+def test_a_history_that_is_no_database_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "x.sqlite3").write_text("no database" * 100)
+    monkeypatch.setenv("CONSOLE_HISTORY_URL", f"sqlite:///{tmp_path}/x.sqlite3")
+    page = app("overview").run()
+    assert not page.exception
+    assert "The history cannot be read" in text(page)
+
+
+def test_a_history_that_appears_later_is_found(missing_history: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CONSOLE_HISTORY_URL", missing_history)
+    page = app("overview").run()
+    History(missing_history).close()
+    page.run()
+    assert not page.exception
+    assert "There is no history yet" not in text(page)
+
+
+def test_old_data_offer_the_way_to_their_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    url, then = f"sqlite:///{tmp_path}/old.sqlite3", time.time() - 7200
+    history = History(url)
+    history.add(
+        [SignalSample(at_s=then, signal="vllm:kv_cache_usage_perc", value=0.5, variant="v", endpoint="http://e")]
+    )
+    history.close()
+    monkeypatch.setenv("CONSOLE_HISTORY_URL", url)
+    page = app("vllm").run()
+    assert "Nothing in the last 15 min" in text(page)
+    page.button[0].click().run()
+    assert not page.exception
+    assert len(page.get("bidi_component")) == 1
+    assert abs(float(page.query_params["at"]) - then) < 3
+
+
+def test_range_model_and_moment_come_from_the_address_and_go_back_into_it(
+    filled_history: str, filled_until_s: float, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CONSOLE_HISTORY_URL", filled_history)
+    page = app("business")
+    page.query_params["range"] = "5m"
+    page.query_params["model"] = "another/model"
+    page.query_params["at"] = f"{filled_until_s:.0f}"
+    page.run()
+    assert page.session_state["range"] == "5m"
+    assert page.selectbox[0].value == "another/model"
+    assert "No request finished" in text(page)
+    page.selectbox[0].set_value("").run()
+    assert "model" not in page.query_params
+    assert page.query_params["range"] == "5m"
+    assert "No request finished" not in text(page)
+
+
+def test_nonsense_in_the_address_is_ignored(filled_history: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CONSOLE_HISTORY_URL", filled_history)
+    page = app("autoscaling")
+    page.query_params["range"] = "a year"
+    page.query_params["at"] = "yesterday"
+    page.query_params["decision"] = "'; drop table"
+    page.run()
+    assert not page.exception
+    assert page.session_state["range"] == "15m"
+    assert page.session_state["live"] is True
+
+
+def test_a_decision_in_the_address_is_explained(
+    filled_history: str, filled_until_s: float, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CONSOLE_HISTORY_URL", filled_history)
+    page = app("autoscaling")
+    page.query_params["at"] = f"{filled_until_s:.0f}"
+    page.query_params["decision"] = "1"
+    page.run()
+    assert "decision 1 at" in text(page)
+
+
+def test_the_live_switch_fixes_the_moment(filled_history: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CONSOLE_HISTORY_URL", filled_history)
+    page = app("overview").run()
+    assert "at" not in page.query_params
+    page.toggle[0].set_value(False).run()
+    assert abs(float(page.query_params["at"]) - time.time()) < 30
+    page.toggle[0].set_value(True).run()
+    assert "at" not in page.query_params
+
+
+def test_the_table_behind_a_chart_is_made_when_it_is_opened(
+    filled_history: str, filled_until_s: float, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CONSOLE_HISTORY_URL", filled_history)
+    page = app("business")
+    page.query_params["at"] = f"{filled_until_s:.0f}"
+    page.run()
+    assert len(page.dataframe) == 0
+    page.session_state["data-ttft"] = True
+    page.run()
+    assert list(page.dataframe[0].value.columns[:2]) == ["variant", "time"]
+    assert len(page.get("download_button")) == 1
+
+
+def test_a_silent_part_has_its_designed_state(filled_history: str, free_port: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CONSOLE_HISTORY_URL", filled_history)
+    monkeypatch.setenv("CONSOLE_ROUTER", f"http://127.0.0.1:{free_port}")
+    page = app("routing").run()
+    assert not page.exception
+    assert "The router is not reachable since" in text(page)
+
+
+def test_the_alert_in_the_address_opens_its_tree(
+    filled_history: str, filled_until_s: float, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CONSOLE_HISTORY_URL", filled_history)
+    page = app("alerts")
+    page.query_params["at"] = f"{filled_until_s - 400:.0f}"
+    page.query_params["alert"] = "RouterScrapesOld"
+    page.run()
+    assert not page.exception
+    chosen = [box.value for box in page.selectbox if box.label == "Question"]
+    assert chosen == ["load_uneven"]
+    assert "for the alert RouterScrapesOld" in text(page)
