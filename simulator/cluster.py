@@ -50,6 +50,7 @@ class Cluster:
         timeout_s: float = CLIENT_TIMEOUT_S,
         on_first_token: Callable[[int, Progress, float], object] | None = None,
         on_outcome: Callable[[Outcome], object] | None = None,
+        on_step: Callable[[int, StepResult], object] | None = None,
     ) -> None:
         """Ready engines at time 0.
 
@@ -59,6 +60,7 @@ class Cluster:
             timeout_s: seconds after which a client gives up.
             on_first_token: called when a first token exists: engine number, sequence, time.
             on_outcome: called when a request's last token exists, or it is lost; it may :meth:`submit` more.
+            on_step: called when an engine's step, or leap over many, is over: engine number, what it did.
 
         Raises: ValueError for a timeout that is not a positive number of seconds.
         """
@@ -71,7 +73,7 @@ class Cluster:
         """Those that the picker may choose, in order of number."""
         self._offered: list[Member] = []
         self._pick, self._timeout_s = pick, timeout_s
-        self._on_first_token, self._on_outcome = on_first_token, on_outcome
+        self._on_first_token, self._on_outcome, self._on_step = on_first_token, on_outcome, on_step
         self._agenda: list[tuple[float, int, int, int | Callback]] = []
         self._serial = 0
         self._planned = 0  # agenda entries of requests that come later
@@ -194,7 +196,7 @@ class Cluster:
         member, sequence, arrival_s = self._flights.pop(request_id)
         member.in_flight -= 1
         self._end(lost(request_id, member.number, arrival_s, sequence, at_s=self.now_s, loss=loss,
-                       output_tokens=member.engine.delivered_tokens(sequence, self.now_s)))  # fmt: skip
+                       output_tokens=member.engine.delivered_tokens(sequence)))  # fmt: skip
 
     def _expire(self, now_s: float) -> None:
         """Clients whose time is up go away; their engines stop working for them."""
@@ -236,6 +238,8 @@ class Cluster:
             self._report(member, result)
 
     def _report(self, member: Member, result: StepResult) -> None:
+        if self._on_step is not None:
+            self._on_step(member.number, result)
         if self._on_first_token is not None:
             for sequence in result.first:
                 if sequence.first_token_s == result.end_s and sequence.request.request_id in self._flights:
@@ -254,6 +258,7 @@ class Cluster:
         """A new engine, paid for from ``at_s`` (default: now) and ready ``start_s`` later; its number."""
         member = Member(number=len(self.members), engine=engine, added_s=self.now_s if at_s is None else at_s)
         self.members.append(member)
+        engine.attach(lambda: self.now_s)
         ready_s = member.added_s + start_s
         if ready_s <= self.now_s:
             self._ready(member)
@@ -327,9 +332,9 @@ class Cluster:
         if failure.kind is FailureKind.CRASH:
             member.engine.crash()
         elif failure.kind is FailureKind.HANG:
-            member.engine.hang(self.now_s)
+            member.engine.hang()
         elif failure.kind is FailureKind.SLOW:
-            member.engine.set_slow(failure.factor, self.now_s)
+            member.engine.slow_factor = failure.factor
         self._replan(member)
         if failure.seen_s < math.inf:
             self.at(failure.seen_s, lambda _now_s: self._see(member, failure))
@@ -346,8 +351,8 @@ class Cluster:
             return
         if failure.kind is FailureKind.NETWORK:  # the engine learns that its clients are gone
             member.engine.abort_all()
-        member.engine.resume(self.now_s)
-        member.engine.set_slow(1.0, self.now_s)
+        member.engine.resume()
+        member.engine.slow_factor = 1.0
         self._replan(member)
         if member.state is not State.DRAINING:
             self._ready(member)

@@ -27,6 +27,8 @@ class EngineConfig:
     """Tokens computed in one step: prompt chunks and one for each decoding sequence."""
     max_model_len: int
     """Prompt and output tokens of one request."""
+    priority_scheduling: bool = False
+    """Schedule by priority, then by arrival (vLLM's ``--scheduling-policy priority``), instead of by arrival alone."""
 
     def __post_init__(self) -> None:
         """Refuse limits that contradict each other.

@@ -80,11 +80,12 @@ class EngineMetrics:
         }
 
     def on_step(self, result: StepResult) -> None:
-        """Count a finished step."""
+        """Count a finished step, or a leap over several (as if each had taken the mean)."""
         observe = self._histograms
-        observe["iteration_tokens_total"].observe(result.prefill_tokens + len(result.decoded))
-        if result.decoded:
-            observe["inter_token_latency_seconds"].observe(result.duration_s, len(result.decoded))
+        observe["iteration_tokens_total"].observe(result.prefill_tokens + result.decoding, result.steps)
+        if result.decoding:
+            itl_s = result.duration_s / result.steps
+            observe["inter_token_latency_seconds"].observe(itl_s, result.steps * result.decoding)
         for gap_s in result.gaps_s:
             observe["inter_token_latency_seconds"].observe(gap_s)
         for sequence in result.first:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
+from simulator.kvcache import Run
 from simulator.steptime import FINISH_S, OUTPUT_TOKEN_S
 
 
@@ -17,9 +18,12 @@ class EngineRequest:
     output_tokens: int
     """Generated tokens; there is no end-of-sequence in a simulation, so all of them come."""
     block_hashes: Seq[int] = ()
-    """Chained hashes of the prompt's full blocks (:mod:`simulator.tokens`); empty: nothing of it is shared."""
+    """Chained hashes of the prompt's full blocks (:mod:`simulator.tokens`), not changed after the request was
+    submitted; empty: nothing of it is shared."""
     tail: bytes | None = None
     """Packed tokens after the last full block; given, the answer's blocks become findable too."""
+    priority: int = 0
+    """Lower is sooner, where the engine schedules by priority."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,14 +51,21 @@ class Sequence:
     decode_from: int = -1
     """Number of the step that completed the prefill; -1 before."""
     finish_step: int = -1
-    hashes: list[int] = field(default_factory=list)
+    serial: int = 0
+    """Requests that were submitted to this engine before it."""
+    hashes: Seq[int] = ()
     """Hashes of the content's full blocks as far as known."""
-    held: list[int] = field(default_factory=list)
-    """Blocks pinned by hash."""
+    run: Run | None = None
+    """Findable blocks that it pins; ``None`` while it holds no blocks."""
     private: int = 0
     """Blocks held without a hash."""
-    committed: int = 0
-    """Leading blocks that were offered to the cache by hash."""
+    blocks: int = 0
+    """Leading blocks of its content that have a place in the cache."""
+
+    @property
+    def rank(self) -> tuple[int, float, int]:
+        """Its place by priority: lower is sooner."""
+        return self.request.priority, self.arrival_s, self.serial
 
     @property
     def remaining(self) -> int:
@@ -73,30 +84,35 @@ class Sequence:
 
 @dataclass(slots=True, kw_only=True)
 class StepResult:
-    """What one step did; its tokens exist at ``end_s``."""
+    """What one step did, or a stretch of steps in which the same sequences decoded; its tokens exist at ``end_s``."""
 
     start_s: float
-    duration_s: float
+    end_s: float
+    """When the (last) step is over."""
+    steps: int
+    """More than 1: a leap over steps that only decoded."""
+    decoding: int
+    """Sequences that gave a token in each step, apart from ``first``."""
     prefill_tokens: int
-    decoded: list[Sequence]
-    """Gave one more token."""
     first: list[Sequence]
     """Completed their prefill and gave one token: the first one, or the next after a preemption."""
     gaps_s: list[float]
     """Time since the token before, for those of ``first`` that had been preempted."""
     finished: list[Sequence]
-    """Subset of ``decoded`` and ``first`` that gave its last token."""
+    """Gave their last token in the (last) step."""
     preempted: list[Sequence]
+    decoded: list[Sequence] = field(default_factory=list)
+    """Who gave a token; listed by :meth:`Engine.step` only, empty for leaps."""
 
     @property
-    def end_s(self) -> float:
-        """When the step is over."""
-        return self.start_s + self.duration_s
+    def duration_s(self) -> float:
+        """From start to end."""
+        return self.end_s - self.start_s
 
     @property
     def emitted(self) -> int:
-        """Output tokens of this step."""
-        return len(self.decoded) + len(self.first)
+        """Output tokens."""
+        return self.steps * self.decoding + len(self.first)
 
 
 @dataclass(slots=True)

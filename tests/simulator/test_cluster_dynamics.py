@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from simulator.cluster import Arrival, Cluster, Failure, FailureKind, Loss, Outcome, State, round_robin
 from simulator.config import engine_config
 from simulator.engine import Engine
+from simulator.metrics_page import EngineMetrics
 from simulator.sequence import EngineRequest
 
 CONFIG = engine_config("Llama-3.1-8B", "a100_sxm", kv_tokens=60_000)
@@ -280,3 +281,13 @@ def act(fleet: Cluster, at_s: float, engine: int, what: str, lasts_s: float) -> 
         fleet.at(at_s, lambda _now_s: fleet.remove(engine))
     else:
         fleet.fail(Failure(at_s=at_s, engine=engine, kind=FailureKind(what), duration_s=lasts_s))
+
+
+def test_steps_can_be_followed_into_a_metrics_page() -> None:
+    pages = [EngineMetrics("m", CONFIG, created_s=0.0, kv_bytes_per_token=1) for _ in range(2)]
+    fleet = cluster(2, on_step=lambda engine, result: pages[engine].on_step(result))
+    fleet.run(steady(20))
+    for member, page in zip(fleet.members, pages, strict=True):
+        text = page.render(member.engine, fleet.now_s).decode()
+        assert f'vllm:inter_token_latency_seconds_count{{engine="0",model_name="m"}} {10 * 99}' in text
+        assert 'vllm:time_to_first_token_seconds_count{engine="0",model_name="m"} 10' in text
