@@ -29,6 +29,9 @@ LIMIT: Final = "#b3261e"
 """Of the thin line that a value should not cross; the browser lightens it on dark pages, see ``static/plot.js``."""
 STATE_COLOURS: Final = {"error": LIMIT, "timeout": "#8a5a00", "rejected": "#6b4f9e", "aborted": GREY}
 
+SHADES: Final = {True: "rgba(192,57,43,0.10)", False: "rgba(185,119,14,0.07)"}
+"""Behind a chart while an alert fires: critical, and less."""
+
 HEIGHT: Final = 250
 
 
@@ -94,12 +97,11 @@ class Limit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Band:
-    """A stretch of time with something to know about it, such as a firing alert."""
+    """A stretch of time in which an alert fired."""
 
     from_s: float
     to_s: float
-    label: str
-    colour: str = "rgba(192,57,43,0.10)"
+    severe: bool = True
 
 
 def blank(axis: TimeAxis, unit: Unit, *, height: int = HEIGHT) -> Any:
@@ -228,7 +230,9 @@ def bands(figure: Any, axis: TimeAxis, stretches: Sequence[Band]) -> None:
         if stretch.to_s <= axis.since_s or stretch.from_s >= axis.until_s:
             continue
         ends = axis.local([max(stretch.from_s, axis.since_s), min(stretch.to_s, axis.until_s)])
-        figure.add_vrect(x0=str(ends[0]), x1=str(ends[1]), fillcolor=stretch.colour, line_width=0, layer="below")
+        figure.add_vrect(
+            x0=str(ends[0]), x1=str(ends[1]), fillcolor=SHADES[stretch.severe], line_width=0, layer="below"
+        )
 
 
 def by_variant(

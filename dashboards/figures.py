@@ -183,8 +183,8 @@ def demand(
     """Rates of the variants on top of each other: what the fleet carried, and who carried it."""
     figure = blank(axis, unit, height=height)
     bands(figure, axis, alerts)
-    for name, rows in frame.groupby("variant", sort=True) if len(frame) else ():
-        colour = palette.get(str(name), GREY)
+    for name, all_rows in frame.groupby("variant", sort=True) if len(frame) else ():
+        rows, colour = all_rows.dropna(subset=[y]), palette.get(str(name), GREY)  # plotly would stack gaps as zeros
         figure.add_trace(
             go.Scatter(
                 x=axis.local(rows["bin_s"]),

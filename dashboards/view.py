@@ -90,12 +90,8 @@ class View:
     def alert_bands(self) -> list[Band]:
         """Alerts as shaded stretches of the charts."""
         return [
-            Band(
-                from_s=row["from_s"],
-                to_s=row["to_s"] if row["to_s"] == row["to_s"] else self.window.until_s,
-                label=row["alert"],
-            )
-            for row in self.spells().to_dict("records")
+            Band(from_s=row["from_s"], to_s=row["to_s"], severe=row["severity"] == "critical")
+            for row in self.spells().fillna({"to_s": self.window.until_s}).to_dict("records")
         ]
 
     @property

@@ -147,9 +147,9 @@ def model_rows(state: World, view: View) -> str:
 
 def _model_row(model: ModelState) -> list[str]:
     broken = any(promise.broken_since_s is not None for promise in model.promises)
-    level = Level.UNKNOWN if not model.requests else Level.BREACH if broken else Level.GOOD
-    promises = {promise.name: promise for promise in model.promises}
     failed = model.success is not None and model.success_target is not None and model.success < model.success_target
+    level = Level.UNKNOWN if not model.requests else Level.BREACH if broken or failed else Level.GOOD
+    promises = {promise.name: promise for promise in model.promises}
     return [
         html.cell("Model", f"<strong>{escape(short_model(model.name))}</strong>"),
         html.cell("State", html.badge(level, "no traffic" if level is Level.UNKNOWN else "")),
@@ -184,7 +184,7 @@ def _variant_row(variant: VariantState, view: View) -> list[str]:
     name = f'<span class="fl-name">{html.swatch(colour)}<span><strong>{escape(variant.name)}</strong>'
     age = ago(None if variant.decided_s is None else max(0.0, view.window.until_s - variant.decided_s))
     words = (
-        f"{escape(variant.detail)} <span class='fl-sub'>{age}</span>"
+        f'<span title="{escape(variant.detail)}"><span class="fl-sub">{age}</span> {escape(variant.detail)}</span>'
         if variant.detail
         else '<span class="fl-none">none yet</span>'
     )

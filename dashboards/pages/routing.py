@@ -149,7 +149,7 @@ def _pick(entry: Mapping[str, Any]) -> dict[str, Any]:
         "tokens in": entry.get("input_tokens"),
         "cached": entry.get("matched_tokens"),
     }
-    row |= {f"score {name}": significant(_number(value)) for name, value in own.items()}
+    row |= {name: significant(_number(value)) for name, value in own.items()}
     dropped = entry.get("dropped")
     return row | {
         "predicted TTFT": seconds(ttft),
@@ -174,7 +174,8 @@ def _recent(view: View) -> None:
             if picks.empty:
                 st.html(html.empty("The router has picked nothing yet", answer.problem or "Send it a request."))
             else:
-                table(picks, view, key="picks", height=420)
+                picks["at_s"] = [clock(moment, view.zone) for moment in picks["at_s"]]
+                table(picks.rename(columns={"at_s": "picked at"}), view, key="picks", height=420)
 
 
 def _model(view: View, status: Answer | None) -> None:
@@ -207,7 +208,7 @@ def model_facts(document: Mapping[str, Any], view: View) -> list[tuple[str, str]
     facts = [
         (
             "state",
-            "cold: it has not learnt enough and stays neutral" if cold else "warm" if cold is False else "not known",
+            "cold, stays neutral" if cold else "warm" if cold is False else "not known",
         ),
         ("model", str(document.get("model_type") or "–")),
         (

@@ -66,8 +66,8 @@ def test_a_limit_is_a_thin_line_with_its_word_and_is_always_in_sight():
 
 
 def test_alerts_are_shaded_and_cut_to_the_window():
-    inside = Band(from_s=T0 - 50, to_s=T0 + 20, label="x")
-    outside = Band(from_s=T0 - 50, to_s=T0 - 20, label="y")
+    inside = Band(from_s=T0 - 50, to_s=T0 + 20)
+    outside = Band(from_s=T0 - 50, to_s=T0 - 20, severe=False)
     figure = charts.by_variant(SERIES, AXIS, charts.REQUESTS, PALETTE, width_s=5, alerts=(inside, outside))
     assert len(figure.layout.shapes) == 1
     assert str(figure.layout.shapes[0].x0) == AXIS.range()[0]

@@ -117,7 +117,7 @@ def test_the_routers_picks_become_rows_with_the_scores_of_the_chosen_one():
         "predictions": {"http://127.0.0.1:9100": {"ttft_s": 0.1}}, "dropped": {"http://x": "queue"}, "took_s": 0.0002,
     }  # fmt: skip
     row = recent_decisions(json.loads(json.dumps([pick, {"endpoint": None}, "nonsense"]))).iloc[0]
-    assert (row["endpoint"], row["score total"], row["predicted TTFT"], row["candidates"]) == (
+    assert (row["endpoint"], row["total"], row["predicted TTFT"], row["candidates"]) == (
         ":9100",
         "1.23",
         "100 ms",
