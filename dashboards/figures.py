@@ -227,11 +227,9 @@ def predicted_against_actual(pairs: pd.DataFrame, palette: Mapping[str, str], *,
         )
     axis = {
         "type": "log",
-        "ticksuffix": "s",
-        "tickformat": "~s",
-        "dtick": "D2",
         "zeroline": False,
-        "exponentformat": "SI",
+        "tickvals": _LOG_TICKS,
+        "ticktext": [seconds(tick) for tick in _LOG_TICKS],
     }
     figure.update_layout(
         height=height,
@@ -259,12 +257,12 @@ def prediction_error(table: pd.DataFrame, axis: TimeAxis, *, height: int = HEIGH
     """How far off the predictor was: size, and which way."""
     unit = Unit(title="error, percent of actual", ticks=".0%", hover=".1%", floor=None)
     figure = blank(axis, unit, height=height)
-    line(figure, axis, table, name="size (median of absolute)", colour="#0072B2", unit=unit, y="absolute")
+    line(figure, axis, table, name="size", colour="#0072B2", unit=unit, y="absolute")
     line(
         figure,
         axis,
         table,
-        name="direction (median, + is too slow a guess)",
+        name="direction (+ is too slow)",
         colour=GREY,
         unit=unit,
         y="signed",

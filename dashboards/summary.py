@@ -10,6 +10,8 @@ from typing import Final
 from dashboards.words import ago, clock, percent, plural, seconds
 from dashboards.world import AlertState, ModelState, Promise, VariantState, World
 
+PART_NAMES: Final = {"alerts": "alert watcher"}
+"""What a part is called in a sentence, where its own name does not fit one."""
 STALE_AFTER_S: Final = 30.0
 """Ten passes of a controller at its usual interval: then what is shown is no longer now."""
 
@@ -133,9 +135,13 @@ def _next(world: World, model: str) -> str:
 
 
 def _down(world: World, zone: tzinfo) -> list[str]:
-    return [
-        f"The {name} does not answer since {clock(since, zone)}." for name, since in sorted(world.parts_down.items())
-    ]
+    """One sentence for all parts that are silent."""
+    names = [PART_NAMES.get(name, name) for name in sorted(world.parts_down)]
+    if not names:
+        return []
+    listed = ", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else names[0]
+    since = clock(min(world.parts_down.values()), zone)
+    return [f"The {listed} {'does' if len(names) == 1 else 'do'} not answer since {since}."]
 
 
 def _worries(world: World, zone: tzinfo) -> list[str]:

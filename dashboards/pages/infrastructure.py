@@ -9,7 +9,7 @@ from dashboards import data, figures, fleetdoc, html, queries, world
 from dashboards.panels import panel, section, table
 from dashboards.parts import Answer
 from dashboards.source import Reader
-from dashboards.summary import STALE_AFTER_S, Level
+from dashboards.summary import PART_NAMES, STALE_AFTER_S, Level
 from dashboards.view import View
 from dashboards.words import NOTHING, ago, clock, percent, plural, seconds
 
@@ -119,7 +119,7 @@ def _readable(rows: pd.DataFrame, view: View) -> pd.DataFrame:
 def unreachable(answer: Answer, view: View) -> str:
     """The designed state of a part that does not answer."""
     return html.empty(
-        f"The {answer.part} is not reachable since {clock(answer.since_s, view.zone)}",
+        f"The {PART_NAMES.get(answer.part, answer.part)} is not reachable since {clock(answer.since_s, view.zone)}",
         f"{answer.url}: {answer.problem}. What it alone knows is missing here; the rest of the console works. "
         "This fills by itself when it answers again.",
         icon="◌",

@@ -19,7 +19,7 @@ from dashboards.world import ModelState, Promise, VariantState, World
 _MODEL_HEAD = ("Model", "State", "TTFT", "TPOT", "Met every promise", "Success", "Waiting")
 _VARIANT_HEAD = (
     "Variant",
-    "Replicas ready / wanted",
+    "Ready / wanted",
     "Saturation",
     "KV cache",
     "Waiting",

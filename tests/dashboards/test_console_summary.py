@@ -96,6 +96,12 @@ BREACH = model(ttft(0.48, broken_since_s=NOW - 300, attained=0.7), waiting=31.0)
             world(parts_down={"router": NOW - 60}), Level.ATTENTION, ["The router does not answer"], id="part-down"
         ),
         pytest.param(
+            world(parts_down={"router": NOW - 60, "alerts": NOW - 50}),
+            Level.ATTENTION,
+            ["The alert watcher and router do not answer since 14:12:20"],
+            id="two-parts-down-are-one-sentence",
+        ),
+        pytest.param(
             world(models=(model(ttft(attained=0.6)),)),
             Level.ATTENTION,
             ["keeps TTFT now", "only 60 %", "promised 95 %"],

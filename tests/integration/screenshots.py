@@ -24,7 +24,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_pla
 
 PAGES = ("overview", "business", "vllm", "resources", "infrastructure", "autoscaling", "routing", "alerts")
 CHROMIUM_ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking")
-WIDE, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 QUIET_MS = 400
 """A page is rendered when it has stayed idle this long."""
 
