@@ -24,6 +24,7 @@ from dashboards.charts import (
     line,
 )
 from dashboards.queries import broken_at_gaps
+from dashboards.words import seconds
 
 PLANNED: Final = "#c2185b"
 REQUESTED: Final = GREY
@@ -202,18 +203,9 @@ def demand(
 
 def predicted_against_actual(pairs: pd.DataFrame, palette: Mapping[str, str], *, what: str, height: int = 340) -> Any:
     """Every dot a request; on the diagonal the guess was right."""
-    figure = go.Figure()
     ends = _log_ends(pairs)
-    figure.add_trace(
-        go.Scatter(
-            x=ends,
-            y=ends,
-            mode="lines",
-            name="a perfect guess",
-            hoverinfo="skip",
-            line={"color": GREY, "width": 1, "dash": "dot"},
-        )
-    )
+    figure = go.Figure(go.Scatter(x=ends, y=ends, mode="lines", name="a perfect guess", hoverinfo="skip"))
+    figure.data[0].update(line={"color": GREY, "width": 1, "dash": "dot"})
     for name, rows in pairs.groupby("variant", sort=True) if len(pairs) else ():
         figure.add_trace(
             go.Scatter(
@@ -225,12 +217,6 @@ def predicted_against_actual(pairs: pd.DataFrame, palette: Mapping[str, str], *,
                 hovertemplate="actual %{x:.3s}s, predicted %{y:.3s}s",
             )
         )
-    axis = {
-        "type": "log",
-        "zeroline": False,
-        "tickvals": _LOG_TICKS,
-        "ticktext": [seconds(tick) for tick in _LOG_TICKS],
-    }
     figure.update_layout(
         height=height,
         template="none",
@@ -239,10 +225,16 @@ def predicted_against_actual(pairs: pd.DataFrame, palette: Mapping[str, str], *,
         font={"size": 12},
         hovermode="closest",
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        xaxis=axis | {"title": {"text": f"actual {what}, seconds", "font": {"size": 11}}},
-        yaxis=axis | {"title": {"text": f"predicted {what}, seconds", "font": {"size": 11}}},
+        xaxis=_log_axis(f"actual {what}, seconds"),
+        yaxis=_log_axis(f"predicted {what}, seconds"),
     )
     return figure
+
+
+def _log_axis(title: str) -> dict[str, Any]:
+    words = [seconds(tick) for tick in _LOG_TICKS]
+    named = {"text": title, "font": {"size": 11}}
+    return {"type": "log", "zeroline": False, "tickvals": _LOG_TICKS, "ticktext": words, "title": named}
 
 
 def _log_ends(pairs: pd.DataFrame) -> list[float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pandas as pd
 import streamlit as st
 
@@ -11,6 +13,7 @@ from dashboards.panels import panel
 from dashboards.summary import Level
 from dashboards.view import View
 from dashboards.words import change, change_points, percent, seconds, si
+from fleet.slo import Slo
 
 _QUANTILES = (0.5, 0.95, 0.99)
 _NO_REQUESTS = "No request finished. Send traffic through the router, or choose a longer range."
@@ -37,47 +40,40 @@ def render(view: View) -> None:
 
 
 def tiles(view: View, bins: pd.DataFrame, before: pd.DataFrame) -> list[str]:
-    """A figure a promise."""
+    """A figure a promise, then what flowed."""
     slo = data.slos().of(view.window.model)
-    found = []
-    for name in ("ttft", "tpot", "e2e"):
-        target = getattr(slo, name)
-        if target is None:
-            continue
-        now, was = queries.attainment(bins, name), queries.attainment(before, name)
-        found.append(
-            html.tile(
-                f"{name.upper()} under {seconds(target.threshold_s)}",
-                percent(now),
-                limit=f"promised {percent(target.objective)}",
-                note=change_points(now, was),
-                level=_level(now, target.objective),
-            )
-        )
-    success = queries.success_rate(bins)
-    found.append(
+    success, span = queries.success_rate(bins), view.window.span_s
+    output, output_before = _rate(bins, "output_tokens", span), _rate(before, "output_tokens", span)
+    requests, requests_before = _rate(bins, "requests", span), _rate(before, "requests", span)
+    goal = f"promised {si(slo.output_tps)} under load" if slo.output_tps else ""
+    total = f"{si(float(bins['requests'].sum()))} in all" if len(bins) else ""
+    return [
+        *_latency_tiles(slo, bins, before),
         html.tile(
             "Success",
             percent(success),
             limit=f"promised {percent(slo.success_rate)}",
             note=change_points(success, queries.success_rate(before)),
             level=_level(success, slo.success_rate),
+        ),
+        html.tile("Output", si(output, "tok/s"), limit=goal, note=change(output, output_before)),
+        html.tile("Requests", si(requests, "req/s"), limit=total, note=change(requests, requests_before)),
+    ]
+
+
+def _latency_tiles(slo: Slo, bins: pd.DataFrame, before: pd.DataFrame) -> Iterator[str]:
+    for name in ("ttft", "tpot", "e2e"):
+        target = getattr(slo, name)
+        if target is None:
+            continue
+        now, was = queries.attainment(bins, name), queries.attainment(before, name)
+        yield html.tile(
+            f"{name.upper()} under {seconds(target.threshold_s)}",
+            percent(now),
+            limit=f"promised {percent(target.objective)}",
+            note=change_points(now, was),
+            level=_level(now, target.objective),
         )
-    )
-    span = view.window.span_s
-    output, output_before = _rate(bins, "output_tokens", span), _rate(before, "output_tokens", span)
-    goal = f"promised {si(slo.output_tps)} under load" if slo.output_tps else ""
-    found.append(html.tile("Output", si(output, "tok/s"), limit=goal, note=change(output, output_before)))
-    requests, requests_before = _rate(bins, "requests", span), _rate(before, "requests", span)
-    found.append(
-        html.tile(
-            "Requests",
-            si(requests, "req/s"),
-            note=change(requests, requests_before),
-            limit=f"{si(float(bins['requests'].sum()))} in all" if len(bins) else "",
-        )
-    )
-    return found
 
 
 def _level(value: float | None, objective: float | None) -> Level | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pandas as pd
 import streamlit as st
 
@@ -15,6 +17,35 @@ _NO_SAMPLES = "No engine was sampled. The controller writes these with each pass
 _SIGNALS = (world.KV, world.WAITING, world.RUNNING, world.GENERATION, world.PROMPT, world.HIT_RATIO, world.PREEMPTIONS)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summed:
+    """A chart of one signal, summed over the engines of each variant."""
+
+    signal: str
+    key: str
+    heading: str
+    note: str
+    unit: Unit
+
+
+_WAITING = Summed(
+    signal=world.WAITING, key="queue", heading="Queue", note="requests waiting in the engines", unit=charts.REQUESTS
+)
+_RUNNING = Summed(
+    signal=world.RUNNING, key="running", heading="Running batch", note="requests being computed", unit=charts.REQUESTS
+)
+_GENERATION = Summed(
+    signal=world.GENERATION, key="generation", heading="Generated tokens", note="by variant", unit=charts.TOKENS_PER_S
+)
+_PROMPT = Summed(
+    signal=world.PROMPT,
+    key="prompt",
+    heading="Prompt tokens",
+    note="by variant, cached ones included",
+    unit=charts.TOKENS_PER_S,
+)
+
+
 def render(view: View) -> None:
     """Draw the page."""
     signals = view.signals(*_SIGNALS)
@@ -22,44 +53,12 @@ def render(view: View) -> None:
     _heat(view, signals)
     left, right = st.columns(2, gap="small")
     with left:
-        _sum(
-            view,
-            signals,
-            world.WAITING,
-            "queue",
-            "Queue",
-            "requests waiting in the engines, by variant",
-            charts.REQUESTS,
-        )
-        _sum(
-            view,
-            signals,
-            world.GENERATION,
-            "generation",
-            "Generated tokens",
-            "per second, by variant",
-            charts.TOKENS_PER_S,
-        )
+        _sum(view, signals, _WAITING)
+        _sum(view, signals, _GENERATION)
         _hits(view, signals)
     with right:
-        _sum(
-            view,
-            signals,
-            world.RUNNING,
-            "running",
-            "Running batch",
-            "requests being computed, by variant",
-            charts.REQUESTS,
-        )
-        _sum(
-            view,
-            signals,
-            world.PROMPT,
-            "prompt",
-            "Prompt tokens",
-            "per second, cached ones included",
-            charts.TOKENS_PER_S,
-        )
+        _sum(view, signals, _RUNNING)
+        _sum(view, signals, _PROMPT)
         _preemptions(view, signals)
 
 
@@ -101,17 +100,17 @@ def _heat(view: View, signals: pd.DataFrame) -> None:
     )
 
 
-def _sum(view: View, signals: pd.DataFrame, name: str, key: str, heading: str, note: str, unit: Unit) -> None:  # noqa: PLR0917
-    frame = queries.summed(queries.pick(signals, name), by=("variant",))
+def _sum(view: View, signals: pd.DataFrame, shown: Summed) -> None:
+    frame = queries.summed(queries.pick(signals, shown.signal), by=("variant",))
     panel(
         view,
-        key=key,
-        heading=heading,
-        note=note,
+        key=shown.key,
+        heading=shown.heading,
+        note=shown.note,
         frame=frame,
         nothing=_NO_SAMPLES,
         figure=lambda: charts.by_variant(
-            frame, view.axis, unit, view.palette, width_s=view.width_s, alerts=view.alert_bands()
+            frame, view.axis, shown.unit, view.palette, width_s=view.width_s, alerts=view.alert_bands()
         ),
     )
 
