@@ -12,9 +12,9 @@ from simulator.roofline import Source, coefficients_for
 
 INGRESS_S = 15.5632e-3
 """Before the scheduler sees a request: HTTP, tokenising, hand-over (BLIS, fitted to vLLM 0.15 on H100)."""
-HOST_INGRESS_S = 3.577e-3
+HOST_INGRESS_S = 3.986e-3
 """The host's part of that, once :data:`STEPS_AHEAD` is told apart (fitted by :mod:`simulator.calibrate`)."""
-STEPS_AHEAD = 1.445
+STEPS_AHEAD = 1.396
 """Steps that a request misses beyond the one in progress when it arrives (fitted likewise)."""
 NOMINAL_BATCH = 32
 NOMINAL_CONTEXT = 1024

@@ -1,4 +1,4 @@
-"""The traffic commands of ``fleet sim``: replay, workload, profile, download."""
+"""The traffic commands of ``fleet sim``: replay, workload, profile, download; and calibrate."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from fleet.errors import ConfigError
 from fleet.settings import FleetSettings, load
 from fleet.shell import die_with_parent, setup_logging
 from simulator import replay_client, traffic_options
+from simulator.calibrate_cli import calibrate
 from simulator.download import PUBLISHED, download
 from simulator.profile import fit, to_json
 from simulator.replay import DEFAULT_MODEL, ReplayOptions, run
@@ -177,5 +178,5 @@ def download_command(name: str, folder: Path | None, url: str) -> None:
     click.echo(f"{path}: {entry.rows} requests. {entry.source}, {entry.licence}; cite {entry.citation}.")
 
 
-COMMANDS: tuple[click.Command, ...] = (replay, workload, profile, download_command)
+COMMANDS: tuple[click.Command, ...] = (replay, workload, profile, download_command, calibrate)
 """What ``fleet sim`` adds to its group."""
