@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.options import Bench
+from benchmarks.simulator.bench import BENCH as SIMULATOR
 
-_ALL: tuple[Bench, ...] = ()
+_ALL: tuple[Bench, ...] = (SIMULATOR,)
 
 BENCHES: dict[str, Bench] = {bench.name: bench for bench in _ALL}
