@@ -112,7 +112,7 @@ def test_hashing_on_from_a_block_equals_hashing_the_whole(data: bytes, output: i
     packed = data[: len(data) // 4 * 4]
     prompt = tokens.chain(packed)
     rest = tokens.chain_output(tokens.tail(packed), output, parent=prompt[-1] if prompt else 0)
-    assert prompt + rest == tokens.chain(packed + tokens.OUTPUT_WORD.encode() * output)
+    assert prompt + rest == tokens.chain(packed + tokens.output(output))
 
 
 def test_a_block_hash_stands_for_its_whole_prefix() -> None:
