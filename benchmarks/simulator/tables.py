@@ -29,6 +29,8 @@ def notes(origin: str, requests: int) -> list[str]:
         "inferred from the stages' shares of requests and from the same models' 'codegen' latencies.",
         "Measured ITL counts tokens of the answer's text. For Llama-2-7B that is 20 to 23 % fewer than were generated, "
         "so its simulated ITL is below the measured one by as much; 'ITL, generated' compares equal counts.",
+        "The experiments' engines take requests after StepTimer.ingress_s (the host, and steps that vLLM has scheduled "
+        "ahead); the ladder's after the engine's default.",
         f"Speed: {requests:,} requests a run, one process, one core, workload made beforehand; median over seeds.",
         "Unseen GPUs: no measured runs on others than H100 were at hand, so GPUs are left out of the kernel fit.",
     ]
