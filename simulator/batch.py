@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 
+from simulator.pace import Pace
 from simulator.sequence import Sequence
 from simulator.tokens import BLOCK_TOKENS
 
@@ -20,7 +21,7 @@ def blocks_of(tokens: int) -> int:
 class Batch:
     """Sequences that decode, in order of admission."""
 
-    __slots__ = ("_due", "_ends", "_phase", "context", "members", "step")
+    __slots__ = ("_due", "_ends", "_phase", "context", "members", "pace", "step")
 
     def __init__(self) -> None:
         """Nobody, at step 0."""
@@ -29,13 +30,15 @@ class Batch:
         """Number of the last step that began."""
         self.context = 0
         """Tokens that their attention reads in the next step."""
+        self.pace: Pace | None = None
+        """Of the steps since the members last changed, if there were any."""
         self._phase = [0] * BLOCK_TOKENS  # members that need a block at steps of that phase
         self._due: dict[int, list[Sequence]] = {}  # by the step that gives their last token
         self._ends: list[int] = []  # heap of the keys of _due, and some that have gone
 
     def join(self, sequence: Sequence) -> None:
         """A sequence whose prefill the present step completes; it decodes from the next one on."""
-        step = self.step
+        step, self.pace = self.step, None
         sequence.decode_from = step
         sequence.finish_step = finish = step + sequence.request.output_tokens - sequence.emitted - 1
         self.members[sequence.request.request_id] = sequence
@@ -49,7 +52,7 @@ class Batch:
 
     def leave(self, sequence: Sequence) -> None:
         """A member that goes after the present step; it takes the blocks that it has grown by with it."""
-        steps = self.step - sequence.decode_from
+        steps, self.pace = self.step - sequence.decode_from, None
         del self.members[sequence.request.request_id]
         self._phase[(sequence.decode_from + 1 - sequence.target) % BLOCK_TOKENS] -= 1
         self.context -= sequence.target + steps + 1

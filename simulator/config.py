@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fleet.errors import ConfigError
+from simulator.lora import LoraConfig
 from simulator.steptime import StepTimer, kv_tokens_for, timer_for
 from simulator.tokens import BLOCK_TOKENS
 
@@ -29,6 +30,8 @@ class EngineConfig:
     """Prompt and output tokens of one request."""
     priority_scheduling: bool = False
     """Schedule by priority, then by arrival (vLLM's ``--scheduling-policy priority``), instead of by arrival alone."""
+
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
         """Refuse limits that contradict each other.

@@ -1,63 +1,52 @@
 """One engine in virtual time: vLLM V1's scheduling over a KV cache and a step-time model. Pure and deterministic.
 
-A step gives every decoding sequence one token and spends what is left of the token budget on prompts: first the one
-that is partly computed, then the waiting queue. A request is admitted when its whole prompt fits (vLLM's
-``scheduler_reserve_full_isl``; its watermark is 0 by default). When decoding needs blocks and none is free, the
-sequence that was admitted last (by priority: the least urgent one) gives up its blocks and goes back to the queue, to
-be computed again.
-
 The caller owns time, in one of two ways. Real time calls :meth:`Engine.step` for each step. Virtual time calls
 :meth:`Engine.turn` at :attr:`Engine.due_s`: a stretch of steps that only decode is one leap then, cut short when
 something comes between. What a leap has done by now is booked when somebody looks (``settle``), and both ways give
-the same times to the bit (:mod:`simulator.pace`).
+the same times to the bit (:mod:`simulator.pace`). What a step does is decided in :mod:`simulator.scheduler`.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import Callable
 
-from simulator.batch import Batch, blocks_of
 from simulator.config import EngineConfig
 from simulator.kvcache import KVCache
 from simulator.pace import Pace
+from simulator.scheduler import Chunk, Scheduler
 from simulator.sequence import Counters, EngineRequest, Sequence, StepResult
 from simulator.steptime import INGRESS_S
-from simulator.tokens import BLOCK_TOKENS, chain_output
-from simulator.waiting import FirstComeQueue, PriorityQueue, Queue
-
-_Chunk = tuple[Sequence, int, int]
-"""A sequence, the tokens of it computed in this step, and those that were there before."""
+from simulator.tiers import Offload
+from simulator.tokens import BLOCK_TOKENS
 
 
-class Engine:
-    """A simulated engine; see the module's text for its rules."""
+class Engine(Scheduler):
+    """A simulated engine."""
 
-    def __init__(self, config: EngineConfig, *, ingress_s: float = INGRESS_S, slow_factor: float = 1.0) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        ingress_s: float = INGRESS_S,
+        slow_factor: float = 1.0,
+        offload: Offload | None = None,
+    ) -> None:
         """An idle engine.
 
         Args:
             config: model, GPU and limits.
             ingress_s: seconds before the scheduler sees a request.
             slow_factor: step times are this many times longer (a throttled GPU).
+            offload: tiers below the GPU's KV cache.
         """
-        self.config, self.ingress_s = config, ingress_s
+        super().__init__(config, offload)
+        self.ingress_s = ingress_s
         self._slow_factor = slow_factor
-        self._kv = KVCache(config.blocks)
-        self._counters = Counters()
         self._submitted = 0
-        self._known: dict[str, Sequence] = {}
-        self._arriving: deque[Sequence] = deque()
-        self._waiting: Queue = PriorityQueue() if config.priority_scheduling else FirstComeQueue()
-        self._partial: Sequence | None = None  # admitted last, its prompt partly computed
-        self._batch = Batch()
-        self._blocked: tuple[Sequence, int] | None = None  # queue head that did not fit, at that cache version
-        self._shut = False  # whoever arrives during the present steps cannot join before they end
         self._flight: StepResult | None = None  # the present step or leap
         self._last = 0  # number of its last step
-        self._pace: Pace | None = None  # of steps since the batch last changed
-        self._pace_from = 0  # step number at the pace's origin
-        self._end_s = 0.0
+        self._pace_from = 0  # step number at the origin of the batch's pace
         self._hung = False
         self._clock: Callable[[], float] | None = None
 
@@ -88,7 +77,12 @@ class Engine:
             if sequence.queued_s > now_s:
                 break
             through += 1
-        return len(self._waiting) + through
+        return len(self._waiting) + len(self._loading) + through
+
+    @property
+    def loading(self) -> int:
+        """Of the waiting requests, those whose KV is on its way."""
+        return len(self._loading)
 
     @property
     def unfinished(self) -> int:
@@ -104,7 +98,7 @@ class Engine:
     @slow_factor.setter
     def slow_factor(self, factor: float) -> None:
         self._interrupt()
-        self._slow_factor, self._pace = factor, None
+        self._slow_factor, self._batch.pace = factor, None
 
     def attach(self, clock: Callable[[], float]) -> None:
         """Let ``clock`` give the present time, so that what is seen of a leap is as of now."""
@@ -121,7 +115,7 @@ class Engine:
     def submit(self, request: EngineRequest, now_s: float) -> Sequence:
         """Accept a request at ``now_s``; calls come in order of time.
 
-        Raises: ValueError for an id in use or lengths that the engine cannot hold.
+        Raises: ValueError for an id in use, lengths that the engine cannot hold, or an adapter where it serves none.
         """
         total = request.prompt_tokens + request.output_tokens
         if request.prompt_tokens < 1 or request.output_tokens < 1 or total > self.config.max_model_len:
@@ -129,6 +123,8 @@ class Engine:
                              f"{self.config.max_model_len} together)")  # fmt: skip
         if request.request_id in self._known:
             raise ValueError(f"request id {request.request_id!r} is in use")
+        if request.adapter and not self.config.lora.max_loras:
+            raise ValueError(f"adapter {request.adapter!r} is asked for, and the engine serves none (max_loras 0)")
         full, hashes = request.prompt_tokens // BLOCK_TOKENS, request.block_hashes
         sequence = Sequence(
             request=request,
@@ -152,7 +148,9 @@ class Engine:
         if sequence is None:
             return None
         if request_id in self._batch.members:
-            self._leave_batch(sequence)
+            self._batch.leave(sequence)
+        elif request_id in self._loading:
+            del self._loading[request_id]
         elif sequence is self._partial:
             self._partial = None
         elif sequence in self._arriving:
@@ -167,6 +165,23 @@ class Engine:
         """Drop every request."""
         for request_id in list(self._known):
             self.abort(request_id)
+
+    def take_fetches(self) -> list[Sequence]:
+        """Admitted since the last call, their prompts in other engines: call :meth:`fetched` when they are here."""
+        fetches, self._fetches = self._fetches, []
+        return fetches
+
+    def fetched(self, request_id: str) -> None:
+        """The prompt's KV is here; nothing happens if the request has gone."""
+        self._interrupt()
+        if request_id in self._loading:
+            self._loaded(self._loading[request_id])
+
+    def free_held(self, request_id: str) -> None:
+        """Nobody needs the blocks of a finished request with ``hold`` any more."""
+        self._interrupt()
+        if (sequence := self._held.pop(request_id, None)) is not None:
+            self._release(sequence)
 
     # ---- time
 
@@ -192,10 +207,15 @@ class Engine:
         return ended
 
     def next_start_s(self, now_s: float) -> float | None:
-        """When the next step can start: ``now_s``, or the earliest arrival; ``None`` while there is nothing to do."""
-        if self._batch.members or self._partial is not None or self._waiting:
+        """When the next step can start: ``now_s``, or when something arrives; ``None`` while there is nothing to do."""
+        if self._batch.members or self._partial is not None:
             return now_s
-        return max(now_s, self._arriving[0].queued_s) if self._arriving else None
+        if self._waiting and self._blocked != (self._waiting.head(), self._kv.version):
+            return now_s
+        at_s = self._arriving[0].queued_s if self._arriving else math.inf
+        if self._loads and self._loads[0][0] < at_s:
+            at_s = self._loads[0][0]
+        return max(now_s, at_s) if at_s < math.inf else None
 
     def step(self, now_s: float) -> StepResult | None:
         """Compute the step that starts at ``now_s``; ``None`` when there is nothing to do."""
@@ -213,15 +233,19 @@ class Engine:
     def crash(self) -> None:
         """Lose every request and the cache."""
         self.abort_all()
+        for request_id in list(self._held):
+            self.free_held(request_id)
         self._kv.forget()
-        self._flight = self._blocked = self._pace = None
+        self.adapters.clear()
+        if self._offload is not None:
+            self._offload.crash()
+        self._flight = self._blocked = None
         self._hung = False
 
     # ---- a step, or a leap over many
 
     def _begin(self, now_s: float, *, leap: bool) -> StepResult | None:
-        while self._arriving and self._arriving[0].queued_s <= now_s:
-            self._waiting.push(self._arriving.popleft())
+        self._let_in(now_s)
         preempted = self._make_room()
         batch = self._batch
         decoding, context = len(batch.members), batch.context
@@ -245,14 +269,27 @@ class Engine:
         self._finish_due(result)
         return result
 
-    def _compute_chunks(self, result: StepResult, chunks: list[_Chunk], context: int) -> None:
+    def _let_in(self, now_s: float) -> None:
+        """Who has got through the ingress, or has its KV, joins the queue."""
+        if self._offload is not None:
+            self._offload.at(now_s)
+            self._take_loaded(now_s)
+        while self._arriving and self._arriving[0].queued_s <= now_s:
+            sequence = self._arriving.popleft()
+            self._waiting.push(sequence)
+            if self._offload is not None:
+                here = self._kv.match(sequence.hashes, len(sequence.hashes))
+                self._offload.prefetch(sequence.hashes, here, now_s)
+
+    def _compute_chunks(self, result: StepResult, chunks: list[Chunk], context: int) -> None:
         """The step with prompts in it."""
         result.prefill_tokens = sum(length for _, length, _ in chunks)
-        result.end_s += self._slow_factor * self.config.timer.step_s(
+        result.end_s += self._adapter_s + self._slow_factor * self.config.timer.step_s(
             decoding=result.decoding, context=context, prefill=result.prefill_tokens,
             attention=sum(length * (present + length / 2) for _, length, present in chunks),
         )  # fmt: skip
-        self._pace = self._partial = None
+        self._adapter_s = 0.0
+        self._batch.pace = self._partial = None
         for sequence, _, _ in chunks:
             if sequence.remaining:
                 self._partial = sequence
@@ -262,24 +299,32 @@ class Engine:
     def _decode(self, result: StepResult, context: int, *, leap: bool) -> None:
         """A step without prompts, or as many as nothing can come between."""
         batch, now_s = self._batch, result.start_s
-        if self._pace is None or now_s != self._end_s:
+        if batch.pace is None or now_s != self._end_s:
             timer, slow = self.config.timer, self._slow_factor
             first_s = slow * timer.step_s(decoding=result.decoding, context=context)
-            self._pace = Pace(now_s, first_s, slow * timer.coefficients.d_kv * result.decoding / 1000.0)
+            batch.pace = Pace(now_s, first_s, slow * timer.coefficients.d_kv * result.decoding / 1000.0)
             self._pace_from = batch.step - 1
         more = batch.until_finish() if leap else 0
-        if more:
-            self._last += batch.until_short(self._kv.free, more)
-        result.end_s = self._pace.ends_s(self._last - self._pace_from)
+        if more:  # evictions into a lower tier have their own time, so none happens within a leap
+            room = self._kv.free if self._offload is None else self._kv.empty
+            self._last += batch.until_short(room, more)
+        result.end_s = batch.pace.ends_s(self._last - self._pace_from)
         result.steps = self._last - batch.step + 1
         if more and self._arriving and not self._shut:
             self._shorten(result, self._arriving[0].queued_s)
+        if more and self._loads:
+            self._shorten(result, self._loads[0][0])
 
     def _finish_due(self, result: StepResult) -> None:
         for sequence in self._batch.finishing():
-            self._leave_batch(sequence)
-            self._release(sequence)
-            del self._known[sequence.request.request_id]
+            self._batch.leave(sequence)
+            request = sequence.request
+            if request.hold:
+                self._held[request.request_id] = sequence
+                self._free_adapter(sequence)
+            else:
+                self._release(sequence)
+            del self._known[request.request_id]
             sequence.close(result.end_s)
             result.finished.append(sequence)
             self._counters.finished += 1
@@ -292,8 +337,8 @@ class Engine:
 
     def _settle(self, now_s: float) -> None:
         """Book the steps of the leap that have begun by ``now_s``."""
-        if self._pace is not None:
-            self._run_to(min(self._last, self._pace_from + self._pace.ended(now_s) + 1))
+        if (pace := self._batch.pace) is not None:
+            self._run_to(min(self._last, self._pace_from + pace.ended(now_s) + 1))
 
     def _run_to(self, step: int) -> None:
         steps = step - self._batch.step
@@ -310,7 +355,7 @@ class Engine:
             self._shorten(self._flight, at_s)
 
     def _shorten(self, flight: StepResult, at_s: float) -> None:
-        pace, step = self._pace, self._batch.step
+        pace, step = self._batch.pace, self._batch.step
         if pace is not None and at_s < flight.end_s:
             last = max(step, self._pace_from + pace.ended_before(at_s) + 1)
             flight.steps -= self._last - last
@@ -323,122 +368,6 @@ class Engine:
             now_s = self._flight.start_s if self._clock is None else self._clock()
             self._settle(now_s)
             self._stop_before(now_s)
-
-    # ---- the batch
-
-    def _make_room(self) -> list[Sequence]:
-        """Preempt until the blocks that decoding needs in the next step are free."""
-        preempted: list[Sequence] = []
-        while self._batch.need(1) > self._kv.free:
-            victim = self._victim()
-            self._preempt(victim)
-            preempted.append(victim)
-        return preempted
-
-    def _victim(self) -> Sequence:
-        members = self._batch.members
-        if not self.config.priority_scheduling:
-            return self._partial or members[next(reversed(members))]
-        running = [*members.values(), *([self._partial] if self._partial is not None else [])]
-        return max(running, key=lambda sequence: sequence.rank)
-
-    def _leave_batch(self, sequence: Sequence) -> None:
-        self._batch.leave(sequence)
-        self._pace = None
-
-    def _preempt(self, sequence: Sequence) -> None:
-        """Give up the blocks; prompt and answer so far are computed again later."""
-        if sequence is self._partial:
-            self._partial = None
-        else:
-            sequence.emitted = sequence.generated(self._batch.step)
-            sequence.last_token_s = self._end_s
-            self._leave_batch(sequence)
-        self._release(sequence)
-        sequence.target = sequence.request.prompt_tokens + sequence.emitted
-        sequence.computed = 0
-        sequence.decode_from = sequence.finish_step = -1
-        sequence.preemptions += 1
-        self._counters.preemptions += 1
-        self._waiting.put_back(sequence)
-
-    def _release(self, sequence: Sequence) -> None:
-        if sequence.run is not None:
-            self._hash_answer(sequence)
-            self._commit(sequence)
-            self._kv.release(sequence.run, sequence.private)
-            sequence.run, sequence.private, sequence.blocks = None, 0, 0
-
-    def _hash_answer(self, sequence: Sequence) -> None:
-        """Name the blocks that the answer filled, so that a follow-up prompt finds them."""
-        request = sequence.request
-        answer = sequence.computed - request.prompt_tokens
-        if request.tail is None or answer <= 0:
-            return
-        prompt = list(sequence.hashes[: request.prompt_tokens // BLOCK_TOKENS])
-        sequence.hashes = prompt + chain_output(request.tail, answer, parent=prompt[-1] if prompt else 0)
-
-    # ---- prompts
-
-    def _schedule_prompts(self, budget: int, now_s: float, preempted: list[Sequence]) -> list[_Chunk]:
-        """Chunks of this step within ``budget`` tokens; nobody is admitted in a step that preempted."""
-        chunks: list[_Chunk] = []
-        if (partial := self._partial) is not None:
-            length = min(partial.remaining, budget)
-            if blocks_of(partial.computed + length) - partial.blocks > self._kv.free:
-                self._preempt(partial)
-                preempted.append(partial)
-            else:
-                chunks.append(self._compute(partial, length))
-                budget -= length
-        self._shut = budget <= 0
-        while budget > 0 and self._waiting and not preempted:
-            if len(self._batch.members) + len(chunks) >= self.config.max_num_seqs:
-                self._shut = True
-                break
-            if not self._admit(now_s):
-                self._shut = not self.config.priority_scheduling
-                break
-            sequence = self._waiting.pop()
-            chunks.append(self._compute(sequence, min(sequence.remaining, budget)))
-            budget -= chunks[-1][1]
-        return chunks
-
-    def _admit(self, now_s: float) -> bool:
-        """Whether the head of the queue fits; if so it holds the blocks of its prefix that are here."""
-        head, kv = self._waiting.head(), self._kv
-        if self._blocked == (head, kv.version):
-            return False
-        limit = min(len(head.hashes), (head.target - 1) // BLOCK_TOKENS)
-        run, hits, unused = kv.find(head.hashes, limit, kv.root())
-        if blocks_of(head.target) - hits > kv.free - unused:
-            self._blocked = (head, kv.version)
-            return False
-        head.run, head.blocks, head.computed = kv.pin(run, hits), hits, hits * BLOCK_TOKENS
-        if head.scheduled_s is None:
-            head.scheduled_s, head.cached_tokens = now_s, head.computed
-            self._counters.prefix_queries += head.target
-            self._counters.prefix_hits += head.computed
-        return True
-
-    def _compute(self, sequence: Sequence, length: int) -> _Chunk:
-        present = sequence.computed
-        more = blocks_of(present + length) - sequence.blocks
-        if more > 0:
-            self._kv.allocate(more)
-            sequence.private += more
-            sequence.blocks += more
-        sequence.computed += length
-        self._commit(sequence)
-        self._counters.computed_tokens += length
-        return sequence, length, present
-
-    def _commit(self, sequence: Sequence) -> None:
-        """Make the full blocks findable."""
-        full = min(sequence.computed // BLOCK_TOKENS, len(sequence.hashes))
-        if sequence.run is not None and full > sequence.run.end:
-            sequence.run, hashed = self._kv.commit(sequence.run, sequence.hashes, full)
-            sequence.private -= hashed
 
     def _first_token(self, sequence: Sequence, result: StepResult) -> None:
         self._batch.join(sequence)

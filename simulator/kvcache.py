@@ -13,7 +13,7 @@ and where two prompts part is found by bisection. Callers do not change a list o
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 
@@ -43,7 +43,9 @@ class Listener(Protocol):
 class KVCache:
     """Block book-keeping; every method keeps ``pinned + private + cached <= capacity``."""
 
-    __slots__ = ("_idle", "_roots", "cached", "capacity", "evictions", "listener", "pinned", "private", "version")
+    __slots__ = (
+        "_idle", "cached", "capacity", "evictions", "listener", "pinned", "private", "root", "spill", "version",
+    )  # fmt: skip
 
     def __init__(self, capacity: int) -> None:
         """An empty cache of ``capacity`` blocks."""
@@ -60,7 +62,10 @@ class KVCache:
         self.version = 0
         """Moves whenever something may fit that did not before."""
         self.listener: Listener | None = None
-        self._roots: dict[str, Run] = {}
+        self.spill: Callable[[Sequence[int], int, int], None] | None = None
+        """Where evicted blocks go: hashes, start, end."""
+        self.root = Run(None, (), 0, 0, 1)
+        """Where all prompts begin."""
         self._idle: OrderedDict[Run, None] = OrderedDict()  # runs without users, the oldest first
 
     @property
@@ -78,15 +83,9 @@ class KVCache:
         """Blocks in use, 0..1; cached free blocks do not count (as ``vllm:kv_cache_usage_perc``)."""
         return (self.private + self.pinned) / self.capacity
 
-    def root(self, scope: str = "") -> Run:
-        """Where prompts of ``scope`` begin; equal hashes of different scopes (LoRA adapters) are different content."""
-        if scope not in self._roots:
-            self._roots[scope] = Run(None, (), 0, 0, 1)
-        return self._roots[scope]
-
-    def match(self, hashes: Sequence[int], limit: int, scope: str = "") -> int:
+    def match(self, hashes: Sequence[int], limit: int) -> int:
         """How many leading blocks of ``hashes`` are here, at most ``limit``."""
-        return self.find(hashes, min(limit, len(hashes)), self.root(scope))[1]
+        return self.find(hashes, min(limit, len(hashes)), self.root)[1]
 
     def find(self, hashes: Sequence[int], limit: int, run: Run) -> tuple[Run, int, int]:
         """The longest prefix of ``hashes`` that is here, at most ``limit`` blocks, on from the end of ``run``.
@@ -163,9 +162,10 @@ class KVCache:
             above = above.parent
 
     def forget(self) -> int:
-        """Evict all that nothing uses (vLLM's reset of its prefix cache); the number of blocks."""
-        blocks = self.cached
+        """Drop all that nothing uses (vLLM's reset of its prefix cache), spilling nothing; the number of blocks."""
+        blocks, spill, self.spill = self.cached, self.spill, None
         self._evict(blocks)
+        self.spill = spill
         return blocks
 
     def _use(self, blocks: int) -> None:
@@ -209,6 +209,8 @@ class KVCache:
             blocks -= end - run.end
             if self.listener is not None:
                 self.listener.removed(run.source, run.end, end)
+            if self.spill is not None:
+                self.spill(run.source, run.end, end)
             if run.end == run.start and run.parent is not None:
                 del self._idle[run]
                 del run.parent.children[run.source[run.start]]

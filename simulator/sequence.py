@@ -24,6 +24,15 @@ class EngineRequest:
     """Packed tokens after the last full block; given, the answer's blocks become findable too."""
     priority: int = 0
     """Lower is sooner, where the engine schedules by priority."""
+    adapter: str = ""
+    """LoRA adapter, empty for the model itself."""
+    parent: int = 0
+    """What the first block's hash is chained to: :func:`simulator.tokens.salted` of the adapter, whose prompts share
+    nothing with those of others."""
+    remote: bool = False
+    """The prompt was computed by another engine and is fetched from there when the request is admitted."""
+    hold: bool = False
+    """Its blocks are kept when it has finished, for another engine to fetch (:meth:`Engine.free_held`)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +49,7 @@ class Sequence:
     delivered_s: float | None = None
     """When the client has the whole answer; set when finished."""
     cached_tokens: int = 0
-    """Prompt tokens found in the prefix cache when it was first scheduled."""
+    """Prompt tokens that were not to be computed when it was first admitted: in the cache, a lower tier, or fetched."""
     preemptions: int = 0
     emitted: int = 0
     """Tokens generated before the present attempt (more than 0 only after a preemption)."""
@@ -61,6 +70,10 @@ class Sequence:
     """Blocks held without a hash."""
     blocks: int = 0
     """Leading blocks of its content that have a place in the cache."""
+    arriving: int = 0
+    """Leading tokens that are here once its load has ended."""
+    has_slot: bool = False
+    """It occupies its adapter's slot."""
 
     @property
     def rank(self) -> tuple[int, float, int]:
@@ -128,6 +141,8 @@ class Counters:
     prefix_queries: int = 0
     """Tokens looked up in the prefix cache."""
     prefix_hits: int = 0
+    external_hits: int = 0
+    """Tokens that came from a lower tier or another engine."""
     preemptions: int = 0
     computed_tokens: int = 0
     """Prompt tokens computed, recomputed ones included."""
