@@ -106,7 +106,7 @@ def estimate(
     """Coefficients of a pair that was not calibrated.
 
     >>> round(estimate(MODELS["Qwen2.5-7B"], GPUS["h100_sxm"], 1).d0, 1)
-    5.5
+    5.0
     """
     e = by or FITTED
     t = terms(model, gpu, tensor_parallel, precision)
