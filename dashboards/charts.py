@@ -79,7 +79,6 @@ class Unit:
 
 SECONDS: Final = Unit(title="seconds", suffix="s", hover=".3s")
 RATIO: Final = Unit(title="percent", ticks=".0%", hover=".2%", ceiling=1.0)
-FINE_RATIO: Final = Unit(title="percent", ticks=".1~%", hover=".3%", floor=None)
 TOKENS_PER_S: Final = Unit(title="tokens per second", hover=".3s")
 REQUESTS_PER_S: Final = Unit(title="requests per second")
 REQUESTS: Final = Unit(title="requests")

@@ -10,8 +10,6 @@ from typing import Any, Final
 
 import pandas as pd
 
-from fleet.types import ReplicaState
-
 REPLICA_COLUMNS: Final = (
     "variant",
     "replica",
@@ -90,12 +88,3 @@ def problems(document: Any) -> list[str]:
     if not isinstance(entries, Sequence) or isinstance(entries, str):
         return []
     return [str(entry.get("line", entry)) if isinstance(entry, Mapping) else str(entry) for entry in entries]
-
-
-def by_state(replica_rows: pd.DataFrame) -> pd.DataFrame:
-    """Replicas of each variant in each state: one row a variant, one column a state."""
-    states = [state.value for state in ReplicaState]
-    if replica_rows.empty:
-        return pd.DataFrame(columns=["variant", *states])
-    table = replica_rows.pivot_table(index="variant", columns="state", aggfunc="size", fill_value=0)
-    return table.reindex(columns=states, fill_value=0).reset_index()

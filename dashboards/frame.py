@@ -166,7 +166,8 @@ def without_history(error: HistoryError) -> None:
 def status(seen: View) -> str:
     """How fresh is what is shown."""
     if seen.live:
-        mode = f'<span class="fl-live">live, newest data {ago(seen.age_s)}</span>'
+        newest = "no data yet" if seen.age_s is None else f"newest data {ago(seen.age_s)}"
+        mode = f'<span class="fl-live">live, {newest}</span>'
     else:
         mode = f'<span class="fl-frozen">until {clock(seen.window.until_s, seen.zone, with_date=True)}</span>'
     zone = getattr(seen.zone, "key", "UTC")

@@ -50,6 +50,7 @@ def _routes() -> list[Route]:
 
 def serve(sock: socket.socket) -> None:
     """Serve on a bound socket until SIGTERM or SIGINT; settings come from the environment."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # the history's library tells of each of its plug-ins
     host, port = sock.getsockname()[:2]
     started = time.perf_counter()
     config = uvicorn.Config(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from typing import Final
 
-from dashboards.words import ago, clock, percent, plural, seconds
+from dashboards.words import clock, percent, plural, seconds
 from dashboards.world import AlertState, ModelState, Promise, VariantState, World
 
 PART_NAMES: Final = {"alerts": "alert watcher"}
@@ -44,11 +44,9 @@ def summarise(world: World, zone: tzinfo = UTC) -> Sentence:
     'Nothing has been recorded in the last 15 min. Start traffic, or choose a longer range.'
     """
     if world.newest_s is None:
-        return Sentence(
-            level=Level.UNKNOWN,
-            headline=f"Nothing has been recorded in the last {seconds(world.span_s)}.",
-            detail="Start traffic, or choose a longer range.",
-        )
+        headline = f"Nothing has been recorded in the last {seconds(world.span_s)}."
+        detail = " ".join(_down(world, zone)) or "Start traffic, or choose a longer range."
+        return Sentence(level=Level.UNKNOWN, headline=headline, detail=detail)
     if world.now_s - world.newest_s > STALE_AFTER_S:
         return _stale(world, zone)
     broken = [(model, promise) for model in world.models if (promise := _worst(model))]
@@ -209,8 +207,3 @@ def short_model(name: str) -> str:
     'Llama-3.1-8B-Instruct'
     """
     return name.rsplit("/", 1)[-1]
-
-
-def freshness(age_s: float | None) -> str:
-    """How fresh the data are, for the line under the title."""
-    return f"newest data {ago(age_s)}"

@@ -94,8 +94,6 @@ def test_the_controllers_document_becomes_tables():
     rows = fleetdoc.replicas(FLEET)
     assert rows["state"].tolist() == ["ready", "starting"]
     assert rows["running"].tolist()[0] == 3
-    states = fleetdoc.by_state(rows).iloc[0]
-    assert (states["ready"], states["starting"], states["failed"]) == (1, 1, 0)
     assert fleetdoc.specs(FLEET)[["variant", "requested", "cost_per_hour"]].iloc[0].tolist() == ["v", 2, 3.99]
     assert fleetdoc.problems(FLEET) == ["platform: refused"]
 
@@ -105,7 +103,6 @@ def test_a_document_of_another_shape_is_empty_not_an_error(document: object):
     assert fleetdoc.replicas(document).empty
     assert fleetdoc.specs(document).empty
     assert fleetdoc.problems(document) == []
-    assert fleetdoc.by_state(fleetdoc.replicas(document)).empty
     assert recent_decisions(document).empty
     assert watched(document).empty
 

@@ -48,6 +48,12 @@ BREACH = model(ttft(0.48, broken_since_s=NOW - 300, attained=0.7), waiting=31.0)
         pytest.param(
             world(last_trouble_s=NOW - 60), Level.GOOD, ["since 14:12:20"], id="well-since-the-last-alert-ended"
         ),
+        pytest.param(
+            world(newest_s=None, parts_down={"router": NOW - 60}),
+            Level.UNKNOWN,
+            ["Nothing has been recorded", "The router does not answer"],
+            id="nothing-recorded-because-a-part-is-down",
+        ),
         pytest.param(world(newest_s=None), Level.UNKNOWN, ["Nothing has been recorded"], id="nothing-recorded"),
         pytest.param(
             world(newest_s=NOW - 240), Level.UNKNOWN, ["No news for 4 min", "14:09:20"], id="stale-is-not-well"
