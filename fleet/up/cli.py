@@ -35,7 +35,7 @@ class UpSettings(Settings):
 
     host: str = "127.0.0.1"
     """Address every part listens on. The default is loopback: nothing is reachable from outside."""
-    mean_rps: float = Field(default=13.0, gt=0, le=1000)
+    mean_rps: float = Field(default=16.0, gt=0, le=1000)
     """Mean requests per second (default: both variants are needed at the peak, and two cores carry it)."""
     period_s: float = Field(default=120.0, ge=10)
     """Seconds into which the trace's hour is compressed (default: a newcomer sees a rise and a fall in two minutes)."""
@@ -59,7 +59,7 @@ class UpSettings(Settings):
 @click.option(
     "--traces", type=click.Path(file_okay=False, path_type=Path), help="Folder of trace files (FLEET_TRACES)."
 )
-@click.option("--mean-rps", type=float, help="Mean request rate (default 13; 1 against real engines).")
+@click.option("--mean-rps", type=float, help="Mean request rate (default 16; 1 against real engines).")
 @click.option("--period-s", type=float, help="Seconds into which the trace's hour is compressed (default 120).")
 @click.option("--seed", default=1, show_default=True, help="Seed of traffic and tie-breaks.")
 @click.option("--traffic/--no-traffic", default=True, help="Replay traffic, or wait for yours.")

@@ -21,7 +21,7 @@ class UpOptions:
     model: str = ""
     trace: str = "azure2023_conv"
     traces: Path | None = None
-    mean_rps: float = 13.0
+    mean_rps: float = 16.0
     period_s: float = 120.0
     """The trace's hour is replayed in so many seconds, over and over."""
     duration_s: float | None = None
