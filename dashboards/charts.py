@@ -279,7 +279,7 @@ def latency(
         line(figure, axis, fleet, name="P99, all", colour=GREY, unit=SECONDS, y="p99", show=False, **shade)
         _key(figure, name="all, P50 to P99", colour=GREY, group="all")
     for name, rows in variants.groupby("variant", sort=True) if len(variants) else ():
-        line(figure, axis, rows, name=f"{name}, P95", colour=palette.get(str(name), GREY), unit=SECONDS, y="p95")
+        line(figure, axis, rows, name=str(name), colour=palette.get(str(name), GREY), unit=SECONDS, y="p95")
     limits(figure, marks)
     return figure
 

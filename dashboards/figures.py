@@ -28,7 +28,7 @@ from dashboards.words import seconds
 
 PLANNED: Final = "#c2185b"
 REQUESTED: Final = GREY
-_LOG_TICKS: Final = [digit * 10.0**power for power in range(-4, 4) for digit in (1, 2, 5)]
+_LOG_TICKS: Final = [digit * 10.0**power for power in range(-4, 4) for digit in (1, 3)]
 
 
 def translucent(colour: str, alpha: float) -> str:
@@ -234,7 +234,7 @@ def predicted_against_actual(pairs: pd.DataFrame, palette: Mapping[str, str], *,
 def _log_axis(title: str) -> dict[str, Any]:
     words = [seconds(tick) for tick in _LOG_TICKS]
     named = {"text": title, "font": {"size": 11}}
-    return {"type": "log", "zeroline": False, "tickvals": _LOG_TICKS, "ticktext": words, "title": named}
+    return {"type": "log", "zeroline": False, "tickvals": _LOG_TICKS, "ticktext": words, "title": named, "tickangle": 0}
 
 
 def _log_ends(pairs: pd.DataFrame) -> list[float]:

@@ -81,7 +81,7 @@ def panel(
     with st.container(border=True, key=f"panel-{key}"):
         section(heading, note)
         if column not in frame or not frame[column].notna().any():
-            st.html(html.empty(f"No data in the last {seconds(view.window.span_s)}", nothing))
+            st.html(html.empty(f"Nothing to draw for the last {seconds(view.window.span_s)}", nothing))
             return None
         picked = plot(figure(), key=key, alt=f"{heading}: {note}", group=group)
         behind(frame, view, key=key)

@@ -209,9 +209,15 @@ def averaged(frame: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
     return frame if frame.empty else frame.groupby([*by, "bin_s"])[["value"]].mean().reset_index()
 
 
-def newest(frame: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
-    """The last row of each series."""
-    return frame if frame.empty else frame.sort_values("bin_s").groupby(list(by), as_index=False).last()
+def newest(frame: pd.DataFrame, *, by: Sequence[str], since_s: float = 0.0) -> pd.DataFrame:
+    """The last row of each series that has one at or after ``since_s``."""
+    rows = frame[frame["bin_s"] >= since_s] if len(frame) else frame
+    return rows if rows.empty else rows.sort_values("bin_s").groupby(list(by), as_index=False).last()
+
+
+def fresh_since(signals: pd.DataFrame, *, fresh_s: float = 30.0) -> float:
+    """Start of what counts as now: a series that ends before it has gone, it does not stand still."""
+    return float(signals["bin_s"].max()) - fresh_s if len(signals) else 0.0
 
 
 def heat_rows(frame: pd.DataFrame, starts: np.ndarray, *, recent_bins: int = 6) -> pd.DataFrame:
@@ -220,7 +226,8 @@ def heat_rows(frame: pd.DataFrame, starts: np.ndarray, *, recent_bins: int = 6) 
         return pd.DataFrame()
     table = frame.pivot_table(index=["variant", "endpoint"], columns="bin_s", values="value", aggfunc="max")
     table = table.reindex(columns=starts)
-    badness = table.iloc[:, -recent_bins:].mean(axis=1).fillna(-1.0)
+    known = table.loc[:, table.notna().any()]
+    badness = known.iloc[:, -recent_bins:].mean(axis=1).fillna(-1.0)
     return table.loc[badness.sort_values(ascending=False, kind="stable").index]
 
 

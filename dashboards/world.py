@@ -180,7 +180,8 @@ def model_states(
     until_s: float,
 ) -> tuple[ModelState, ...]:
     """One state a model."""
-    waiting = queries.newest(queries.pick(signals, WAITING), by=("model", "endpoint"))
+    since_s = queries.fresh_since(signals)
+    waiting = queries.newest(queries.pick(signals, WAITING), by=("model", "endpoint"), since_s=since_s)
     states = []
     for name in names:
         own = bins[bins["model"] == name] if len(bins) else bins
@@ -220,11 +221,11 @@ def _variant_state(
     name: str, model: str, accelerator: str, signals: pd.DataFrame, decision: Mapping[Hashable, Any]
 ) -> VariantState:
     own = signals[signals["variant"] == name] if len(signals) else signals
+    since_s = queries.fresh_since(signals)
 
     def last(signal: str, how: str = "mean") -> pd.Series[float]:
-        rows = queries.newest(queries.pick(own, signal, how=how), by=("endpoint",))
-        fresh = rows[rows["bin_s"] >= rows["bin_s"].max() - RECENT_S] if len(rows) else rows
-        return fresh["value"].astype(float)
+        rows = queries.newest(queries.pick(own, signal, how=how), by=("endpoint",), since_s=since_s)
+        return rows["value"].astype(float)
 
     def only(signal: str) -> float | None:
         values = last(signal, "high")

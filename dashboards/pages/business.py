@@ -68,7 +68,7 @@ def _latency_tiles(slo: Slo, bins: pd.DataFrame, before: pd.DataFrame) -> Iterat
             continue
         now, was = queries.attainment(bins, name), queries.attainment(before, name)
         yield html.tile(
-            f"{name.upper()} under {seconds(target.threshold_s)}",
+            f"{name.upper()} < {seconds(target.threshold_s)}",
             percent(now),
             limit=f"promised {percent(target.objective)}",
             note=change_points(now, was),
@@ -200,15 +200,16 @@ def _goodput(view: View, bins: pd.DataFrame) -> None:
 def _failures(view: View, bins: pd.DataFrame) -> None:
     names = [*queries.OUTCOMES_FAILED, "aborted"]
     counts = queries.summed(bins, by=(), columns=(*names, "requests"))
-    kinds = {name: STATE_COLOURS[name] for name in names}
+    failed = counts if len(counts) and counts[names].to_numpy().sum() else counts.iloc[:0]
+    ended = f"All {si(float(counts['requests'].sum()))} requests ended well." if len(counts) else _NO_REQUESTS
     unit = charts.Unit(title=f"requests per {seconds(view.width_s)}", hover="d")
     panel(
         view,
         key="failures",
         heading="Requests that did not end well",
         note="aborted: the client gave up, not counted",
-        frame=counts,
+        frame=failed,
         column="requests",
-        nothing=_NO_REQUESTS,
-        figure=lambda: charts.stacked(counts, view.axis, unit, kinds),
+        nothing=ended,
+        figure=lambda: charts.stacked(failed, view.axis, unit, {name: STATE_COLOURS[name] for name in names}),
     )

@@ -65,10 +65,11 @@ def render(view: View) -> None:
 def tiles(signals: pd.DataFrame) -> list[str]:
     """The newest figures of all engines together."""
 
+    since_s = queries.fresh_since(signals)
+
     def last(name: str) -> pd.Series:
-        rows = queries.newest(queries.pick(signals, name), by=("variant", "endpoint"))
-        fresh = rows[rows["bin_s"] >= rows["bin_s"].max() - world.RECENT_S] if len(rows) else rows
-        return fresh["value"].astype(float)
+        rows = queries.newest(queries.pick(signals, name), by=("variant", "endpoint"), since_s=since_s)
+        return rows["value"].astype(float)
 
     kv, hits, waiting = last(world.KV), last(world.HIT_RATIO), last(world.WAITING)
     running, generation = last(world.RUNNING), last(world.GENERATION)

@@ -75,7 +75,10 @@ def accelerators(view: View, specs: pd.DataFrame, signals: pd.DataFrame) -> pd.D
 
 def tiles(inventory: pd.DataFrame, signals: pd.DataFrame) -> list[str]:
     """GPUs, memory, cost."""
-    kv = queries.newest(queries.pick(signals, world.KV), by=("variant", "endpoint"))["value"].astype(float)
+    since_s = queries.fresh_since(signals)
+    kv = queries.newest(queries.pick(signals, world.KV), by=("variant", "endpoint"), since_s=since_s)["value"].astype(
+        float
+    )
     if inventory.empty:
         gpus = cost = memory = None
     else:

@@ -76,7 +76,7 @@ def test_alerts_are_shaded_and_cut_to_the_window():
 def test_latency_shows_p95_of_variants_over_the_band_of_all():
     table = pd.DataFrame({"bin_s": [T0], "p50": 0.1, "p95": 0.2, "p99": 0.3, "n": 5})
     figure = charts.latency(table, table.assign(variant="b"), AXIS, PALETTE)
-    assert shown(figure) == ["all, P50 to P99", "b, P95"]
+    assert shown(figure) == ["all, P50 to P99", "b"]
     assert figure.data[1].fill == "tonexty"
 
 
