@@ -233,4 +233,5 @@ def parts() -> None:
         else:
             since = clock(answer.since_s, view.viewer_zone())
             lines.append(html.part(name, Level.ATTENTION, f"not reachable since {since}"))
-    st.html(f'<div class="fl-parts"><div class="fl-sub">Parts</div>{"".join(lines)}</div>')
+    if lines:
+        st.html(f'<div class="fl-parts"><div class="fl-sub">Parts</div>{"".join(lines)}</div>')
