@@ -18,6 +18,7 @@ import pytest
 import requests
 
 from fleet.history import History
+from tests.integration import screenshots
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(420), pytest.mark.xdist_group("loop")]
 
@@ -95,9 +96,14 @@ def launch(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., Loop
     return begin
 
 
-def test_the_loop_serves_scales_both_ways_and_learns(launch: Callable[..., Loop], traces_dir: Path) -> None:
-    loop = launch("--duration", "120", "--no-console", traces=traces_dir)
+@pytest.mark.needs_chromium
+def test_the_loop_serves_scales_both_ways_learns_and_shows_it_on_every_page(
+    launch: Callable[..., Loop], traces_dir: Path, chromium_binary: str
+) -> None:
+    loop = launch("--duration", "120", traces=traces_dir)
     loop.wait_until_up()
+    time.sleep(45)  # some history to show: the first rise of the load
+    assert walk(loop.addresses["console"], chromium_binary) == {}
     code, result = loop.finish(240)
 
     assert (code, result["died"], result["engine_restarts"]) == (0, [], 0)
@@ -116,6 +122,21 @@ def test_the_loop_serves_scales_both_ways_and_learns(launch: Callable[..., Loop]
 
     history = History(f"sqlite:///{loop.home}/history.sqlite3")
     assert all(history.count(table) > 0 for table in ("samples", "requests", "decisions", "events"))
+
+
+def walk(console: str, chromium: str) -> dict[str, list[str]]:
+    """Open every page of a running console; error boxes and browser errors by page."""
+    found: dict[str, list[str]] = {}
+    with screenshots.browser(chromium) as browser:
+        page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+        heard: list[str] = []
+        screenshots.listen(page, heard)
+        for name in screenshots.PAGES:
+            page.goto(f"{console}/{'' if name == 'overview' else name}")
+            screenshots.settle(page)
+            if wrong := screenshots.complaints(page) + heard:
+                found[name] = wrong
+    return found
 
 
 def test_killed_engine_predictor_and_controller_come_back_and_lose_only_what_was_in_flight(
