@@ -13,6 +13,7 @@ from typing import Any
 import click
 import prometheus_client
 import uvicorn
+import yaml
 from rich.console import Console
 
 from fleet.errors import FleetError
@@ -25,6 +26,7 @@ from wva.app import make_app
 from wva.build import build_loop
 from wva.decide import decide as decide_now
 from wva.explain import in_words, table
+from wva.kube import crd as kube_crd
 from wva.settings import WvaSettings
 from wva.types import WvaState
 
@@ -140,3 +142,14 @@ def explain(variant: str, history_url: str | None, as_json: bool) -> None:
         raise FleetError(f"no decision for {variant!r}", where=history.url,
                          next_step=f"Known variants: {', '.join(known) or 'none yet; is wva running?'}")  # fmt: skip
     click.echo(json.dumps(rows[0]) if as_json else "\n".join(in_words(rows[0])))
+
+
+@wva.command()
+def crd() -> None:
+    """Print the CustomResourceDefinition of VariantAutoscaling as YAML.
+
+    \b
+    Examples:
+      fleet wva crd | kubectl apply -f -
+    """
+    click.echo(yaml.safe_dump(kube_crd.crd(), sort_keys=False, width=120), nl=False)
