@@ -28,6 +28,7 @@ Example of a fleet file:
 \b
 Examples:
   fleet sim serve --config fleet.yaml
+  fleet sim serve --config fleet.yaml --in-process
   curl -X PUT localhost:8060/variants/llama-8b-a100/scale -H 'content-type: application/json' -d '{"replicas": 2}'
 """
 
@@ -40,6 +41,7 @@ def sim() -> None:
     Examples:
       fleet sim serve --config fleet.yaml      variants of engines behind a platform API
       fleet sim engine --port 9100             one engine
+      fleet sim engine --replicas 50           fifty engines in one process
     """
 
 
@@ -48,9 +50,13 @@ def sim() -> None:
 @click.option("--host", help="Address of the API and the engines. [default: 127.0.0.1; env SIM_HOST]")
 @click.option("--port", type=int, help="Port of the API, 0 for any free one. [default: 8060; env SIM_PORT]")
 @click.option("--engine-port-base", type=int, help="Engines listen from here upwards. [default: 9100]")
+@click.option("--in-process", is_flag=True, default=None, help="Run all engines in this process: for large fleets.")
 @click.option("--die-with-parent", "linked", is_flag=True, help="Stop when the parent process dies (Linux).")
-def serve(*, config_file: Path, host: str | None, port: int | None, engine_port_base: int | None, linked: bool) -> None:
-    """Run the variants of a fleet file as engine processes behind the platform API.
+def serve(
+    *, config_file: Path, host: str | None, port: int | None, engine_port_base: int | None, in_process: bool | None,
+    linked: bool,
+) -> None:  # fmt: skip
+    """Run the variants of a fleet file as engines behind the platform API.
 
     GET /fleet lists variants and replicas; PUT /variants/NAME/scale {"replicas": N} scales one. Dead engines are
     started again.
@@ -63,7 +69,7 @@ def serve(*, config_file: Path, host: str | None, port: int | None, engine_port_
     if linked:
         die_with_parent()
     setup_logging("sim")
-    settings = load(SimSettings, host=host, port=port, engine_port_base=engine_port_base)
+    settings = load(SimSettings, host=host, port=port, engine_port_base=engine_port_base, in_process=in_process)
     fleet_file = load_fleet_file(config_file)
     sock = bind(settings.host, settings.port, what="sim", setting="--port")
     log.info("%d variants of %s; platform API at http://%s:%d/fleet", len(fleet_file.variants), fleet_file.model,

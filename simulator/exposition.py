@@ -82,9 +82,24 @@ class Histogram:
 
     def lines(self) -> list[str]:
         """Cumulative buckets, then count and sum."""
-        sums = list(accumulate(self._counts))
+        return self.lines_with(self)
+
+    def lines_with(self, source: Histogram) -> list[str]:
+        """The same with the values of ``source``, which has the same bounds."""
+        sums = list(accumulate(source._counts))
         lines = [f"{head}{total}.0" for head, total in zip(self._heads, sums, strict=True)]
-        return [*lines, f"{self._tail[0]}{sums[-1]}.0", f"{self._tail[1]}{self.total!r}"]
+        return [*lines, f"{self._tail[0]}{sums[-1]}.0", f"{self._tail[1]}{source.total!r}"]
+
+
+class Mirror:
+    """A histogram under a second name."""
+
+    def __init__(self, name: str, source: Histogram, labels: Labels) -> None:
+        self._own, self._source = Histogram(name, labels, source.bounds), source
+
+    def lines(self) -> list[str]:
+        """The source's values."""
+        return self._own.lines_with(self._source)
 
 
 class Family:
@@ -110,6 +125,10 @@ class Family:
         metric = Histogram(self.name, labels, bounds)
         self._add(metric, labels)
         return metric
+
+    def mirror(self, source: Histogram, labels: Labels) -> None:
+        """Show ``source`` under this family's name too."""
+        self._add(Mirror(self.name, source, labels), labels)
 
     def _add(self, metric: Metric, labels: Labels) -> None:
         self._metrics.append(metric)

@@ -1,6 +1,6 @@
-"""A small platform: keeps the replicas of each variant running as engine processes, and scales them.
+"""A small platform: keeps the replicas of each variant running as engines, and scales them.
 
-One task watches each replica: it starts the process, sees it become healthy, and starts it anew with back-off when it
+One task watches each replica: it starts the engine, sees it become healthy, and starts it anew with back-off when it
 dies. A replica that is scaled away is announced as ``stopping``, finishes its requests, and only then ends.
 """
 
@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
 import random
-import sys
 import time
 from dataclasses import dataclass, field
 
@@ -21,6 +19,7 @@ import msgspec
 from fleet.errors import ConfigError, FleetError
 from fleet.shell import bind
 from fleet.types import Replica, ReplicaState, Variant
+from simulator.hosting import Host, LocalHost, ProcessHost, Running, end
 from simulator.settings import FleetFile, SimSettings, VariantEntry
 
 log = logging.getLogger(__name__)
@@ -29,7 +28,6 @@ POLL_S = 0.2
 STABLE_S = 60.0
 """After that long in readiness a crash counts as the first one again."""
 BACKOFF_MAX_S = 30.0
-_KILL_AFTER_S = 2.0
 
 
 class _Load(msgspec.Struct):
@@ -42,14 +40,14 @@ class ScaleError(FleetError):
 
 @dataclass(slots=True, eq=False)
 class Managed:
-    """A replica with its process."""
+    """A replica with its engine."""
 
     name: str
     entry: VariantEntry
     port: int
     state: ReplicaState = ReplicaState.STARTING
     since_s: float = field(default_factory=time.time)
-    process: asyncio.subprocess.Process | None = None
+    engine: Running | None = None
     watcher: asyncio.Task[None] | None = None
 
     def enter(self, state: ReplicaState) -> None:
@@ -73,6 +71,7 @@ class Manager:
     def __init__(self, fleet: FleetFile, settings: SimSettings) -> None:
         """Nothing runs yet."""
         self._fleet, self._settings = fleet, settings
+        self._host: Host = LocalHost() if settings.in_process else ProcessHost()
         self._entries = {entry.name: entry for entry in fleet.variants}
         self._requested = {entry.name: entry.first_replicas for entry in fleet.variants}
         self._replicas: dict[str, list[Managed]] = {name: [] for name in self._entries}
@@ -90,14 +89,14 @@ class Manager:
             self._reconcile(name)
 
     async def stop(self) -> None:
-        """End every process, drained or not."""
+        """End every engine, drained or not."""
         tasks = [*self._retiring]
         everyone = [replica for replicas in self._replicas.values() for replica in replicas]
         tasks += [replica.watcher for replica in everyone if replica.watcher is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(_end(replica.process) for replica in everyone))
+        await asyncio.gather(*(end(replica.engine) for replica in everyone))
         if self._session is not None:
             await self._session.close()
 
@@ -177,24 +176,19 @@ class Manager:
             replica.enter(ReplicaState.STARTING)
 
     async def _run_once(self, replica: Managed, attempt: int) -> str:
-        """From start to end of one process; says how it ended."""
-        try:
-            replica.process = await self._spawn(replica, attempt)
-        except OSError as error:
-            return f"could not be started ({error})"
-        await self._until_exit(replica, replica.process)
-        return f"ended with code {replica.process.returncode}"
-
-    async def _spawn(self, replica: Managed, attempt: int) -> asyncio.subprocess.Process:
+        """From start to end of one engine; says how it ended."""
         startup_s = startup_time_s(replica.entry, seed=self._fleet.seed, replica=f"{replica.name}/{attempt}")
-        command = engine_command(replica.entry, model=self._fleet.model, host=self._settings.host, port=replica.port,
-                                 startup_s=startup_s)  # fmt: skip
-        # A session of its own: Ctrl-C reaches only us, and we end the engines in order.
-        return await asyncio.create_subprocess_exec(*command, start_new_session=True)
+        options = replica.entry.options(self._fleet, startup_s=startup_s)
+        try:
+            replica.engine = await self._host.start(options, host=self._settings.host, port=replica.port)
+        except (OSError, FleetError) as error:
+            return f"could not be started ({error})"
+        await self._until_exit(replica, replica.engine)
+        return f"ended with code {replica.engine.returncode}"
 
-    async def _until_exit(self, replica: Managed, process: asyncio.subprocess.Process) -> None:
-        """Returns when the process has ended; meanwhile the replica turns ready."""
-        ended = asyncio.ensure_future(process.wait())
+    async def _until_exit(self, replica: Managed, engine: Running) -> None:
+        """Returns when the engine has ended; meanwhile the replica turns ready."""
+        ended = asyncio.ensure_future(engine.wait())
         try:
             while not ended.done() and not await self._healthy(replica):
                 await asyncio.wait({ended}, timeout=POLL_S)
@@ -229,14 +223,14 @@ class Manager:
             await asyncio.gather(replica.watcher, return_exceptions=True)
         if serving:
             await self._drain(replica)
-        await _end(replica.process)
+        await end(replica.engine)
         self._replicas[replica.entry.name].remove(replica)
         log.info("%s is gone", replica.name)
 
     async def _drain(self, replica: Managed) -> None:
         begun = time.monotonic()
         while (waited := time.monotonic() - begun) < self._settings.drain_s:
-            if replica.process is None or replica.process.returncode is not None:
+            if replica.engine is None or replica.engine.returncode is not None:
                 return
             if waited >= self._settings.drain_at_least_s and await self._load(replica) == 0:
                 return
@@ -244,32 +238,6 @@ class Manager:
         log.warning("%s still has requests after %.0f s; stopping it", replica.name, self._settings.drain_s)
 
 
-async def _end(process: asyncio.subprocess.Process | None) -> None:
-    """SIGTERM, and SIGKILL if that does not help soon."""
-    if process is None or process.returncode is not None:
-        return
-    process.terminate()
-    try:
-        await asyncio.wait_for(process.wait(), _KILL_AFTER_S)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-
-
 def startup_time_s(entry: VariantEntry, *, seed: int, replica: str) -> float:
     """Start-up of one replica: the variant's, moved by its jitter; the same for the same seed and name."""
     return entry.startup_s * (1.0 + entry.startup_jitter * random.Random(f"{seed}/{replica}").uniform(-1.0, 1.0))
-
-
-def engine_command(entry: VariantEntry, *, model: str, host: str, port: int, startup_s: float) -> list[str]:
-    """The command line of one engine process, which dies with this one."""
-    options: dict[str, object] = {
-        "--host": host, "--port": port, "--model": model, "--shape": entry.shape, "--accelerator": entry.accelerator,
-        "--accelerator-count": entry.accelerator_count, "--startup-s": f"{startup_s:.3f}",
-        "--kv-tokens": entry.kv_tokens, "--max-num-seqs": entry.max_num_seqs,
-        "--max-num-batched-tokens": entry.max_num_batched_tokens, "--max-model-len": entry.max_model_len,
-        "--ttft-buckets": ",".join(map(str, entry.ttft_buckets)) if entry.ttft_buckets else None,
-        "--parent-pid": os.getpid(),
-    }  # fmt: skip
-    given = [part for name, value in options.items() if value is not None for part in (name, str(value))]
-    return [sys.executable, "-m", "simulator.engine_main", "--die-with-parent", *given]

@@ -1,78 +1,61 @@
-"""The OpenAI API as vLLM speaks it: requests parsed, answers and errors built. Pure.
+"""The OpenAI API as vLLM speaks it: requests parsed and checked. Pure.
 
-Three things differ from a real engine. Tokens are four bytes of UTF-8. There is no end-of-sequence: with or without
-``ignore_eos`` an answer is as long as ``max_tokens`` says, and a chat request that names no limit gets
-:data:`DEFAULT_CHAT_TOKENS` and the finish reason ``stop``. Every token reads the same word, so ``stop`` strings are
-accepted and never met.
+Three things differ from a real engine. Tokens are four bytes of UTF-8. What is generated is the fixed text of
+:data:`simulator.tokens.OUTPUT_TOKENS`, with probability one: ``logprobs`` are 0.0, and those of other tokens are
+refused, as by an engine with ``--max-logprobs 0``. An answer ends by itself where a law says
+(:mod:`simulator.answer_plan`), unless the request sets ``ignore_eos``.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from simulator import tokens
+from simulator import refusals, tokens
+from simulator.answer_plan import LengthLaw, Plan, Stops, make_plan
+from simulator.api_types import ApiError, Body, ChatBody, CompletionBody, Message, bad_value, decoder
+from simulator.sampling import check_sampling
+from simulator.transfer import Transfer, parse_transfer
 
 DEFAULT_COMPLETION_TOKENS = 16
 """vLLM's own default of ``max_tokens`` for ``/v1/completions``."""
-DEFAULT_CHAT_TOKENS = 256
-"""Stands for the point at which a chat model would end by itself."""
+GREEDY_TEMPERATURE = 1e-5
+_NEED_TEXT = frozenset({"user", "system", "developer"})
+T = TypeVar("T")
 
 
-class ApiError(Exception):
-    """An answer other than 200, in vLLM's shape."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What an engine serves, as far as requests depend on it."""
 
-    def __init__(self, status: int, message: str, *, kind: str = "BadRequestError", param: str | None = None) -> None:
-        self.status = status
-        self.body = msgspec.json.encode({"error": {"message": message, "type": kind, "param": param, "code": status}})
-        super().__init__(message)
-
-
-class StreamOptions(msgspec.Struct):
-    """``stream_options``."""
-
-    include_usage: bool | None = None
+    model: str
+    max_model_len: int
+    law: LengthLaw
+    adapters: Mapping[str, int]
+    """Loaded LoRA adapters by name, and what their blocks' hashes begin with."""
+    transfers: bool = False
+    """It has a KV connector."""
 
 
-class Body(msgspec.Struct, kw_only=True):
-    """The fields that matter of both APIs; others are tolerated, as vLLM does."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One prompt."""
 
-    model: str | None = None
-    max_tokens: int | None = None
-    min_tokens: int | None = None
-    n: int | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    packed: bytes
+    """Its packed tokens."""
+    text: str | None
+    """As it was given; ``None`` when it was given as token ids."""
+    plans: tuple[Plan, ...]
+    """Its answers, ``n`` of them."""
 
-
-class CompletionBody(Body, kw_only=True):
-    """``POST /v1/completions``."""
-
-    prompt: str | list[Any]
-
-
-class Message(msgspec.Struct, kw_only=True):
-    """One message of a chat."""
-
-    role: str
-    content: str | list[dict[str, Any]] | None = None
-
-
-class ChatBody(Body, kw_only=True):
-    """``POST /v1/chat/completions``."""
-
-    messages: list[Message]
-    max_completion_tokens: int | None = None
-
-
-class TokenizeBody(msgspec.Struct, kw_only=True):
-    """``POST /tokenize``."""
-
-    model: str | None = None
-    prompt: str | None = None
-    messages: list[Message] | None = None
+    @property
+    def tokens(self) -> int:
+        """Its length."""
+        return tokens.count(self.packed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,205 +63,247 @@ class Generation:
     """A request that may be submitted."""
 
     chat: bool
-    packed: bytes
-    """The prompt's packed tokens."""
+    model: str
+    """The model or adapter that answers."""
+    adapter: str | None
+    root: int
+    """What the hashes of its blocks begin with: adapters and salts share no block with others."""
+    salt: str | None
+    prompts: tuple[Prompt, ...]
     max_tokens: int
-    finish_reason: str
+    """As the sampling parameters say, of the first prompt."""
+    n: int
     stream: bool
     include_usage: bool
+    continuous_usage: bool
+    echo: bool
+    prompt_only: bool
+    """Echo of the prompt, and nothing after it."""
+    logprobs: bool
+    return_token_ids: bool
+    priority: int
+    transfer: Transfer | None
+    request_id: str | None
 
     @property
     def prompt_tokens(self) -> int:
-        """Length of the prompt."""
-        return tokens.count(self.packed)
+        """Of all prompts."""
+        return sum(prompt.tokens for prompt in self.prompts)
 
 
-_COMPLETION = msgspec.json.Decoder(CompletionBody)
-_CHAT = msgspec.json.Decoder(ChatBody)
-_TOKENIZE = msgspec.json.Decoder(TokenizeBody)
+_COMPLETION = decoder(CompletionBody)
+_CHAT = decoder(ChatBody)
 
 
-def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+def decode(wanted: msgspec.json.Decoder[T], path: str, body: bytes) -> T:
+    """The body of a request to ``path``.
+
+    Raises: ApiError 400 with vLLM's reasons.
+    """
     try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise ApiError(400, f"Invalid request: {error}", kind="Bad Request") from None
+        return wanted.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ApiError(400, f"JSON decode error: {error}", kind="Bad Request") from None
+        refused = error
+    try:
+        parsed = json.loads(body)
+    except json.JSONDecodeError as error:
+        raise refusals.no_json(body, error.pos, error.msg) from None
+    except UnicodeDecodeError as error:
+        raise refusals.no_json(body, error.start, "the body is not UTF-8") from None
+    raise refusals.unreadable(path, parsed) or ApiError(400, f"Invalid request: {refused}", kind="Bad Request")
 
 
-def parse_completion(body: bytes, *, model: str, max_model_len: int) -> Generation:
+def parse_completion(body: bytes, served: Served) -> Generation:
     """A completion request.
 
     Raises: ApiError 400 or 404 with vLLM's reasons.
     """
-    parsed: CompletionBody = _decode(_COMPLETION, body)
-    _check_model(parsed.model, model)
-    packed = _pack_prompt(parsed.prompt)
-    limit = DEFAULT_COMPLETION_TOKENS if parsed.max_tokens is None else parsed.max_tokens
-    return _generation(parsed, packed, limit, chat=False, finish_reason="length", max_model_len=max_model_len)
+    parsed = decode(_COMPLETION, "/v1/completions", body)
+    _check_streaming(parsed, parsed.logprobs)
+    prompts = _prompts(parsed.prompt)
+    _check_model(parsed.model, served)
+    if parsed.suffix is not None:
+        raise ApiError(400, "suffix is only supported for models with FIM completion rendering", param="suffix")
+    _check_top(parsed.logprobs)
+    asked = parsed.max_tokens
+    prompt_only = bool(parsed.echo) and asked == 0
+    if asked is None and b'"max_tokens"' not in body:
+        asked = DEFAULT_COMPLETION_TOKENS
+    return _generation(
+        parsed, prompts, 1 if prompt_only else asked, served, chat=False, echo=bool(parsed.echo),
+        prompt_only=prompt_only, logprobs=parsed.logprobs is not None,
+    )  # fmt: skip
 
 
-def parse_chat(body: bytes, *, model: str, max_model_len: int) -> Generation:
+def parse_chat(body: bytes, served: Served) -> Generation:
     """A chat request.
 
     Raises: ApiError 400 or 404 with vLLM's reasons.
     """
-    parsed: ChatBody = _decode(_CHAT, body)
-    _check_model(parsed.model, model)
-    packed = tokens.encode(render_chat(parsed.messages))
-    named = parsed.max_tokens if parsed.max_completion_tokens is None else parsed.max_completion_tokens
-    if named is not None:
-        return _generation(parsed, packed, named, chat=True, finish_reason="length", max_model_len=max_model_len)
-    room = max(1, max_model_len - tokens.count(packed))
-    limit = min(DEFAULT_CHAT_TOKENS, room)
-    return _generation(parsed, packed, limit, chat=True, finish_reason="stop", max_model_len=max_model_len)
+    parsed = decode(_CHAT, "/v1/chat/completions", body)
+    _check_streaming(parsed, None)
+    if parsed.top_logprobs and not parsed.logprobs:
+        raise bad_value("when using `top_logprobs`, `logprobs` must be set to true.", "top_logprobs")
+    if parsed.tools and parsed.tool_choice in {None, "auto"}:
+        raise ApiError(400, '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set')
+    _check_model(parsed.model, served)
+    _check_top(parsed.top_logprobs)
+    text = render_chat(parsed.messages, served.model)
+    asked = parsed.max_tokens if parsed.max_completion_tokens is None else parsed.max_completion_tokens
+    return _generation(parsed, [(tokens.encode(text), text)], asked, served, chat=True,
+                       logprobs=bool(parsed.logprobs))  # fmt: skip
 
 
-def render_chat(messages: list[Message]) -> str:
+def render_chat(messages: list[Message], model: str) -> str:
     """Messages as one prompt text, each in a frame of its own.
 
-    Raises: ApiError 400 when there is none.
+    Raises: ApiError 400 when there is none, or one is no text.
     """
     if not messages:
-        raise ApiError(400, "messages must hold at least one message", param="messages")
-    frames = [f"<|{message.role}|>\n{_content(message.content)}<|end|>\n" for message in messages]
+        raise ApiError(400, "Cannot apply chat template to an empty conversation. Provide at least one message.")
+    for position, message in enumerate(messages):
+        if message.content is None and message.role in _NEED_TEXT:
+            raise refusals.no_text(position)
+    frames = [f"<|{message.role}|>\n{_content(message.content, model)}<|end|>\n" for message in messages]
     return "".join([*frames, "<|assistant|>\n"])
 
 
-def _content(content: str | list[dict[str, Any]] | None) -> str:
-    if isinstance(content, list):
-        return "\n".join(str(part.get("text", "")) for part in content)
-    return content or ""
+def _content(content: str | list[dict[str, Any]] | None, model: str) -> str:
+    if not isinstance(content, list):
+        return content or ""
+    if any(part.get("type", "text") not in {"text", "input_text", "refusal"} for part in content):
+        raise ApiError(400, f"{model} is not a multimodal model")
+    return "\n".join(str(part.get("text", "")) for part in content)
 
 
-def _check_model(asked: str | None, served: str) -> None:
-    if asked is not None and asked != served:
-        raise ApiError(404, f"The model `{asked}` does not exist.", kind="NotFoundError", param="model")
+def unknown_model(asked: str, served: str) -> ApiError:
+    """The refusal of a model that is not served."""
+    return ApiError(404, f"The model `{asked}` does not exist. Valid aliases: {served}.", kind="NotFoundError",
+                    param="model")  # fmt: skip
 
 
-def _pack_prompt(prompt: str | list[Any]) -> bytes:
-    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], (str, list)):
-        prompt = prompt[0]
-    if isinstance(prompt, list) and any(isinstance(entry, (str, list)) for entry in prompt):
-        raise ApiError(400, "one prompt a request: a text or a list of token ids", param="prompt")
+def _check_model(asked: str | None, served: Served) -> None:
+    if asked and asked != served.model and asked not in served.adapters:
+        raise unknown_model(asked, served.model)
+
+
+def _check_streaming(body: Body, logprobs: int | None) -> None:
+    """What vLLM refuses before it looks at anything else."""
+    if body.stream_options is not None and not body.stream:
+        raise bad_value("Stream options can only be defined when `stream=True`.", "stream_options")
+    if body.prompt_logprobs is not None and body.stream and body.prompt_logprobs:
+        raise bad_value("`prompt_logprobs` are not available when `stream=True`.", "prompt_logprobs")
+    if logprobs is not None and logprobs < -1:
+        raise bad_value("`logprobs` must be a positive value or -1.", "logprobs", logprobs)
+    if body.prompt_logprobs:
+        asked = body.prompt_logprobs
+        raise bad_value(f"Requested prompt logprobs of {asked}, which is greater than max allowed: 0",
+                        "prompt_logprobs", asked)  # fmt: skip
+    if body.cache_salt == "":
+        raise bad_value("Parameter 'cache_salt' must be a non-empty string if provided.", "cache_salt")
+
+
+def _check_top(asked: int | None) -> None:
+    if asked:
+        raise bad_value(f"Requested sample logprobs of {asked}, which is greater than max allowed: 0", "logprobs",
+                        asked)  # fmt: skip
+
+
+def _prompts(given: str | list[Any] | None) -> list[tuple[bytes, str | None]]:
+    """The prompts of a completion request: packed tokens, and the text where it was text."""
+    if given is None or given == "":
+        raise bad_value("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
+    if given == []:
+        raise ApiError(400, "You must pass at least one prompt")
+    if isinstance(given, str):
+        return [(tokens.encode(given), given)]
+    if all(isinstance(entry, str) for entry in given):
+        return [(tokens.encode(entry), entry) for entry in given]
+    lists = given if all(isinstance(entry, list) for entry in given) else [given]
+    return [(_pack(ids, given), None) for ids in lists]
+
+
+def _pack(ids: list[Any], given: list[Any]) -> bytes:
     try:
-        packed = tokens.encode(prompt) if isinstance(prompt, str) else tokens.pack(prompt)
-    except ValueError as error:
-        raise ApiError(400, f"prompt: {error}", param="prompt") from None
-    if not packed:
-        raise ApiError(400, "Either prompt or prompt_embeds must be provided and non-empty.", param="prompt")
-    return packed
+        return tokens.pack(ids)
+    except ValueError:
+        pass  # explained below, in vLLM's words
+    refusal = refusals.unreadable("/v1/completions", {"prompt": given})
+    high = next((number for number in ids if isinstance(number, int) and number >= 2**32), None)
+    raise refusal or ApiError(400, f"Token id {high} is out of vocabulary")
+
+
+def _room(packed: bytes, text: str | None, asked: int | None, served: Served) -> int:
+    """Tokens that may be generated after a prompt.
+
+    Raises: ApiError 400 when the prompt does not fit the context, or nothing may be generated.
+    """
+    limit, count = served.max_model_len, tokens.count(packed)
+    if asked is not None and asked > limit:
+        raise bad_value(f"max_tokens={asked} cannot be greater than max_model_len={limit}. Please request fewer output "
+                        "tokens.", "max_tokens", asked)  # fmt: skip
+    if count > limit:
+        raise _too_long(count, text, limit)
+    room = limit - count if asked is None else min(limit - count, asked)
+    if room < 1:
+        raise bad_value(f"max_tokens must be at least 1, got {room}.", "max_tokens", room)
+    return room
+
+
+def _too_long(count: int, text: str | None, limit: int) -> ApiError:
+    most = limit * tokens.BYTES_PER_TOKEN
+    begin = f"This model's maximum context length is {limit} tokens. However, your prompt contains"
+    end = "Please reduce the length of the input prompt."
+    if text is not None and len(text) > most:
+        return bad_value(f"{begin} {len(text)} characters (more than {most} characters, which is the upper bound for "
+                         f"{limit} input tokens). {end}", "input_text", len(text))  # fmt: skip
+    shown, value = (count, count) if text is None else (f"at least {limit + 1}", limit + 1)
+    return bad_value(f"{begin} {shown} input tokens, which exceeds this limit even without any output tokens. {end}",
+                     "input_tokens", value)  # fmt: skip
 
 
 def _generation(
-    body: Body, packed: bytes, max_tokens: int, *, chat: bool, finish_reason: str, max_model_len: int
-) -> Generation:
-    if body.n not in {None, 1}:
-        raise ApiError(400, f"n must be 1 on a simulated engine, got {body.n}.", param="n")
-    if max_tokens < 1:
-        raise ApiError(400, f"max_tokens must be at least 1, got {max_tokens}.", param="max_tokens")
-    if (body.min_tokens or 0) > max_tokens:
-        raise ApiError(400, f"min_tokens must be less than or equal to max_tokens={max_tokens}, got "
-                       f"{body.min_tokens}.", param="min_tokens")  # fmt: skip
-    prompt = tokens.count(packed)
-    if prompt + max_tokens > max_model_len:
-        raise ApiError(
-            400,
-            f"This model's maximum context length is {max_model_len} tokens. However, you requested {max_tokens} "
-            f"output tokens and your prompt contains {prompt} input tokens, for a total of {prompt + max_tokens} "
-            "tokens. Please reduce the length of the input prompt or the number of requested output tokens.",
-            param="input_tokens",
-        )
-    usage = bool(body.stream_options and body.stream_options.include_usage)
-    return Generation(chat=chat, packed=packed, max_tokens=max_tokens, finish_reason=finish_reason,
-                      stream=bool(body.stream), include_usage=usage)  # fmt: skip
+    body: Body, given: list[tuple[bytes, str | None]], asked: int | None, served: Served, *, chat: bool,
+    logprobs: bool, echo: bool = False, prompt_only: bool = False,
+) -> Generation:  # fmt: skip
+    rooms = [_room(packed, text, asked, served) for packed, text in given]
+    n = 1 if body.n is None else body.n
+    check_sampling(body, n, min(rooms))
+    if n > 1 and body.temperature is not None and body.temperature < GREEDY_TEMPERATURE:
+        raise ApiError(400, f"n must be 1 when using greedy sampling, got {n}.")
+    adapter = body.model if body.model in served.adapters else None
+    prompts = tuple(
+        Prompt(packed=packed, text=text, plans=_plans(body, packed, room, n, served.law))
+        for (packed, text), room in zip(given, rooms, strict=True)
+    )
+    options = body.stream_options
+    return Generation(
+        chat=chat, model=adapter or served.model, adapter=adapter, salt=body.cache_salt,
+        root=_root(served.adapters[adapter] if adapter else 0, body.cache_salt), prompts=prompts, max_tokens=rooms[0],
+        n=n, stream=bool(body.stream), include_usage=bool(options and options.include_usage),
+        continuous_usage=bool(options and options.include_usage and options.continuous_usage_stats), echo=echo,
+        prompt_only=prompt_only, logprobs=logprobs, return_token_ids=bool(body.return_token_ids),
+        priority=body.priority, request_id=body.request_id,
+        transfer=parse_transfer(body.kv_transfer_params) if served.transfers else None,
+    )  # fmt: skip
 
 
-def tokenize(body: bytes, *, model: str, max_model_len: int) -> bytes:
-    """The answer of ``POST /tokenize``.
-
-    Raises: ApiError 400 or 404.
-    """
-    parsed: TokenizeBody = _decode(_TOKENIZE, body)
-    _check_model(parsed.model, model)
-    if parsed.prompt is None and parsed.messages is None:
-        raise ApiError(400, "Either prompt or messages must be given.", param="prompt")
-    text = parsed.prompt if parsed.prompt is not None else render_chat(parsed.messages or [])
-    ids = tokens.unpack(tokens.encode(text))
-    return msgspec.json.encode({"count": len(ids), "max_model_len": max_model_len, "tokens": ids, "token_strs": None})
+def _root(adapter: int, salt: str | None) -> int:
+    return adapter if salt is None else tokens.salted(salt, parent=adapter)
 
 
-def models(model: str, *, created: int, max_model_len: int) -> bytes:
-    """The answer of ``GET /v1/models``."""
-    permission = {
-        "id": f"modelperm-{created:032x}", "object": "model_permission", "created": created,
-        "allow_create_engine": False, "allow_sampling": True, "allow_logprobs": True, "allow_search_indices": False,
-        "allow_view": True, "allow_fine_tuning": False, "organization": "*", "group": None, "is_blocking": False,
-    }  # fmt: skip
-    card = {"id": model, "object": "model", "created": created, "owned_by": "vllm", "root": model, "parent": None,
-            "max_model_len": max_model_len, "permission": [permission]}  # fmt: skip
-    return msgspec.json.encode({"object": "list", "data": [card]})
+def _plans(body: Body, packed: bytes, room: int, n: int, law: LengthLaw) -> tuple[Plan, ...]:
+    stops = Stops(strings=body.stop_strings, ids=frozenset(body.stop_token_ids or ()),
+                  keep=body.include_stop_str_in_output, min_tokens=body.min_tokens)  # fmt: skip
+    if body.ignore_eos:
+        return (make_plan(room, None, stops),) * n
+    return tuple(
+        make_plan(room, law.tokens(packed, seed=body.seed, choice=choice), stops) for choice in range(n)
+    )  # fmt: skip
 
 
-class Answer:
-    """The bytes of one request's answer; a stream's parts are made once and repeated."""
-
-    __slots__ = ("_created", "_generation", "_id", "_model", "head", "token")
-
-    def __init__(self, generation: Generation, *, request_id: str, model: str, created: int) -> None:
-        """Templates for ``request_id``; ``created`` is a Unix time."""
-        self._generation, self._id, self._model, self._created = generation, request_id, model, created
-        self.head = self._chunk({"role": "assistant", "content": ""}, None) if generation.chat else b""
-        """What goes before the first token."""
-        self.token = self._piece(None)
-        """One token."""
-
-    def last(self, cached_tokens: int) -> bytes:
-        """The last token with the finish reason, usage if asked for, and ``[DONE]``."""
-        parts = [self._piece(self._generation.finish_reason)]
-        if self._generation.include_usage:
-            parts.append(self._event([], usage=self._usage(cached_tokens)))
-        return b"".join([*parts, b"data: [DONE]\n\n"])
-
-    def whole(self, cached_tokens: int) -> bytes:
-        """The answer of a request that does not stream."""
-        text = tokens.OUTPUT_WORD * self._generation.max_tokens
-        common = {"index": 0, "logprobs": None, "finish_reason": self._generation.finish_reason, "stop_reason": None}
-        if self._generation.chat:
-            message: dict[str, Any] = {
-                "role": "assistant", "content": text, "refusal": None, "annotations": None, "audio": None,
-                "function_call": None, "tool_calls": [], "reasoning": None,
-            }  # fmt: skip
-            choice = {**common, "message": message, "token_ids": None}
-        else:
-            choice = {**common, "text": text, "token_ids": None, "prompt_logprobs": None, "prompt_token_ids": None}
-        return msgspec.json.encode(
-            {**self._header(whole=True), "choices": [choice], "service_tier": None, "system_fingerprint": None,
-             "usage": self._usage(cached_tokens), "kv_transfer_params": None}
-        )  # fmt: skip
-
-    def _piece(self, finish_reason: str | None) -> bytes:
-        if self._generation.chat:
-            return self._chunk({"content": tokens.OUTPUT_WORD}, finish_reason)
-        return self._event([{
-            "index": 0, "text": tokens.OUTPUT_WORD, "logprobs": None, "finish_reason": finish_reason,
-            "stop_reason": None, "prompt_token_ids": None, "token_ids": None,
-        }])  # fmt: skip
-
-    def _chunk(self, delta: dict[str, str], finish_reason: str | None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason, "token_ids": None}
-        return self._event([choice if finish_reason is None else {**choice, "stop_reason": None}])
-
-    def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        return b"data: " + msgspec.json.encode({**self._header(), "choices": choices, **more}) + b"\n\n"
-
-    def _header(self, *, whole: bool = False) -> dict[str, Any]:
-        chat = "chat.completion" if whole else "chat.completion.chunk"
-        kind = chat if self._generation.chat else "text_completion"
-        return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
-
-    def _usage(self, cached_tokens: int) -> dict[str, Any]:
-        prompt, output = self._generation.prompt_tokens, self._generation.max_tokens
-        return {"prompt_tokens": prompt, "total_tokens": prompt + output, "completion_tokens": output,
-                "prompt_tokens_details": {"cached_tokens": cached_tokens}}  # fmt: skip
+PARSERS: Mapping[str, Callable[[bytes, Served], Generation]] = {
+    "/v1/completions": parse_completion,
+    "/v1/chat/completions": parse_chat,
+}
+"""By path."""

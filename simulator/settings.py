@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -14,7 +14,12 @@ from fleet.errors import ConfigError
 from fleet.hardware import GPUS
 from fleet.settings import Settings, read_yaml
 from fleet.types import VariantSpec
+from simulator.answer_plan import DEFAULT_LAW, parse_law
 from simulator.config import EngineConfig, engine_config
+from simulator.engine_options import EngineOptions
+from simulator.faults import parse_fault
+from simulator.kvevents import Encoding
+from simulator.transfer import Role
 
 
 class SimSettings(Settings):
@@ -28,6 +33,8 @@ class SimSettings(Settings):
     """Port of the platform API; 0 takes any free one."""
     engine_port_base: int = Field(default=9100, ge=1024, le=60_000)
     """Engines take free ports from here upwards."""
+    in_process: bool = False
+    """Run all engines in this process instead of one process each: cheaper, and nobody can kill one."""
     drain_s: float = Field(default=30.0, ge=0)
     """A replica that is scaled away gets this long to finish its requests (Kubernetes' default grace period)."""
     drain_at_least_s: float = Field(default=3.0, ge=0)
@@ -59,6 +66,23 @@ class VariantEntry(BaseModel):
     max_num_batched_tokens: int | None = Field(default=None, ge=1)
     max_model_len: int | None = Field(default=None, ge=1)
     ttft_buckets: tuple[float, ...] | None = None
+    role: Role | None = None
+    """Takes legs of disaggregated requests; left out: no KV connector."""
+    kv_events: str | None = Field(default=None, pattern=r"^tcp://[^*:]+:\d+$")
+    """Where the engines publish KV events: an address that a subscriber binds, shared by all of them."""
+    kv_events_replay: bool = False
+    """Each engine plays back what was missed, on a port that its ``/kv_event_sources`` tells."""
+    kv_events_encoding: Encoding = Encoding.MAP
+    max_loras: int = Field(default=0, ge=0)
+    """LoRA adapters in a batch; above 0 they can be loaded and unloaded."""
+    lora_modules: dict[str, str] = Field(default_factory=dict)
+    """Adapters that are there from the start, name to path."""
+    metrics_version: Literal["0.11", "0.16", "0.20", "0.32"] = "0.32"
+    """vLLM version whose metric names the engines show."""
+    output_law: str = DEFAULT_LAW
+    """Where answers without ``ignore_eos`` end."""
+    faults: tuple[str, ...] = ()
+    """What each engine suffers, as ``--fault`` of ``fleet sim engine``."""
 
     @model_validator(mode="after")
     def _bounds(self) -> VariantEntry:
@@ -87,6 +111,25 @@ class VariantEntry(BaseModel):
             max_model_len=self.max_model_len,
         )  # fmt: skip
 
+    def options(self, fleet: FleetFile, *, startup_s: float) -> EngineOptions:
+        """One replica's engine.
+
+        Raises: ConfigError when a text in it cannot be read.
+        """
+        parse_law(self.output_law, seed=0)
+        for fault in self.faults:
+            parse_fault(fault)
+        return EngineOptions(
+            model=fleet.model, shape=self.shape, accelerator=self.accelerator,
+            accelerator_count=self.accelerator_count, kv_tokens=self.kv_tokens, max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens, max_model_len=self.max_model_len,
+            startup_s=round(startup_s, 3), speed=fleet.speed, seed=fleet.seed, output_law=self.output_law,
+            ttft_buckets=",".join(map(str, self.ttft_buckets or ())), metrics_version=self.metrics_version,
+            max_loras=self.max_loras, lora_module=tuple(f"{name}={path}" for name, path in self.lora_modules.items()),
+            role=self.role, kv_events=self.kv_events, kv_events_encoding=self.kv_events_encoding, fault=self.faults,
+            kv_events_replay="tcp://127.0.0.1:*" if self.kv_events and self.kv_events_replay else None,
+        )  # fmt: skip
+
     def spec(self, model: str) -> VariantSpec:
         """The variant as the platform API tells it."""
         listed = GPUS[self.accelerator].price_per_hour * self.accelerator_count
@@ -105,7 +148,9 @@ class FleetFile(BaseModel):
     model: str = Field(min_length=1)
     """Served name, the same for all variants."""
     seed: int = 0
-    """Decides how long each start-up takes within its jitter."""
+    """Decides how long each start-up takes within its jitter, and what the engines draw."""
+    speed: float = Field(default=1.0, gt=0)
+    """Simulated seconds a real second, for all engines; start-up takes real seconds."""
     variants: tuple[VariantEntry, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -128,6 +173,7 @@ def load_fleet_file(path: Path) -> FleetFile:
     for index, variant in enumerate(parsed.variants):
         try:
             variant.engine()
+            variant.options(parsed, startup_s=variant.startup_s)
         except ConfigError as error:
             raise ConfigError(error.what, where=f"{path} variants.{index} ({variant.name})", limit=error.limit,
                               next_step=error.next_step) from None  # fmt: skip

@@ -1,10 +1,16 @@
-"""What vLLM 0.32's ``/metrics`` page is made of, as data. Pure.
+"""What vLLM's ``/metrics`` page is made of, as data. Pure.
 
-Names, types, help texts, labels and bucket bounds are those of a page recorded from vLLM 0.32; a test compares.
+Names, types, help texts, labels and bucket bounds are those of a page recorded from vLLM 0.32; a test compares. What
+older versions lack or name otherwise was read in the packages of 0.11, 0.16 and 0.20.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+VERSIONS = ("0.11", "0.16", "0.20", "0.32")
+"""Pages that can be shown, oldest first."""
+NEWEST = VERSIONS[-1]
 TTFT_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0,
                80.0, 160.0, 640.0, 2560.0)  # fmt: skip
 TOKEN_BOUNDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0,
@@ -77,6 +83,69 @@ SPLITS: dict[str, tuple[str, tuple[str, ...]]] = {
     "admission_rejections_total": ("reason", ("max_num_queued_reqs", "max_num_queued_tokens")),
 }
 """Extra label and its values."""
+SINCE = {
+    "engine_sleep_state": "0.16", "external_prefix_cache_queries_total": "0.16",
+    "external_prefix_cache_hits_total": "0.16", "mm_cache_queries_total": "0.16", "mm_cache_hits_total": "0.16",
+    "prompt_tokens_by_source_total": "0.16", "prompt_tokens_cached_total": "0.16",
+    "request_prefill_kv_computed_tokens": "0.16", "num_requests_waiting_by_reason": "0.20",
+    "estimated_flops_per_gpu_total": "0.20", "estimated_read_bytes_per_gpu_total": "0.20",
+    "estimated_write_bytes_per_gpu_total": "0.20", "prompt_tokens_cached_by_source_total": "0.32",
+    "admission_rejections_total": "0.32", "request_num_preemptions": "0.32",
+}  # fmt: skip
+"""Version that first has a family; the others are in all."""
+REASONS_SINCE = {"error": "0.16", "repetition": "0.20"}
+"""Values of ``finished_reason`` that older versions lack."""
+OLD_NAMES: Mapping[str, tuple[str, str, str, bool]] = {
+    "time_per_output_token_seconds": (
+        "0.11", "inter_token_latency_seconds",
+        "Histogram of time per output token in seconds.DEPRECATED: Use vllm:inter_token_latency_seconds instead.",
+        False),
+    "gpu_cache_usage_perc": (
+        "0.11", "kv_cache_usage_perc",
+        "GPU KV-cache usage. 1 means 100 percent usage.DEPRECATED: Use vllm:kv_cache_usage_perc instead.", True),
+    "gpu_prefix_cache_queries_total": (
+        "0.11", "prefix_cache_queries_total",
+        "GPU prefix cache queries, in terms of number of queriedtokens. DEPRECATED: Use vllm:prefix_cache_queries "
+        "instead.", True),
+    "gpu_prefix_cache_hits_total": (
+        "0.11", "prefix_cache_hits_total",
+        "GPU prefix cache hits, in terms of number of cached tokens. DEPRECATED: Use vllm:prefix_cache_hits instead.",
+        True),
+}  # fmt: skip
+"""Former names: the only version that has them, today's name, the help text, and whether they are hidden there
+(vLLM's ``--show-hidden-metrics-for-version``)."""
+RECOMPUTED = ("prompt_tokens_recomputed_total", "Number of cached tokens recomputed for forward pass.")
+"""A counter that 0.16 alone has."""
+NIXL_COUNTERS = {
+    "nixl_num_failed_transfers_total": (
+        "Number of failed NIXL KV Cache transfers, including handshake and notification failures. NOTE: KV expiry is "
+        "tracked separately in vllm:nixl_num_kv_expired_reqs."
+    ),
+    "nixl_num_failed_notifications_total": (
+        "Number of failed NIXL KV Cache notifications. Retained for compatibility; these failures are also included in "
+        "vllm:nixl_num_failed_transfers."
+    ),
+    "nixl_num_kv_expired_reqs_total": (
+        "Number of requests that had their KV expire. NOTE: This metric is tracked on the P instance."
+    ),
+}
+"""On the page of an engine with a KV connector."""
+NIXL_HISTOGRAMS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "nixl_xfer_time_seconds": (
+        "Histogram of transfer duration for NIXL KV Cache transfers.",
+        (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 5.0)),
+    "nixl_bytes_transferred": (
+        "Histogram of bytes transferred per NIXL KV Cache transfers.",
+        tuple(float(2 ** (10 + power)) for power in range(1, 25, 2))),
+}  # fmt: skip
+LORA_INFO = ("lora_requests_info", "Running stats on lora requests.")
+
+
+def has(name: str, version: str) -> bool:
+    """Whether ``version`` has a family of today's name."""
+    return VERSIONS.index(SINCE.get(name, VERSIONS[0])) <= VERSIONS.index(version)
+
+
 NO_ENGINE_LABEL = frozenset({"admission_rejections_total"})
 LENGTH_HISTOGRAMS = {
     "request_prompt_tokens": "Number of prefill tokens processed.",
