@@ -1,53 +1,43 @@
 """Several engines in virtual time, fed through a picker: the loop under the benches. Pure and deterministic.
 
-Everything happens in order of time; ties go to engines (the lower number first), then to callbacks in the order in
-which they were planned, then to arrivals. Engines come and go while requests run, and fail as planned.
+Engines come and go while requests run, and fail as planned. A picker may place a request on two engines: one computes
+the prompt, the other fetches its KV over a link that all transfers share, and gives the answer.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
+from simulator.agenda import Agenda, Fabric
 from simulator.engine import Engine
-from simulator.members import Failure, FailureKind, Member, State
+from simulator.link import LinkSpec
+from simulator.members import Failure, FailureKind, Flight, Member, State
 from simulator.outcome import Arrival, Loss, Outcome, finished, lost
+from simulator.picks import Pick, Placement, SplitPick, round_robin
 from simulator.sequence import EngineRequest, StepResult
 from simulator.sequence import Sequence as Progress
 
-__all__ = ["Arrival", "Cluster", "Failure", "FailureKind", "Loss", "Member", "Outcome", "Pick", "State", "round_robin"]
+__all__ = ["Arrival", "Cluster", "Failure", "FailureKind", "Loss", "Member", "Outcome", "Pick", "Placement",
+           "SplitPick", "State", "round_robin"]  # fmt: skip
 
-Pick = Callable[[EngineRequest, Sequence[Engine], float], int]
-"""Index of the engine that takes a request at a time; the engines are those that are offered, in order of number."""
-Callback = Callable[[float], object]
-"""Something to do at a time; it is given the time."""
+
 CLIENT_TIMEOUT_S = 3600.0
-_ENGINE, _CALLBACK, _ARRIVAL = 0, 1, 2
 
 
-def round_robin() -> Pick:
-    """Each engine in turn."""
-    turn = -1
-
-    def pick(_request: EngineRequest, engines: Sequence[Engine], _now_s: float) -> int:
-        nonlocal turn
-        turn = (turn + 1) % len(engines)
-        return turn
-
-    return pick
-
-
-class Cluster:
+class Cluster(Agenda):
     """Engines, a picker and an agenda of what happens next."""
 
     def __init__(
         self,
         engines: Sequence[Engine],
-        pick: Pick,
+        pick: Pick | SplitPick,
         *,
         timeout_s: float = CLIENT_TIMEOUT_S,
+        link: LinkSpec | None = None,
+        kv_bytes_per_token: float = 0.0,
         on_first_token: Callable[[int, Progress, float], object] | None = None,
         on_outcome: Callable[[Outcome], object] | None = None,
         on_step: Callable[[int, StepResult], object] | None = None,
@@ -58,6 +48,8 @@ class Cluster:
             engines: numbered from 0; more may be added later.
             pick: chooses among the engines that are offered.
             timeout_s: seconds after which a client gives up.
+            link: between prefill and decode engines; ``None``: prompts are there at once.
+            kv_bytes_per_token: what a transfer over ``link`` moves (:func:`fleet.hardware.kv_bytes_per_token`).
             on_first_token: called when a first token exists: engine number, sequence, time.
             on_outcome: called when a request's last token exists, or it is lost; it may :meth:`submit` more.
             on_step: called when an engine's step, or leap over many, is over: engine number, what it did.
@@ -66,7 +58,7 @@ class Cluster:
         """
         if not 0.0 < timeout_s < math.inf:
             raise ValueError(f"timeout_s is {timeout_s}; it must be above 0 and finite")
-        self.now_s = 0.0
+        super().__init__()
         self.members: list[Member] = []
         """Every engine that was ever added, by number."""
         self.engines: list[Engine] = []
@@ -74,10 +66,10 @@ class Cluster:
         self._offered: list[Member] = []
         self._pick, self._timeout_s = pick, timeout_s
         self._on_first_token, self._on_outcome, self._on_step = on_first_token, on_outcome, on_step
-        self._agenda: list[tuple[float, int, int, int | Callback]] = []
-        self._serial = 0
+        self._fabric = None if link is None else Fabric(self, link)
+        self._kv_bytes = kv_bytes_per_token
         self._planned = 0  # agenda entries of requests that come later
-        self._flights: dict[str, tuple[Member, Progress, float]] = {}
+        self._flights: dict[str, Flight] = {}
         self._held: dict[str, Arrival] = {}  # nobody was offered when they came
         self._deadlines: deque[tuple[float, str, float]] = deque()
         self._outcomes: list[Outcome] = []
@@ -101,8 +93,9 @@ class Cluster:
                 raise ValueError(f"an arrival at {arrival.at_s} s comes after {self.now_s} s")
             self._advance(arrival.at_s)
             self._receive(arrival)
-        while self._agenda and (self._flights or self._held or self._planned or self._agenda[0][0] <= until_s):
-            self._advance(self._agenda[0][0])
+        entries = self._entries
+        while entries and (self._flights or self._held or self._planned or entries[0][0] <= until_s):
+            self._advance(entries[0][0])
         self.now_s = max(self.now_s, until_s)
         return self._outcomes
 
@@ -112,50 +105,7 @@ class Cluster:
         Raises: ValueError for the past.
         """
         self._planned += 1
-        self._plan(arrival.at_s, _ARRIVAL, lambda _now_s: self._come(arrival))
-
-    def at(self, at_s: float, callback: Callback) -> None:
-        """Call ``callback`` once at ``at_s``.
-
-        Raises: ValueError for the past.
-        """
-        self._plan(at_s, _CALLBACK, callback)
-
-    def every(self, period_s: float, callback: Callback, *, start_s: float | None = None) -> None:
-        """Call ``callback`` at ``start_s`` (default: one period from now) and each ``period_s`` after it.
-
-        Raises: ValueError for a period that is not above 0.
-        """
-        if not period_s > 0.0:
-            raise ValueError(f"period_s is {period_s}; it must be above 0")
-        first_s, turn = self.now_s + period_s if start_s is None else start_s, 0
-
-        def again(now_s: float) -> None:
-            nonlocal turn
-            turn += 1
-            self.at(first_s + turn * period_s, again)
-            callback(now_s)
-
-        self.at(first_s, again)
-
-    def _plan(self, at_s: float, rank: int, what: Callback) -> None:
-        if at_s < self.now_s:
-            raise ValueError(f"{at_s} s is in the past; it is {self.now_s} s")
-        self._serial += 1
-        heapq.heappush(self._agenda, (at_s, rank, self._serial, what))
-
-    def _advance(self, limit_s: float) -> None:
-        """Everything that happens by ``limit_s``."""
-        agenda = self._agenda
-        while agenda and agenda[0][0] <= limit_s:
-            at_s, _, key, what = heapq.heappop(agenda)
-            if callable(what):
-                self.now_s = at_s
-                what(at_s)
-            elif self.members[key].ticket == what:
-                self.now_s = at_s
-                self._turn(self.members[key])
-        self.now_s = max(self.now_s, limit_s)
+        self._plan_arrival(arrival.at_s, lambda _now_s: self._come(arrival))
 
     # ---- requests
 
@@ -177,12 +127,25 @@ class Cluster:
         if not self.engines:
             self._held[request.request_id] = arrival
             return
-        member = self._offered[self._pick(request, self.engines, self.now_s)]
-        if member.state is State.DOWN:
-            self._end(lost(request.request_id, member.number, arrival.at_s, None, at_s=self.now_s, loss=member.loss))
+        choice = self._pick(request, self.engines, self.now_s)
+        if isinstance(choice, int):
+            self._send(request, self._offered[choice], Flight(arrival))
+        else:
+            prefill = replace(request, output_tokens=1, tail=None, hold=True)
+            flight = Flight(arrival, decode=self._offered[choice.decode])
+            self._send(prefill, self._offered[choice.prefill], flight)
+
+    def _send(self, request: EngineRequest, member: Member, flight: Flight) -> None:
+        """A request, or one leg of it, to an engine."""
+        flight.member = member
+        if member.state in (State.DOWN, State.GONE):
+            loss = Loss.REMOVED if member.state is State.GONE else member.loss
+            self._flights.pop(request.request_id, None)
+            self._end(flight.lost(self.now_s, loss))
+            self._forget(flight)
             return
-        sequence = member.engine.submit(request, self.now_s)
-        self._flights[request.request_id] = member, sequence, arrival.at_s
+        flight.sequence = member.engine.submit(request, self.now_s)
+        self._flights[request.request_id] = flight
         member.in_flight += 1
         self._replan(member)
 
@@ -193,24 +156,30 @@ class Cluster:
 
     def _lose(self, request_id: str, loss: Loss) -> None:
         """The client of a request in flight gets no more of it."""
-        member, sequence, arrival_s = self._flights.pop(request_id)
-        member.in_flight -= 1
-        self._end(lost(request_id, member.number, arrival_s, sequence, at_s=self.now_s, loss=loss,
-                       output_tokens=member.engine.delivered_tokens(sequence)))  # fmt: skip
+        flight = self._flights.pop(request_id)
+        if flight.member is not None:
+            flight.member.in_flight -= 1
+        self._end(flight.lost(self.now_s, loss))
+        if flight.holder is not None or flight.decode is not None:  # neither leg goes on without the other
+            self._abort(flight)
+            self._forget(flight)
+
+    def _abort(self, flight: Flight) -> None:
+        if (member := flight.member) is not None and member.state is not State.GONE:
+            member.engine.abort(flight.arrival.request.request_id)
+            self._replan(member)
+            self._leave_if_drained(member)
 
     def _expire(self, now_s: float) -> None:
         """Clients whose time is up go away; their engines stop working for them."""
         while self._deadlines and self._deadlines[0][0] <= now_s:
             _, request_id, arrival_s = self._deadlines.popleft()
             flight = self._flights.get(request_id)
-            if flight is not None and flight[2] == arrival_s:
+            if flight is not None and flight.arrival.at_s == arrival_s:
                 self._lose(request_id, Loss.TIMEOUT)
-                flight[0].engine.abort(request_id)
-                self._replan(flight[0])
-                self._leave_if_drained(flight[0])
+                self._abort(flight)
             elif request_id in self._held and self._held[request_id].at_s == arrival_s:
-                del self._held[request_id]
-                self._end(lost(request_id, -1, arrival_s, None, at_s=now_s, loss=Loss.TIMEOUT))
+                self._end(lost(self._held.pop(request_id), -1, None, at_s=now_s, loss=Loss.TIMEOUT))
         while self._deadlines and self._over(self._deadlines[0]):
             self._deadlines.popleft()
         if self._deadlines:
@@ -228,12 +197,17 @@ class Cluster:
             member.due_s = due_s
             member.ticket += 1
             if due_s is not None:
-                heapq.heappush(self._agenda, (max(due_s, self.now_s), _ENGINE, member.number, member.ticket))
+                self._plan_turn(due_s, member.number, member.ticket)
 
-    def _turn(self, member: Member) -> None:
-        member.due_s = None
-        result = member.engine.turn(self.now_s)
+    def _act(self, number: int, ticket: int, at_s: float) -> None:
+        member = self.members[number]
+        if member.ticket != ticket:
+            return
+        self.now_s, member.due_s = at_s, None
+        result = member.engine.turn(at_s)
         self._replan(member)
+        if member.engine.fetches:
+            self._fetch(member)
         if result is not None:
             self._report(member, result)
 
@@ -242,15 +216,64 @@ class Cluster:
             self._on_step(member.number, result)
         if self._on_first_token is not None:
             for sequence in result.first:
-                if sequence.first_token_s == result.end_s and sequence.request.request_id in self._flights:
+                if sequence.first_token_s == result.end_s and not sequence.request.hold and self._flies(sequence):
                     self._on_first_token(member.number, sequence, result.end_s)
         for sequence in result.finished:
-            flight = self._flights.pop(sequence.request.request_id, None)
-            if flight is not None:
-                member.in_flight -= 1
-                self._end(finished(member.number, flight[2], sequence))
+            if self._flies(sequence):
+                self._land(member, self._flights[sequence.request.request_id], sequence)
         if result.finished:
             self._leave_if_drained(member)
+
+    def _flies(self, sequence: Progress) -> bool:
+        flight = self._flights.get(sequence.request.request_id)
+        return flight is not None and flight.sequence is sequence
+
+    def _land(self, member: Member, flight: Flight, sequence: Progress) -> None:
+        """A sequence gave its last token: of the answer, or of the prefill leg."""
+        if flight.decode is not None:
+            self._hand_over(member, flight, sequence)
+            return
+        member.in_flight -= 1
+        del self._flights[sequence.request.request_id]
+        self._end(finished(member.number, flight.arrival.at_s, sequence, flight.cached_tokens))
+        self._forget(flight)
+
+    # ---- prefill here, decode there
+
+    def _hand_over(self, member: Member, flight: Flight, sequence: Progress) -> None:
+        """The prompt is computed; ``member`` keeps its blocks until the other engine has them."""
+        flight.holder, flight.cached_tokens = member, sequence.cached_tokens
+        decode, flight.decode = flight.decode, None
+        if decode is not None:
+            self._send(replace(flight.arrival.request, remote=True), decode, flight)
+
+    def _fetch(self, member: Member) -> None:
+        """Sequences that ``member`` has admitted need their prompts from where they were computed."""
+        for sequence in member.engine.take_fetches():
+            name = sequence.request.request_id
+            if self._fabric is None:
+                self._fetched(name)
+            else:
+                size = (sequence.arriving - sequence.computed) * self._kv_bytes
+                self._fabric.begin(name, size, lambda _now_s, name=name: self._fetched(name))  # type: ignore[misc]
+
+    def _fetched(self, request_id: str) -> None:
+        flight = self._flights[request_id]
+        self._forget(flight)
+        if flight.member is not None:
+            flight.member.engine.fetched(request_id)
+            self._replan(flight.member)
+
+    def _forget(self, flight: Flight) -> None:
+        """Nobody needs the prefill engine's blocks any more."""
+        if (holder := flight.holder) is not None:
+            flight.holder = None
+            holder.in_flight -= 1
+            holder.engine.free_held(flight.arrival.request.request_id)
+            if self._fabric is not None:
+                self._fabric.cancel(flight.arrival.request.request_id)
+            self._replan(holder)
+            self._leave_if_drained(holder)
 
     # ---- engines come, go and fail
 
@@ -317,7 +340,7 @@ class Cluster:
 
     def _lose_all(self, member: Member, loss: Loss) -> None:
         if member.in_flight:
-            for request_id in [name for name, flight in self._flights.items() if flight[0] is member]:
+            for request_id in [name for name, flight in self._flights.items() if flight.uses(member)]:
                 self._lose(request_id, loss)
 
     def _fail(self, failure: Failure) -> None:
@@ -353,6 +376,7 @@ class Cluster:
             member.engine.abort_all()
         member.engine.resume()
         member.engine.slow_factor = 1.0
-        self._replan(member)
+        for one in self.members:  # ranks that step together waited for it
+            self._replan(one)
         if member.state is not State.DRAINING:
             self._ready(member)

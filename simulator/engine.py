@@ -10,18 +10,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 from simulator.config import EngineConfig
+from simulator.intake import Intake
 from simulator.kvcache import KVCache
 from simulator.pace import Pace
-from simulator.scheduler import Chunk, Scheduler
-from simulator.sequence import Counters, EngineRequest, Sequence, StepResult
+from simulator.scheduler import Chunk
+from simulator.sequence import Counters, Sequence, StepResult
 from simulator.steptime import INGRESS_S
 from simulator.tiers import Offload
-from simulator.tokens import BLOCK_TOKENS
 
 
-class Engine(Scheduler):
+class Group(Protocol):
+    """Engines that step together (:class:`simulator.ranks.Lockstep`)."""
+
+    end_s: float
+
+    @property
+    def hung(self) -> bool:
+        """Whether one of them hangs, and so all."""
+
+    def turn(self, rank: Engine, now_s: float) -> StepResult | None:
+        """As :meth:`Engine.turn` of ``rank``."""
+
+
+class Engine(Intake):
     """A simulated engine."""
 
     def __init__(
@@ -40,14 +54,15 @@ class Engine(Scheduler):
             slow_factor: step times are this many times longer (a throttled GPU).
             offload: tiers below the GPU's KV cache.
         """
-        super().__init__(config, offload)
-        self.ingress_s = ingress_s
+        super().__init__(config, offload, ingress_s)
         self._slow_factor = slow_factor
-        self._submitted = 0
         self._flight: StepResult | None = None  # the present step or leap
         self._last = 0  # number of its last step
         self._pace_from = 0  # step number at the origin of the batch's pace
-        self._hung = False
+        self.hung = False
+        """No step begins."""
+        self.group: Group | None = None
+        """Ranks that step together, this one among them."""
         self._clock: Callable[[], float] | None = None
 
     # ---- what can be seen; a leap's progress is booked first
@@ -110,79 +125,6 @@ class Engine(Scheduler):
         under_way = self._flight is not None and sequence.decode_from >= 0
         return max(0, sequence.generated(self._batch.step) - under_way)
 
-    # ---- requests
-
-    def submit(self, request: EngineRequest, now_s: float) -> Sequence:
-        """Accept a request at ``now_s``; calls come in order of time.
-
-        Raises: ValueError for an id in use, lengths that the engine cannot hold, or an adapter where it serves none.
-        """
-        total = request.prompt_tokens + request.output_tokens
-        if request.prompt_tokens < 1 or request.output_tokens < 1 or total > self.config.max_model_len:
-            raise ValueError(f"{request.prompt_tokens} + {request.output_tokens} tokens (limit: at least 1 each, "
-                             f"{self.config.max_model_len} together)")  # fmt: skip
-        if request.request_id in self._known:
-            raise ValueError(f"request id {request.request_id!r} is in use")
-        if request.adapter and not self.config.lora.max_loras:
-            raise ValueError(f"adapter {request.adapter!r} is asked for, and the engine serves none (max_loras 0)")
-        full, hashes = request.prompt_tokens // BLOCK_TOKENS, request.block_hashes
-        sequence = Sequence(
-            request=request,
-            arrival_s=now_s,
-            queued_s=now_s + self.ingress_s,
-            target=request.prompt_tokens,
-            serial=self._submitted,
-            hashes=hashes if len(hashes) <= full else hashes[:full],
-        )
-        self._submitted += 1
-        self._known[request.request_id] = sequence
-        self._arriving.append(sequence)
-        if not self._shut:
-            self._stop_before(sequence.queued_s)
-        return sequence
-
-    def abort(self, request_id: str) -> Sequence | None:
-        """Drop a request wherever it is and free its blocks; ``None`` when it is unknown or finished."""
-        self._interrupt()
-        sequence = self._known.pop(request_id, None)
-        if sequence is None:
-            return None
-        if request_id in self._batch.members:
-            self._batch.leave(sequence)
-        elif request_id in self._loading:
-            del self._loading[request_id]
-        elif sequence is self._partial:
-            self._partial = None
-        elif sequence in self._arriving:
-            self._arriving.remove(sequence)
-        else:
-            self._waiting.remove(sequence)
-        self._release(sequence)
-        self._counters.aborted += 1
-        return sequence
-
-    def abort_all(self) -> None:
-        """Drop every request."""
-        for request_id in list(self._known):
-            self.abort(request_id)
-
-    def take_fetches(self) -> list[Sequence]:
-        """Admitted since the last call, their prompts in other engines: call :meth:`fetched` when they are here."""
-        fetches, self._fetches = self._fetches, []
-        return fetches
-
-    def fetched(self, request_id: str) -> None:
-        """The prompt's KV is here; nothing happens if the request has gone."""
-        self._interrupt()
-        if request_id in self._loading:
-            self._loaded(self._loading[request_id])
-
-    def free_held(self, request_id: str) -> None:
-        """Nobody needs the blocks of a finished request with ``hold`` any more."""
-        self._interrupt()
-        if (sequence := self._held.pop(request_id, None)) is not None:
-            self._release(sequence)
-
     # ---- time
 
     @property
@@ -190,21 +132,33 @@ class Engine(Scheduler):
         """When :meth:`turn` is to be called next; ``None`` while there is nothing to do."""
         if self._flight is not None:
             return self._flight.end_s
-        return None if self._hung else self.next_start_s(self._end_s)
+        if self.hung or (self.group is not None and self.group.hung):
+            return None
+        due_s = self.next_start_s(self._end_s)
+        return due_s if due_s is None or self.group is None else max(due_s, self.group.end_s)
 
     def turn(self, now_s: float) -> StepResult | None:
         """What ended at ``now_s``; the next steps begin if there is something to do."""
+        if self.group is not None:
+            return self.group.turn(self, now_s)
         ended = None
-        if (flight := self._flight) is not None:
-            if flight.end_s > now_s:
+        if self._flight is not None:
+            if self._flight.end_s > now_s:
                 return None
-            self._run_to(self._last)
-            ended, self._flight = flight, None
-        if not self._hung:
+            ended = self.finish_flight()
+        if not self.hung:
             start_s = self.next_start_s(now_s)
             if start_s is not None and start_s <= now_s:
                 self._flight = self._begin(now_s, leap=True)
         return ended
+
+    def finish_flight(self) -> StepResult | None:
+        """What was under way is over; :meth:`turn` calls this."""
+        flight = self._flight
+        if flight is not None:
+            self._run_to(self._last)
+            self._flight = None
+        return flight
 
     def next_start_s(self, now_s: float) -> float | None:
         """When the next step can start: ``now_s``, or when something arrives; ``None`` while there is nothing to do."""
@@ -224,11 +178,11 @@ class Engine(Scheduler):
     def hang(self) -> None:
         """The present step ends, and no other begins."""
         self._interrupt()
-        self._hung = True
+        self.hung = True
 
     def resume(self) -> None:
         """Steps begin again."""
-        self._hung = False
+        self.hung = False
 
     def crash(self) -> None:
         """Lose every request and the cache."""
@@ -240,11 +194,19 @@ class Engine(Scheduler):
         if self._offload is not None:
             self._offload.crash()
         self._flight = self._blocked = None
-        self._hung = False
+        self.hung = False
 
     # ---- a step, or a leap over many
 
     def _begin(self, now_s: float, *, leap: bool) -> StepResult | None:
+        prepared = self.prepare(now_s, leap=leap)
+        if prepared is None:
+            return None
+        self._complete(*prepared)
+        return prepared[0]
+
+    def prepare(self, now_s: float, *, leap: bool = False) -> tuple[StepResult, list[Chunk]] | None:
+        """Decide what begins at ``now_s`` and when it ends; ``None`` when there is nothing to do."""
         self._let_in(now_s)
         preempted = self._make_room()
         batch = self._batch
@@ -258,16 +220,32 @@ class Engine(Scheduler):
         self._last = batch.step
         chunks = self._schedule_prompts(self.config.max_num_batched_tokens - decoding, now_s, preempted)
         if chunks:
-            self._compute_chunks(result, chunks, context)
+            self._time_chunks(result, chunks, context)
         elif decoding:
-            self._decode(result, context, leap=leap and not preempted)
+            self._time_decoding(result, context, leap=leap and not preempted)
         else:
             return None
+        return result, chunks
+
+    def commence(self, prepared: tuple[StepResult, list[Chunk]]) -> None:
+        """Begin what :meth:`prepare` decided, at whose end the caller may have changed the time."""
+        self._batch.pace = None
+        self._complete(*prepared)
+        self._flight = prepared[0]
+
+    def _complete(self, result: StepResult, chunks: list[Chunk]) -> None:
+        """What is true once the (first) step is over: first tokens, last tokens, totals."""
         self._end_s = result.end_s
+        if chunks:
+            self._partial = None
+        for sequence, _, _ in chunks:
+            if sequence.remaining:
+                self._partial = sequence
+            else:
+                self._first_token(sequence, result)
         self._counters.steps += 1
-        self._counters.generation_tokens += decoding + len(result.first)
+        self._counters.generation_tokens += result.decoding + len(result.first)
         self._finish_due(result)
-        return result
 
     def _let_in(self, now_s: float) -> None:
         """Who has got through the ingress, or has its KV, joins the queue."""
@@ -281,22 +259,17 @@ class Engine(Scheduler):
                 here = self._kv.match(sequence.hashes, len(sequence.hashes))
                 self._offload.prefetch(sequence.hashes, here, now_s)
 
-    def _compute_chunks(self, result: StepResult, chunks: list[Chunk], context: int) -> None:
-        """The step with prompts in it."""
+    def _time_chunks(self, result: StepResult, chunks: list[Chunk], context: int) -> None:
+        """A step with prompts in it."""
         result.prefill_tokens = sum(length for _, length, _ in chunks)
         result.end_s += self._adapter_s + self._slow_factor * self.config.timer.step_s(
             decoding=result.decoding, context=context, prefill=result.prefill_tokens,
             attention=sum(length * (present + length / 2) for _, length, present in chunks),
         )  # fmt: skip
         self._adapter_s = 0.0
-        self._batch.pace = self._partial = None
-        for sequence, _, _ in chunks:
-            if sequence.remaining:
-                self._partial = sequence
-            else:
-                self._first_token(sequence, result)
+        self._batch.pace = None
 
-    def _decode(self, result: StepResult, context: int, *, leap: bool) -> None:
+    def _time_decoding(self, result: StepResult, context: int, *, leap: bool) -> None:
         """A step without prompts, or as many as nothing can come between."""
         batch, now_s = self._batch, result.start_s
         if batch.pace is None or now_s != self._end_s:

@@ -7,7 +7,8 @@ import math
 from dataclasses import dataclass
 
 from simulator.engine import Engine
-from simulator.outcome import Loss
+from simulator.outcome import Arrival, Loss, Outcome, lost
+from simulator.sequence import Sequence
 
 
 class State(enum.StrEnum):
@@ -87,3 +88,32 @@ class Member:
     def paid_s(self, now_s: float) -> float:
         """Seconds for which it was paid by ``now_s``, its start included."""
         return max(0.0, min(now_s, self.left_s) - self.added_s)
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A request that a client waits for."""
+
+    arrival: Arrival
+    decode: Member | None = None
+    """Where the second leg goes; ``None`` when there is none, or it has begun."""
+    member: Member | None = None
+    """Where it is now."""
+    sequence: Sequence | None = None
+    holder: Member | None = None
+    """Keeps the blocks of the prompt for the second leg."""
+    cached_tokens: int | None = None
+    """Of the prompt, in the prefill engine's cache; ``None`` without a second leg."""
+
+    def uses(self, member: Member) -> bool:
+        """Whether it cannot go on without ``member``."""
+        return self.member is member or self.holder is member
+
+    def lost(self, at_s: float, loss: Loss) -> Outcome:
+        """Its outcome when it ends at ``at_s`` without the whole answer."""
+        first_leg = self.decode is not None
+        tokens = 0
+        if self.sequence is not None and self.member is not None and not first_leg:
+            tokens = self.member.engine.delivered_tokens(self.sequence)
+        return lost(self.arrival, -1 if self.member is None else self.member.number,
+                    None if first_leg else self.sequence, at_s=at_s, loss=loss, output_tokens=tokens)  # fmt: skip

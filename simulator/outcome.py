@@ -61,8 +61,8 @@ class Outcome:
         return self.arrival_s + self.e2e_s
 
 
-def finished(engine: int, arrival_s: float, sequence: Progress) -> Outcome:
-    """The outcome of a sequence that gave its last token.
+def finished(engine: int, arrival_s: float, sequence: Progress, cached_tokens: int | None = None) -> Outcome:
+    """The outcome of a sequence that gave its last token; ``cached_tokens`` as the prefill engine found them, if any.
 
     Raises: ValueError if it did not.
     """
@@ -75,21 +75,21 @@ def finished(engine: int, arrival_s: float, sequence: Progress) -> Outcome:
         ttft_s=sequence.first_token_s - arrival_s,
         e2e_s=sequence.delivered_s - arrival_s,
         output_tokens=sequence.request.output_tokens,
-        cached_tokens=sequence.cached_tokens,
+        cached_tokens=sequence.cached_tokens if cached_tokens is None else cached_tokens,
         preemptions=sequence.preemptions,
     )
 
 
-def lost(request_id: str, engine: int, arrival_s: float, sequence: Progress | None, *,
+def lost(arrival: Arrival, engine: int, sequence: Progress | None, *,
          at_s: float, loss: Loss, output_tokens: int = 0) -> Outcome:  # fmt: skip
     """The outcome of a request that ended at ``at_s`` without its whole answer."""
     first_s = None if sequence is None else sequence.first_token_s
     return Outcome(
-        request_id=request_id,
+        request_id=arrival.request.request_id,
         engine=engine,
-        arrival_s=arrival_s,
-        ttft_s=math.inf if first_s is None or first_s > at_s else first_s - arrival_s,
-        e2e_s=at_s - arrival_s,
+        arrival_s=arrival.at_s,
+        ttft_s=math.inf if first_s is None or first_s > at_s else first_s - arrival.at_s,
+        e2e_s=at_s - arrival.at_s,
         output_tokens=output_tokens,
         cached_tokens=0 if sequence is None else sequence.cached_tokens,
         preemptions=0 if sequence is None else sequence.preemptions,

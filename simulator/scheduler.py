@@ -46,7 +46,8 @@ class Scheduler:
         self._batch = Batch()
         self._loading: dict[str, Sequence] = {}  # admitted, their KV on its way
         self._loads: list[tuple[float, int, Sequence]] = []  # heap of those from tiers, by the time of arrival
-        self._fetches: list[Sequence] = []  # those from other engines that nobody has begun to transfer
+        self.fetches: list[Sequence] = []
+        """Admitted, their KV in other engines, and nobody has begun to transfer it."""
         self._held: dict[str, Sequence] = {}  # finished, their blocks kept for another engine
         self._blocked: tuple[Sequence, int] | None = None  # queue head that did not fit, at that cache version
         self._shut = False  # whoever arrives during the present steps cannot join before they end
@@ -209,7 +210,7 @@ class Scheduler:
             head.arriving = head.target - 1  # the last token is computed here, for the first output token
             if head.arriving <= head.computed:
                 return 0
-            self._fetches.append(head)
+            self.fetches.append(head)
         elif self._offload is not None:
             reached = self._offload.reach(head.hashes, head.blocks, limit)
             if reached <= head.blocks:

@@ -3,18 +3,31 @@
 import itertools
 import random
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.batch import Batch
-from simulator.cluster import Arrival, Cluster, Failure, FailureKind, Outcome, round_robin
+from simulator.cluster import (
+    Arrival,
+    Cluster,
+    Failure,
+    FailureKind,
+    Outcome,
+    Placement,
+    SplitPick,
+    round_robin,
+)  # fmt: skip
 from simulator.config import EngineConfig
 from simulator.engine import Engine
+from simulator.link import LinkSpec
+from simulator.lora import LoraConfig
 from simulator.pace import Pace
 from simulator.sequence import EngineRequest, Sequence
 from simulator.steptime import timer_for
+from simulator.tiers import TIERS, Offload, Tier
 
 TIMER = timer_for("Llama-3.1-8B", "h100_sxm", 1)
 
@@ -26,29 +39,44 @@ class SteppingEngine(Engine):
         return super()._begin(now_s, leap=False)
 
 
-def config(blocks: int, seqs: int, budget: int, *, by_priority: bool = False) -> EngineConfig:
-    return EngineConfig(timer=TIMER, blocks=blocks, max_num_seqs=seqs, max_num_batched_tokens=max(seqs, budget),
-                        max_model_len=blocks * 16, priority_scheduling=by_priority)  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Features that a run has or not."""
+
+    by_priority: bool
+    adapters: bool
+    tiers: bool
+    split: bool
+    looks_s: float
+    """Somebody looks at all engines this often."""
+    seed: int
 
 
-def arrivals(requests: Iterable[tuple[float, int, int, int]], *, seed: int) -> list[Arrival]:
+def engine(kind: type[Engine], limits: tuple[int, int, int], options: Options, disk: Tier) -> Engine:
+    blocks, seqs, budget = limits
+    config = EngineConfig(timer=TIMER, blocks=blocks, max_num_seqs=seqs, max_num_batched_tokens=max(seqs, budget),
+                          max_model_len=blocks * 16, priority_scheduling=options.by_priority,
+                          lora=LoraConfig(max_loras=1, load_s=0.1))  # fmt: skip
+    offload = Offload([Tier(TIERS["cpu_dram"], 256), disk], bytes_per_token=131_072.0) if options.tiers else None
+    return kind(config, offload=offload)
+
+
+def arrivals(requests: Iterable[tuple[float, int, int, int]], options: Options) -> list[Arrival]:
     """(pause, prompt, output, prefix) each; prompts with one prefix number begin alike."""
-    at_s, rng, out = 0.0, random.Random(seed), []
+    at_s, rng, out = 0.0, random.Random(options.seed), []
     for index, (pause_s, prompt, output, prefix) in enumerate(requests):
         at_s += pause_s
-        shared = prompt // 32
-        hashes = [
-            prefix * 1000 + block if block < shared else index * 1000 + 10**6 + block for block in range(prompt // 16)
-        ]
+        shared, own = prompt // 24, index * 1000 + 10**6
+        hashes = [(prefix * 1000 if block < shared else own) + block for block in range(prompt // 16)]
         out.append(Arrival(at_s=at_s, request=EngineRequest(
             request_id=str(index), prompt_tokens=prompt, output_tokens=output, block_hashes=hashes, tail=b"",
-            priority=rng.randint(0, 2))))  # fmt: skip
+            priority=rng.randint(0, 2), adapter=rng.choice("abc") if options.adapters else "")))  # fmt: skip
     return out
 
 
-LIMITS = st.tuples(st.integers(12, 60), st.integers(1, 6), st.integers(8, 80))
+LIMITS = st.tuples(st.integers(12, 80), st.integers(1, 6), st.integers(8, 80))
 REQUESTS = st.lists(
-    st.tuples(st.floats(0.0, 0.5), st.integers(1, 120), st.integers(1, 70), st.integers(0, 3)), min_size=1, max_size=25
+    st.tuples(st.floats(0.0, 0.5), st.integers(1, 500), st.integers(1, 70), st.integers(0, 3)), min_size=1, max_size=25
 )
 FAILURES = st.lists(
     st.builds(Failure, at_s=st.floats(0.0, 2.0), engine=st.integers(0, 1), kind=st.sampled_from(FailureKind),
@@ -57,19 +85,38 @@ FAILURES = st.lists(
 )  # fmt: skip
 
 
-def run(kind: type[Engine], limits: tuple[int, int, int], requests: list[Arrival], failures: list[Failure], *,
-        by_priority: bool, looks_s: float) -> tuple[list[Outcome], list[object]]:  # fmt: skip
-    """A run, and what somebody saw who looked each ``looks_s``."""
-    fleet = Cluster([kind(config(*limits, by_priority=by_priority)) for _ in range(2)], round_robin(), timeout_s=1.5)
+OPTIONS = st.builds(
+    Options, by_priority=st.booleans(), adapters=st.booleans(), tiers=st.booleans(), split=st.booleans(),
+    looks_s=st.floats(0.01, 1.0), seed=st.integers(0, 99),
+)  # fmt: skip
+
+
+def pick(*, split: bool) -> SplitPick:
+    """Engines in turn, or every other request split over both."""
+    turn = itertools.count()
+
+    def choose(_request: EngineRequest, engines: object, _now_s: float) -> int | Placement:
+        count, now = len(engines), next(turn)  # type: ignore[arg-type]
+        return Placement(prefill=0, decode=1) if split and count == 2 and now % 2 else now % count
+
+    return choose
+
+
+def run(kind: type[Engine], limits: tuple[int, int, int], requests: list[Arrival], failures: list[Failure],
+        options: Options) -> tuple[list[Outcome], list[object]]:  # fmt: skip
+    """A run, and what somebody saw who looked at times."""
+    disk = Tier(TIERS["s3"], 2048)
+    fleet = Cluster([engine(kind, limits, options, disk) for _ in range(2)], pick(split=options.split), timeout_s=1.5,
+                    link=LinkSpec(bytes_per_s=1e9), kv_bytes_per_token=131_072.0)  # fmt: skip
     seen: list[object] = []
 
     def look(now_s: float) -> None:
         for member in fleet.members:
-            engine = member.engine
-            seen.append((engine.running, engine.waiting(now_s), engine.kv.usage, engine.kv.evictions,
-                         engine.counters.steps, engine.counters.generation_tokens, engine.unfinished))  # fmt: skip
+            one = member.engine
+            seen.append((one.running, one.waiting(now_s), one.kv.usage, one.kv.evictions, one.counters.steps,
+                         one.counters.generation_tokens, one.unfinished))  # fmt: skip
 
-    fleet.every(looks_s, look)
+    fleet.every(options.looks_s, look)
     for failure in failures:
         fleet.fail(failure)
     outcomes = fleet.run(requests)
@@ -77,46 +124,50 @@ def run(kind: type[Engine], limits: tuple[int, int, int], requests: list[Arrival
 
 
 @settings(max_examples=150, deadline=None)
-@given(LIMITS, REQUESTS, FAILURES, st.tuples(st.booleans(), st.floats(0.01, 1.0), st.integers(0, 99)))
+@given(LIMITS, REQUESTS, FAILURES, OPTIONS)
 def test_a_leap_is_what_its_steps_are(
-    limits: tuple[int, int, int], requests: list, failures: list[Failure], options: tuple[bool, float, int]
+    limits: tuple[int, int, int], requests: list, failures: list[Failure], options: Options
 ) -> None:
-    by_priority, looks_s, seed = options
-    sent = [one for one in arrivals(requests, seed=seed)
+    sent = [one for one in arrivals(requests, options)
             if one.request.prompt_tokens + one.request.output_tokens <= limits[0] * 16]  # fmt: skip
-    leapt = run(Engine, limits, sent, failures, by_priority=by_priority, looks_s=looks_s)
-    stepped = run(SteppingEngine, limits, sent, failures, by_priority=by_priority, looks_s=looks_s)
+    leapt, stepped = (run(kind, limits, sent, failures, options) for kind in (Engine, SteppingEngine))
     assert leapt == stepped
+    assert sorted(int(outcome.request_id) for outcome in leapt[0]) == [int(one.request.request_id) for one in sent]
+
+
+PLAIN = Options(by_priority=False, adapters=False, tiers=False, split=False, looks_s=1.0, seed=1)
+
+
+def plain(blocks: int) -> Engine:
+    return engine(Engine, (blocks, 16, 256), PLAIN, Tier(TIERS["s3"], 2048))
 
 
 def test_looking_changes_nothing() -> None:
     def outcomes(*, look: bool) -> list[Outcome]:
-        fleet = Cluster([Engine(config(400, 16, 256))], round_robin())
+        fleet = Cluster([plain(400)], round_robin())
         if look:
             fleet.every(0.003, lambda _now_s: fleet.engines[0].running + fleet.engines[0].kv.usage)
-        return fleet.run(arrivals([(0.05, 100, 60, 0)] * 100, seed=1))
+        return fleet.run(arrivals([(0.05, 100, 60, 0)] * 100, PLAIN))
 
     assert outcomes(look=True) == outcomes(look=False)
 
 
 def test_leaps_are_few() -> None:
-    engine = Engine(config(1000, 16, 256))
-    engine.attach(lambda: 0.0)
-    engine.submit(EngineRequest(request_id="a", prompt_tokens=100, output_tokens=5000), 0.0)
-    turns = 0
-    while (due_s := engine.due_s) is not None:
-        engine.turn(due_s)
+    one, turns = plain(1000), 0
+    one.submit(EngineRequest(request_id="a", prompt_tokens=100, output_tokens=5000), 0.0)
+    while (due_s := one.due_s) is not None:
+        one.turn(due_s)
         turns += 1
-    assert engine.counters.steps == 5000
+    assert one.counters.steps == 5000
     assert turns == 3  # begin the prompt's step, begin the leap, end it
 
 
 def test_a_leap_reports_its_steps_and_tokens() -> None:
-    engine = Engine(config(1000, 16, 256), ingress_s=0.0)
-    engine.submit(EngineRequest(request_id="a", prompt_tokens=100, output_tokens=50), 0.0)
-    engine.turn(0.0)
-    engine.turn(engine.due_s or 0.0)
-    result = engine.turn(engine.due_s or 0.0)
+    one = plain(1000)
+    one.submit(EngineRequest(request_id="a", prompt_tokens=100, output_tokens=50), 0.0)
+    result = None
+    for _ in range(3):
+        result = one.turn(one.due_s or 0.0)
     assert result is not None
     assert (result.steps, result.decoding, result.emitted, len(result.finished)) == (49, 1, 49, 1)
 

@@ -1,0 +1,37 @@
+"""Who serves a request: the shape of a picker, and the simplest one. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from simulator.engine import Engine
+from simulator.sequence import EngineRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Two engines for one request, as indices of those that are offered."""
+
+    prefill: int
+    """Computes the prompt and keeps its blocks until they are fetched."""
+    decode: int
+    """Fetches them and gives the answer."""
+
+
+Pick = Callable[[EngineRequest, Sequence[Engine], float], int]
+"""Where a request goes at a time: an index of the engines that are offered, which are in order of number."""
+SplitPick = Callable[[EngineRequest, Sequence[Engine], float], int | Placement]
+"""The same for a picker that may send prompt and answer to different engines."""
+
+
+def round_robin() -> Pick:
+    """Each engine in turn."""
+    turn = -1
+
+    def pick(_request: EngineRequest, engines: Sequence[Engine], _now_s: float) -> int:
+        nonlocal turn
+        turn = (turn + 1) % len(engines)
+        return turn
+
+    return pick
