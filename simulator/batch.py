@@ -7,6 +7,7 @@ it needs a new block each 16 steps, at steps of one *phase*; and when it finishe
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable
 
 from simulator.pace import Pace
 from simulator.sequence import Sequence
@@ -32,7 +33,7 @@ class Batch:
         """Tokens that their attention reads in the next step."""
         self.pace: Pace | None = None
         """Of the steps since the members last changed, if there were any."""
-        self._phase = [0] * BLOCK_TOKENS  # members that need a block at steps of that phase
+        self._phase = [0] * (2 * BLOCK_TOKENS)  # members that need a block at steps of that phase, twice over
         self._due: dict[int, list[Sequence]] = {}  # by the step that gives their last token
         self._ends: list[int] = []  # heap of the keys of _due, and some that have gone
 
@@ -47,14 +48,18 @@ class Batch:
         else:
             self._due[finish] = [sequence]
             heapq.heappush(self._ends, finish)
-        self._phase[(step + 1 - sequence.target) % BLOCK_TOKENS] += 1
+        phase = (step + 1 - sequence.target) % BLOCK_TOKENS
+        self._phase[phase] += 1
+        self._phase[phase + BLOCK_TOKENS] += 1
         self.context += sequence.target + 1
 
     def leave(self, sequence: Sequence) -> None:
         """A member that goes after the present step; it takes the blocks that it has grown by with it."""
         steps, self.pace = self.step - sequence.decode_from, None
         del self.members[sequence.request.request_id]
-        self._phase[(sequence.decode_from + 1 - sequence.target) % BLOCK_TOKENS] -= 1
+        phase = (sequence.decode_from + 1 - sequence.target) % BLOCK_TOKENS
+        self._phase[phase] -= 1
+        self._phase[phase + BLOCK_TOKENS] -= 1
         self.context -= sequence.target + steps + 1
         sequence.computed = sequence.target + steps
         blocks = blocks_of(sequence.computed)
@@ -66,9 +71,10 @@ class Batch:
             if not due:
                 del self._due[sequence.finish_step]
 
-    def finishing(self) -> list[Sequence]:
+    def finishing(self) -> Iterable[Sequence]:
         """Those to whom the present step gives the last token; they are still members."""
-        return list(self._due.get(self.step, ()))
+        due = self._due.get(self.step)
+        return () if due is None else tuple(due)
 
     def advance(self, steps: int) -> int:
         """That many more steps have begun; the blocks that they need."""
@@ -79,11 +85,11 @@ class Batch:
 
     def need(self, steps: int) -> int:
         """Blocks that the next ``steps`` steps need."""
+        first = (self.step + 1) % BLOCK_TOKENS
+        if steps == 1:
+            return self._phase[first]
         turns, rest = divmod(steps, BLOCK_TOKENS)
-        need = turns * len(self.members)
-        for step in range(self.step + 1, self.step + 1 + rest):
-            need += self._phase[step % BLOCK_TOKENS]
-        return need
+        return turns * len(self.members) + sum(self._phase[first : first + rest])
 
     def until_finish(self) -> int:
         """Steps to the next one that gives somebody the last token; at least one member."""

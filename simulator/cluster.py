@@ -218,10 +218,11 @@ class Cluster(Agenda):
             for sequence in result.first:
                 if sequence.first_token_s == result.end_s and not sequence.request.hold and self._flies(sequence):
                     self._on_first_token(member.number, sequence, result.end_s)
-        for sequence in result.finished:
-            if self._flies(sequence):
-                self._land(member, self._flights[sequence.request.request_id], sequence)
         if result.finished:
+            for sequence in result.finished:
+                flight = self._flights.get(sequence.request.request_id)
+                if flight is not None and flight.sequence is sequence:
+                    self._land(member, flight, sequence)
             self._leave_if_drained(member)
 
     def _flies(self, sequence: Progress) -> bool:

@@ -208,11 +208,12 @@ class Engine(Intake):
     def prepare(self, now_s: float, *, leap: bool = False) -> tuple[StepResult, list[Chunk]] | None:
         """Decide what begins at ``now_s`` and when it ends; ``None`` when there is nothing to do."""
         self._let_in(now_s)
-        preempted = self._make_room()
         batch = self._batch
+        preempted = self._make_room() if batch.need(1) > self._kv.free else []
         decoding, context = len(batch.members), batch.context
-        result = StepResult(start_s=now_s, end_s=now_s, steps=1, decoding=decoding, prefill_tokens=0, first=[],
-                            gaps_s=[], finished=[], preempted=preempted)  # fmt: skip
+        result = StepResult(
+            start_s=now_s, end_s=now_s, steps=1, decoding=decoding, prefill_tokens=0, preempted=preempted
+        )
         if not leap:
             result.decoded = list(batch.members.values())
         if blocks := batch.advance(1):
@@ -261,11 +262,14 @@ class Engine(Intake):
 
     def _time_chunks(self, result: StepResult, chunks: list[Chunk], context: int) -> None:
         """A step with prompts in it."""
-        result.prefill_tokens = sum(length for _, length, _ in chunks)
+        prefill, attention = 0, 0.0
+        for _, length, present in chunks:
+            prefill += length
+            attention += length * (present + length / 2)
+        result.prefill_tokens = prefill
         result.end_s += self._adapter_s + self._slow_factor * self.config.timer.step_s(
-            decoding=result.decoding, context=context, prefill=result.prefill_tokens,
-            attention=sum(length * (present + length / 2) for _, length, present in chunks),
-        )  # fmt: skip
+            decoding=result.decoding, context=context, prefill=prefill, attention=attention
+        )
         self._adapter_s = 0.0
         self._batch.pace = None
 
@@ -350,4 +354,4 @@ class Engine(Intake):
             self._counters.prompt_tokens += sequence.request.prompt_tokens
             self._counters.cached_tokens += sequence.cached_tokens
         elif sequence.last_token_s is not None:
-            result.gaps_s.append(result.end_s - sequence.last_token_s)
+            result.gaps_s = (*result.gaps_s, result.end_s - sequence.last_token_s)

@@ -129,11 +129,12 @@ class KVCache:
 
         Raises: ValueError when fewer are free; the caller checks :attr:`free` first.
         """
-        if blocks > self.free:
+        left = self.capacity - self.private - self.pinned - blocks
+        if left < 0:
             raise ValueError(f"{blocks} blocks asked for, {self.free} free")
         self.private += blocks
-        if self.empty < 0:
-            self._evict(-self.empty)
+        if self.cached > left:
+            self._evict(self.cached - left)
 
     def commit(self, run: Run, hashes: Sequence[int], end: int) -> tuple[Run, int]:
         """Private blocks after the held ``run`` are full: make them findable, up to block ``end`` of ``hashes``.

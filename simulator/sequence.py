@@ -107,14 +107,14 @@ class StepResult:
     decoding: int
     """Sequences that gave a token in each step, apart from ``first``."""
     prefill_tokens: int
-    first: list[Sequence]
-    """Completed their prefill and gave one token: the first one, or the next after a preemption."""
-    gaps_s: list[float]
-    """Time since the token before, for those of ``first`` that had been preempted."""
-    finished: list[Sequence]
-    """Gave their last token in the (last) step."""
     preempted: list[Sequence]
-    decoded: list[Sequence] = field(default_factory=list)
+    first: list[Sequence] = field(default_factory=list)
+    """Completed their prefill and gave one token: the first one, or the next after a preemption."""
+    gaps_s: Seq[float] = ()
+    """Time since the token before, for those of ``first`` that had been preempted."""
+    finished: list[Sequence] = field(default_factory=list)
+    """Gave their last token in the (last) step."""
+    decoded: Seq[Sequence] = ()
     """Who gave a token; listed by :meth:`Engine.step` only, empty for leaps."""
 
     @property
