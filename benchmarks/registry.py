@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from benchmarks.autoscaling import BENCH as AUTOSCALING
 from benchmarks.options import Bench
 from benchmarks.simulator.bench import BENCH as SIMULATOR
 
-_ALL: tuple[Bench, ...] = (SIMULATOR,)
+_ALL: tuple[Bench, ...] = (AUTOSCALING, SIMULATOR)
 
 BENCHES: dict[str, Bench] = {bench.name: bench for bench in _ALL}
