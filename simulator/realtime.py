@@ -97,6 +97,8 @@ class Runner:
         self.engine, self.metrics, self.clock = engine, metrics, clock
         self.on_change: list[Callable[[], None]] = []
         """Called after each step, and after whatever else may have changed the KV cache."""
+        self.on_clear: Callable[[], None] | None = None
+        """Called when all prefixes were forgotten."""
         self.on_admit: Callable[[], None] | None = None
         """Called when requests may have been admitted."""
         self.on_finish: Callable[[TokenStream], None] | None = None
@@ -202,6 +204,9 @@ class Runner:
         if kv.pinned or kv.private:
             return False
         kv.forget()
+        if self.on_clear is not None:
+            self.on_clear()
+        self.changed()
         return True
 
     def page(self) -> bytes:

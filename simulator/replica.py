@@ -68,6 +68,7 @@ class Replica:
         self._publisher, journal = _publisher(options, adapters, self._reached_at(), index)
         if journal is not None and self._publisher is not None:
             self._runner.engine.kv.listener = journal
+            self._runner.on_clear = journal.cleared
             self._runner.on_change.append(self._publisher.flush)
         self._connector = self._make_connector()
         app = EngineApp(

@@ -39,11 +39,11 @@ def _ports() -> tuple[int, int]:
 class Platform:
     """``fleet sim serve`` and its client."""
 
-    def __init__(self, config: Path, log: Path) -> None:
+    def __init__(self, config: Path, log: Path, *options: str) -> None:
         port, base = _ports()
         self.url, self.log = f"http://127.0.0.1:{port}", log
         command = [sys.executable, "-m", "fleet.cli", "sim", "serve", "--config", str(config), "--port", str(port),
-                   "--engine-port-base", str(base)]  # fmt: skip
+                   "--engine-port-base", str(base), *options]  # fmt: skip
         with log.open("w", encoding="utf-8") as errors:
             self.process = subprocess.Popen(command, stderr=errors, env={**os.environ, "SIM_DRAIN_AT_LEAST_S": "0.5"})
         self.client = HttpPlatform(self.url)
@@ -86,10 +86,10 @@ def _answers(platform: Platform) -> bool:
 
 
 @contextmanager
-def _running(folder: Path) -> Iterator[Platform]:
+def _running(folder: Path, *options: str) -> Iterator[Platform]:
     config = folder / "fleet.yaml"
     config.write_text(FLEET, encoding="utf-8")
-    running = Platform(config, folder / "log.txt")
+    running = Platform(config, folder / "log.txt", *options)
     try:
         running.until(lambda: _answers(running), "answers")
         running.ready(1)
@@ -129,7 +129,7 @@ def test_replicas_start_scale_up_and_drain_away(platform: Platform) -> None:
     platform.ready(2)
     young = platform.replicas()[1]
     with ThreadPoolExecutor(1) as pool:
-        body = {"prompt": "x", "max_tokens": 200}
+        body = {"prompt": "x", "max_tokens": 200, "ignore_eos": True}
         answer = pool.submit(httpx.post, young.url + "/v1/completions", json=body, timeout=30)
         platform.until(lambda: httpx.get(young.url + "/load").json() == {"server_load": 1}, "busy")
         platform.client.scale("h100", 1)
@@ -193,6 +193,36 @@ def test_killing_the_platform_leaves_no_orphan(doomed: Platform) -> None:
     doomed.process.kill()
     doomed.process.wait(10)
     doomed.until(lambda: doomed.engine_pids() == [], "engines ended")
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[Platform]:
+    """A platform whose engines are in its own process."""
+    with _running(tmp_path, "--in-process") as running:
+        yield running
+
+
+def test_engines_of_the_same_process_scale_crash_and_drain_alike(local: Platform) -> None:
+    (old,) = local.replicas()
+    assert local.engine_pids() == []
+    local.client.scale("h100", 2)
+    local.ready(2)
+    young = local.replicas()[1]
+    with pytest.raises(httpx.TransportError):
+        httpx.post(young.url + "/sim/fault", json={"kind": "crash"})
+    local.until(lambda: local.states() == [ReplicaState.READY, ReplicaState.FAILED], "crashed")
+    assert httpx.get(old.url + "/health").status_code == 200
+    local.ready(2)
+    assert "ended with code 139" in local.log.read_text(encoding="utf-8")
+    with ThreadPoolExecutor(1) as pool:
+        body = {"prompt": "x", "max_tokens": 200, "ignore_eos": True}
+        answer = pool.submit(httpx.post, young.url + "/v1/completions", json=body, timeout=30)
+        local.until(lambda: httpx.get(young.url + "/load").json() == {"server_load": 1}, "busy")
+        local.client.scale("h100", 1)
+        assert answer.result(30).json()["usage"]["completion_tokens"] == 200
+    local.until(lambda: len(local.replicas()) == 1, "gone")
+    local.process.terminate()
+    assert local.process.wait(10) == 0
 
 
 def test_a_bad_file_ends_serve_with_one_line(tmp_path: Path) -> None:

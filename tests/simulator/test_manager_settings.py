@@ -7,7 +7,10 @@ import pytest
 
 from fleet.errors import ConfigError
 from fleet.hardware import COEFFICIENTS
-from simulator.manager import backoff_s, engine_command, startup_time_s
+from simulator.engine_main import engine
+from simulator.engine_options import EngineOptions
+from simulator.hosting import engine_command
+from simulator.manager import backoff_s, startup_time_s
 from simulator.settings import load_fleet_file
 
 GOOD = {"name": "a", "shape": "Llama-3.1-8B", "accelerator": "h100_sxm"}
@@ -47,6 +50,10 @@ def test_a_short_file_gets_defaults(tmp_path: Path) -> None:
                      id="bounds-crossed"),
         pytest.param(with_variant(initial_replicas=99), "initial_replicas 99 is above", id="too-many-at-first"),
         pytest.param(with_variant(ttft_buckets=[0.2, 0.1]), "ttft_buckets", id="buckets-not-ascending"),
+        pytest.param(with_variant(kv_events="tcp://*:5557"), "variants.0.kv_events", id="every-engine-binds-one-port"),
+        pytest.param(with_variant(output_law="short"), "'short' is no law of answer lengths", id="unknown-law"),
+        pytest.param(with_variant(faults=["explode"]), "'explode' is no fault", id="unknown-fault"),
+        pytest.param(with_variant(role="both-ways"), "variants.0.role", id="unknown-role"),
         pytest.param(with_variant(startup_s="soon"), "variants.0.startup_s: 'soon'", id="wrong-type"),
         pytest.param(with_variant(name="Bad Name"), "variants.0.name", id="name-no-label-may-have"),
         pytest.param(f"model: m\nvariants: [{GOOD}, {GOOD}]\n", "variant names repeat: a, a", id="same-name-twice"),
@@ -85,12 +92,33 @@ def test_start_up_times_vary_by_name_within_the_jitter_and_repeat(tmp_path: Path
 
 
 def test_the_engines_command_carries_what_the_file_says(tmp_path: Path) -> None:
-    (entry,) = load_fleet_file(write(tmp_path, with_variant(kv_tokens=24_000, ttft_buckets=[0.1, 0.2]))).variants
-    command = engine_command(entry, model="m", host="127.0.0.1", port=9100, startup_s=1.0)
-    pairs = dict(itertools.pairwise(command))
-    assert (pairs["--kv-tokens"], pairs["--ttft-buckets"], pairs["--model"]) == ("24000", "0.1,0.2", "m")
+    variant = {
+        "kv_tokens": 24_000, "ttft_buckets": [0.1, 0.2], "role": "prefill", "kv_events": "tcp://127.0.0.1:5557",
+        "kv_events_replay": True, "max_loras": 2, "lora_modules": {"sql": "adapters/sql", "chat": "x"},
+        "metrics_version": "0.16", "output_law": "fixed:9", "faults": ["slow:factor=3"],
+    }  # fmt: skip
+    fleet = load_fleet_file(write(tmp_path, with_variant(**variant)))
+    command = engine_command(fleet.variants[0].options(fleet, startup_s=1.0), host="127.0.0.1", port=9100)
+    pairs = list(itertools.pairwise(command))
+    for wanted in (
+        ("--kv-tokens", "24000"), ("--ttft-buckets", "0.1,0.2"), ("--model", "m"), ("--startup-s", "1.0"),
+        ("--role", "prefill"), ("--kv-events", "tcp://127.0.0.1:5557"), ("--kv-events-replay", "tcp://127.0.0.1:*"),
+        ("--max-loras", "2"), ("--lora-module", "sql=adapters/sql"), ("--lora-module", "chat=x"),
+        ("--metrics-version", "0.16"), ("--output-law", "fixed:9"), ("--fault", "slow:factor=3"), ("--port", "9100"),
+    ):  # fmt: skip
+        assert wanted in pairs
     assert "--max-num-seqs" not in command
     assert "--die-with-parent" in command
+
+
+def test_the_command_line_and_the_options_agree() -> None:
+    options = EngineOptions(
+        model="m", accelerator="a100_sxm", kv_tokens=24_000, speed=7.5, role="decode", max_loras=1,
+        lora_module=("a=b", "c=d"), show_hidden_metrics=True, metrics_version="0.11", fault=("hang", "slow:factor=9"),
+    )  # fmt: skip
+    context = engine.make_context("engine", options.arguments())
+    parsed = {name: value for name, value in context.params.items() if name in EngineOptions.__slots__}
+    assert EngineOptions(**parsed) == options
 
 
 def test_back_off_doubles_up_to_a_limit() -> None:
