@@ -279,7 +279,10 @@ class Cluster(Agenda):
     # ---- engines come, go and fail
 
     def add_engine(self, engine: Engine, *, at_s: float | None = None, start_s: float = 0.0) -> int:
-        """A new engine, paid for from ``at_s`` (default: now) and ready ``start_s`` later; its number."""
+        """A new engine, paid for from ``at_s`` (default: now) and ready ``start_s`` later; its number.
+
+        Published times of starts are in :mod:`simulator.coldstart`.
+        """
         member = Member(number=len(self.members), engine=engine, added_s=self.now_s if at_s is None else at_s)
         self.members.append(member)
         engine.attach(lambda: self.now_s)
@@ -312,7 +315,7 @@ class Cluster(Agenda):
             self._replan(member)
 
     def fail(self, failure: Failure) -> None:
-        """Let an engine fail as planned.
+        """Let an engine fail as planned; it is spared if it is not ready then, or suffers from something already.
 
         Raises: ValueError for the past.
         """
@@ -346,7 +349,7 @@ class Cluster(Agenda):
 
     def _fail(self, failure: Failure) -> None:
         member = self.members[failure.engine]
-        if member.state is not State.READY:
+        if member.state is not State.READY or member.failure is not None:
             return
         member.failure = failure
         if failure.kind in (FailureKind.CRASH, FailureKind.NETWORK):

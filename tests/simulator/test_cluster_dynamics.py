@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.cluster import Arrival, Cluster, Failure, FailureKind, Loss, Outcome, State, round_robin
+from simulator.coldstart import COLD_STARTS
 from simulator.config import engine_config
 from simulator.engine import Engine
 from simulator.metrics_page import EngineMetrics
@@ -291,3 +292,18 @@ def test_steps_can_be_followed_into_a_metrics_page() -> None:
         text = page.render(member.engine, fleet.now_s).decode()
         assert f'vllm:inter_token_latency_seconds_count{{engine="0",model_name="m"}} {10 * 99}' in text
         assert 'vllm:time_to_first_token_seconds_count{engine="0",model_name="m"} 10' in text
+
+
+def test_an_engine_suffers_from_one_thing_at_a_time() -> None:
+    fleet = cluster(1)
+    fleet.fail(failing(FailureKind.HANG, duration_s=60.0))
+    fleet.fail(Failure(at_s=10.0, engine=0, kind=FailureKind.SLOW, duration_s=1.0))
+    outcomes = fleet.run(steady(12, output=20))
+    assert all(outcome.end_s > 65.2 for outcome in outcomes if outcome.arrival_s > 5.2)
+
+
+@pytest.mark.parametrize("name", COLD_STARTS)
+def test_published_starts_are_drawn_around_their_mean(name: str) -> None:
+    cold = COLD_STARTS[name]
+    assert cold.drawn_s(0.5) == cold.start_s
+    assert 0.0 < cold.drawn_s(0.0) <= cold.drawn_s(1.0)
