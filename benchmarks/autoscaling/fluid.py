@@ -133,6 +133,7 @@ class Fluid:
         for one in list(self._leaving):
             self._drain(one, self._rates[min(int(one.in_flight + 0.5), self._surface.last)])
             if one.in_flight < 0.5:
+                self._finished += one.in_flight
                 self._leaving.remove(one)
                 one.left_s = self._now_s
 
