@@ -73,7 +73,8 @@ Script = Callable[["Engine", Received, asyncio.StreamWriter], Awaitable[None]]
 async def plain(_engine: Engine, _request: Received, writer: asyncio.StreamWriter) -> None:
     """A completion with usage."""
     body = b'{"choices":[{"text":"hi"}],"usage":{"prompt_tokens":7,"completion_tokens":3}}'
-    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+    writer.write(head + body)
 
 
 def events(*pieces: bytes, gap_s: float = 0.0, end: bool = True) -> Script:
@@ -130,7 +131,7 @@ class Engine:
 
     async def __aenter__(self) -> Engine:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = "http://127.0.0.1:%d" % self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_exc: object) -> None:

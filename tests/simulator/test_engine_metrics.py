@@ -37,7 +37,9 @@ LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 def engine(*, ttft_bounds: tuple[float, ...] | None = None) -> tuple[Engine, EngineMetrics]:
     config = EngineConfig(timer=timer_for("Llama-3.1-8B", "h100_sxm", 1), blocks=128, max_num_seqs=4,
                           max_num_batched_tokens=256, max_model_len=RECORDED_MAX_MODEL_LEN)  # fmt: skip
-    metrics = EngineMetrics("tiny", config, created_s=1.7e9, kv_bytes_per_token=131_072, options=PageOptions(ttft_bounds=ttft_bounds))
+    metrics = EngineMetrics(
+        "tiny", config, created_s=1.7e9, kv_bytes_per_token=131_072, options=PageOptions(ttft_bounds=ttft_bounds)
+    )
     return Engine(config, ingress_s=0.0), metrics
 
 
