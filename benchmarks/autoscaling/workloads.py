@@ -13,14 +13,17 @@ from benchmarks.autoscaling.case import Case, Fleet, Slo, fitting
 from benchmarks.autoscaling.episode import NAMES, episode
 from benchmarks.autoscaling.pool import Bounds
 from fleet.errors import ConfigError
-from simulator.traces import Traffic, traffic
-from simulator.workload import Plan, RateSource, TimedRequest, schedule
+from simulator.traces import CURVE_LENGTHS, Lengths, Traffic, stem, traffic
+from simulator.traces import find as locate
+from simulator.workload import Plan, RateSource, Source, TimedRequest, schedule
 
 MAX_REQUESTS: Final = 2_000_000
 """With more than this, a curve is followed as a fluid and not request by request."""
 DEFAULT_SLO: Final = Slo()
 MOONCAKE_SLO: Final = Slo(ttft_s=30.0, tpot_s=0.2)
 """Prompts of 15 000 tokens on average: the publisher's own order of magnitude."""
+LENGTHS: Final = Lengths(mean_input=1618.0, mean_output=107.0)
+"""Of a rate curve that brings none: the means of the Azure 2024 conversation week."""
 HEADROOM: Final = 1.5
 """A trace's upper bound over its static peak: an arm may err upwards too."""
 
@@ -57,33 +60,58 @@ def find(workload: str, scale: float, folders: Iterable[Path]) -> tuple[MakeCase
         even = not workload.endswith("poisson")
         return lambda seed: episode(seed, scale=scale, even=even), "traffic: the published episode, generated"
     named = NAMED.get(workload, Named(trace=workload, scale=1.0))
-    try:
-        found = traffic(named.trace, folders)
-    except ConfigError as error:
-        names = ", ".join((NAMES[0], *NAMED))
-        raise ConfigError(error.what, where=error.where or "--workload", limit=error.limit or names,
-                          next_step=error.next_step) from None  # fmt: skip
+    found = _traffic(named.trace, tuple(folders))
     note = f"traffic: {found.kind} {found.name}, rate x{named.scale * scale:g}"
+    if isinstance(found.source, RateSource) and found.name not in CURVE_LENGTHS:
+        note += f"; its lengths are assumed: {LENGTHS.mean_input:g} in, {LENGTHS.mean_output:g} out on average"
     return lambda seed: from_traffic(found, named.scale * scale, seed, slo=named.slo), note
+
+
+def _traffic(name: str, folders: Sequence[Path]) -> Traffic:
+    """As :func:`simulator.traces.traffic`, in this command's words; a curve without lengths gets :data:`LENGTHS`."""
+    try:
+        path = locate(name, folders)
+        known = path is not None and stem(path) in CURVE_LENGTHS
+        return traffic(name, folders, lengths=None if known else LENGTHS)
+    except ConfigError as error:
+        if name in error.where:
+            step = error.next_step.replace("--trace.", "--workload.")
+            raise ConfigError(error.what, where=error.where, limit=error.limit, next_step=step) from None
+        raise ConfigError(error.what, where="--workload", limit=", ".join((NAMES[0], *NAMED)),
+                          next_step="Name a file, or the folder that holds it with --traces (FLEET_TRACES).",
+                          ) from None  # fmt: skip
 
 
 def from_traffic(found: Traffic, scale: float, seed: int, *, slo: Slo) -> Case:
     """One cycle of a trace, profile or curve at ``scale`` times its rate; bounds are set once the need is known."""
     source = found.source
     mean_rps = source.native_rps * scale
-    long = isinstance(source, RateSource) and mean_rps * source.span_s > MAX_REQUESTS
+    long = mean_rps * source.span_s > MAX_REQUESTS
     case = Case(
         name=found.name, what=f"{found.kind}, {mean_rps:.1f} requests/s over {source.span_s:.0f} s",
         fleet=Fleet(bounds=Bounds(low=1, high=1), initial=1), slo=slo, span_s=source.span_s, bin_s=60.0,
         settle_s=60.0,
     )  # fmt: skip
-    if long and isinstance(source, RateSource):
-        return replace(case, curve=replace(source, rates_rps=tuple(rate * scale for rate in source.rates_rps)))
+    if long:
+        curve = source if isinstance(source, RateSource) else as_curve(source, np.random.default_rng(seed))
+        return replace(case, curve=replace(curve, rates_rps=tuple(rate * scale for rate in curve.rates_rps)))
     plan = Plan(period_s=source.span_s, mean_rps=mean_rps)
     requests = list(schedule(source, plan, np.random.default_rng(seed), until_s=source.span_s))
     kept = _servable(requests, case.fleet, found.name)
     router = "prefix_affine" if any(one.hash_ids for one in kept) else case.router
     return replace(case, requests=kept, router=router)
+
+
+def as_curve(source: Source, rng: np.random.Generator) -> RateSource:
+    """The rate of a trace by minute with the mean and the spread of its lengths, for the coarse mode."""
+    requests = source.cycle(rng, 1.0)
+    inputs = np.array([one.input_tokens for one in requests], dtype=float)
+    outputs = np.array([one.output_tokens for one in requests], dtype=float)
+    counts = np.bincount([int(one.arrival_s / 60.0) for one in requests], minlength=int(np.ceil(source.span_s / 60.0)))
+    return RateSource(
+        bin_s=60.0, rates_rps=tuple((counts / 60.0).tolist()), mean_input=float(inputs.mean()),
+        mean_output=float(outputs.mean()), sigma=float(max(np.log(inputs).std(), np.log(outputs).std())),
+    )  # fmt: skip
 
 
 def _servable(requests: Sequence[TimedRequest], fleet: Fleet, name: str) -> list[TimedRequest]:

@@ -182,6 +182,25 @@ def test_an_unknown_workload_is_one_clear_line() -> None:
         workloads.find("no_such_trace", 1.0, [])
 
 
+def test_a_rate_curve_of_ones_own_gets_assumed_lengths(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("t_s,rps\n0,2\n60,4\n120,2\n")
+    make, note = workloads.find(str(path), 1.0, [])
+    assert np.mean([one.input_tokens for one in make(1).requests]) == pytest.approx(1618, rel=0.2)
+    assert "lengths are assumed" in note
+
+
+def test_a_trace_too_long_for_requests_becomes_a_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workloads, "MAX_REQUESTS", 500)
+    path = tmp_path / "mine.csv"
+    rows = [f"{index * 0.5},{200 + index},40" for index in range(400)]
+    path.write_text("arrival_s,input_tokens,output_tokens\n" + "\n".join(rows) + "\n")
+    curve = workloads.find(str(path), 3.0, [])[0](1).curve
+    assert curve is not None
+    assert curve.rates_rps[1] == pytest.approx(6.0)
+    assert (curve.mean_input, curve.mean_output) == (pytest.approx(399.5), 40.0)
+
+
 def test_named_traces_have_the_rate_of_the_bench(traces_dir: Path) -> None:
     make, note = workloads.find("m-large_week", 1.0, [traces_dir])
     case = make(1)
