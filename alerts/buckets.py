@@ -6,6 +6,7 @@ vLLM's default TTFT buckets go from 0.1 to 0.25 s, so "under 0.2 s" cannot be re
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -86,6 +87,23 @@ def custom_flag(family: str, bounds: tuple[float, ...], bound_s: float) -> str:
     """vLLM's flag (0.33 and later) that adds a bound; a list replaces the whole family."""
     values = ", ".join(f"{b:g}" for b in sorted({*bounds, bound_s}))
     return f"--custom-histogram-buckets '{{\"{family}\": [{values}]}}'"
+
+
+def engine_flag(book: SloBook, bounds: Mapping[str, tuple[float, ...]]) -> str:
+    """vLLM's flag that adds every promised latency to the engine's own bounds; empty where it has them all.
+
+    Args:
+        book: the promises, of all models.
+        bounds: what engines have now.
+    """
+    families: dict[str, list[float]] = {}
+    slos = (book.default, *book.models.values())
+    for latency in LATENCIES:
+        known = bounds.get(latency.engine.name, ())
+        promised = {target.threshold_s for slo in slos if (target := latency.target(slo)) is not None}
+        if promised - set(known):
+            families[latency.family] = sorted({*known, *promised})
+    return f"--custom-histogram-buckets '{json.dumps(families)}'" if families else ""
 
 
 def problems(book: SloBook, bounds: Mapping[str, tuple[float, ...]], *, where: str) -> Iterator[ConfigError]:

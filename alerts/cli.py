@@ -17,7 +17,7 @@ from alerts.check import deployed_bounds, findings, promtool_path
 from alerts.diagnosis import diagnose as walk
 from alerts.evaluate import Evaluator
 from alerts.model import CONSOLE, RUNBOOKS, Links
-from alerts.render import rule_files
+from alerts.outputs import ALL, Format, Webhooks, outputs
 from alerts.rules import rulebook
 from alerts.runbooks import runbooks
 from alerts.settings import AlertsSettings
@@ -42,6 +42,7 @@ def alerts() -> None:
     \b
     Examples:
       fleet alerts generate --slo alerts/slos.yaml --out alerts/generated
+      fleet alerts buckets --slo alerts/slos.yaml
       fleet alerts check alerts/slos.yaml alerts/generated
       fleet alerts watch --platform http://127.0.0.1:8060 --router http://127.0.0.1:8081
       fleet alerts diagnose --model llama --alert HighTTFT
@@ -63,27 +64,35 @@ def _bounds(page: str | None) -> Mapping[str, tuple[float, ...]]:
 
 @alerts.command()
 @click.option("--slo", type=_path, help="SLO file (default: FLEET_SLO_FILE, else the one that ships with this).")
-@click.option("--out", type=_path, required=True, help="Folder for the rule files.")
+@click.option("--out", type=_path, required=True, help="Folder for the files.")
+@click.option("--format", "wanted", type=click.Choice([ALL, *Format]), default=ALL, show_default=True,
+              help="Rule files go to the folder itself, each other format to a folder of its name below.")  # fmt: skip
 @click.option("--runbooks-out", type=_path, help="Folder for the runbooks (default: none are written).")
 @click.option("--console-url", default=CONSOLE, show_default=True, help="Where annotations link to.")
 @click.option("--runbook-base", default=RUNBOOKS, show_default=True, help="Folder or URL of the runbooks.")
+@click.option("--cluster", default="", help="Label `cluster` of every alert (default: Prometheus's external labels).")
+@click.option("--page-webhook", default="", help="Alertmanager calls it for critical alerts (default: nothing).")
+@click.option("--ticket-webhook", default="", help="Alertmanager calls it for warnings (default: nothing).")
 @_page
 def generate(
-    *, slo: Path | None, out: Path, runbooks_out: Path | None, console_url: str, runbook_base: str, page: str | None
-) -> None:
-    """Write Prometheus rule files (and runbooks) for the promises in an SLO file.
+    *, slo: Path | None, out: Path, wanted: str, runbooks_out: Path | None, console_url: str, runbook_base: str,
+    cluster: str, page_webhook: str, ticket_webhook: str, page: str | None,
+) -> None:  # fmt: skip
+    """Write rules, manifests, Alertmanager's configuration and Grafana dashboards for the promises in an SLO file.
 
     \b
     Examples:
       fleet alerts generate --out rules
+      fleet alerts generate --format kubernetes --cluster eu-1 --out manifests
       fleet alerts generate --slo my.yaml --out rules --console-url https://fleet.example.org
     """
     source = slo_path(slo)
     book = load_slos(source)
     buckets.check(book, _bounds(page), where=str(source))
     rules = rulebook(book)
-    links = Links(console=console_url, runbooks=runbook_base)
-    written = _write(out, rule_files(rules, links, source=source.name))
+    links = Links(console=console_url, runbooks=runbook_base, cluster=cluster)
+    webhooks = Webhooks(page=page_webhook, ticket=ticket_webhook)
+    written = _write(out, outputs(wanted, book, rules, links=links, webhooks=webhooks, source=source.name))
     if runbooks_out is not None:
         written += _write(runbooks_out, runbooks(rules))
     click.echo(f"{written} files: {len(rules.recordings)} recording rules, {len(rules.alerts)} alerts")
@@ -91,13 +100,27 @@ def generate(
 
 def _write(folder: Path, files: Mapping[str, str]) -> int:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot be written: {error.strerror}", where=str(folder),
                           next_step="Choose another folder.") from None  # fmt: skip
     return len(files)
+
+
+@alerts.command("buckets")
+@click.option("--slo", type=_path, help="SLO file (default: FLEET_SLO_FILE, else the one that ships with this).")
+@_page
+def buckets_flag(*, slo: Path | None, page: str | None) -> None:
+    """Print the vLLM flag (0.33 and later) with which engines themselves can show each latency promise.
+
+    \b
+    Examples:
+      fleet alerts buckets --slo my.yaml
+      fleet alerts buckets --page http://vllm:8000/metrics
+    """
+    click.echo(buckets.engine_flag(load_slos(slo_path(slo)), _bounds(page)))
 
 
 @alerts.command()

@@ -93,11 +93,18 @@ RUNBOOKS: Final = "alerts/runbooks"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Links:
-    """Where annotations point."""
+    """Where annotations point, and which cluster alerts speak of."""
 
     console: str = CONSOLE
     runbooks: str = RUNBOOKS
     """Folder or URL that holds NAME.md."""
+    cluster: str = ""
+    """Label ``cluster`` of every alert; empty where Prometheus's external labels say it."""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels that every alert gets."""
+        return {"cluster": self.cluster} if self.cluster else {}
 
     def runbook(self, alert: Alert) -> str:
         """Address of the alert's runbook."""

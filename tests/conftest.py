@@ -35,6 +35,18 @@ def promtool_binary() -> str:
 
 
 @pytest.fixture(scope="session")
+def amtool_binary() -> str:
+    """Path of amtool."""
+    return _component("amtool", package="prometheus-alertmanager")
+
+
+@pytest.fixture(scope="session")
+def alertmanager_binary() -> str:
+    """Path of a real Alertmanager."""
+    return _component("prometheus-alertmanager", "alertmanager", package="prometheus-alertmanager")
+
+
+@pytest.fixture(scope="session")
 def chromium_binary() -> str:
     """Path of Chromium."""
     return _component("chromium", "chromium-browser", "google-chrome", package="chromium")
@@ -46,6 +58,15 @@ def traces_dir() -> Path:
     folder = Path(os.environ.get("FLEET_TRACES", ROOT.parent / "shared" / "traces"))
     if not folder.is_dir():
         pytest.skip(f"no trace files in {folder}; set FLEET_TRACES")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def schemas_dir() -> Path:
+    """Folder of CRD schemas: FLEET_SCHEMAS, else ../shared/schemas beside the checkout."""
+    folder = Path(os.environ.get("FLEET_SCHEMAS", ROOT.parent / "shared" / "schemas"))
+    if not folder.is_dir():
+        pytest.skip(f"no schemas in {folder}; set FLEET_SCHEMAS")
     return folder
 
 
