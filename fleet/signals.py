@@ -430,6 +430,14 @@ WVA_COST = _wva(
     ("variant_name",),
 )
 
+WVA_POD_MISS = _wva(
+    "wva_pod_mapping_miss_total",
+    C,
+    "pods",
+    "Pods that a variant's workload selects, but that do not belong to it: not counted as its replicas.",
+    ("namespace", "reason"),
+)
+WVA_LEADER = _wva("fleet_wva_leader", G, "flag", "1 while this controller decides; 0 while another one leads.", ())
 WVA_AT_MAX = _wva("fleet_wva_at_max", G, "flag", "1 while the variant wants more replicas than its maximum.")
 
 PREDICTOR_SAMPLES = Signal(

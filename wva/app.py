@@ -14,18 +14,27 @@ JSON = "application/json"
 
 
 def make_app(loop: ControlLoop, clock: Callable[[], float]) -> FastAPI:
-    """``/healthz`` (503 until the first pass that decided), ``/metrics``, ``/fleet`` and ``/state``."""
+    """``/healthz`` (503 until the first pass that decided), ``/readyz``, ``/metrics``, ``/fleet`` and ``/state``.
+
+    A controller that follows another one is healthy, but not ready: a Service then sends nobody to it.
+    """
     app = FastAPI(title="llm-fleet wva", openapi_url=None, docs_url=None, redoc_url=None)
 
     @app.get("/healthz")
     def healthz() -> Response:
         last = loop.last
         body = {
-            "status": "ok" if last else "starting",
+            "status": "ok" if last else "follower" if loop.follows else "starting",
             "last_pass_age_s": round(clock() - last.snapshot.at_s, 3) if last else None,
             "problems": [problem.line for problem in last.problems] if last else [],
         }
-        return Response(snapshot_file.to_json(body), status_code=200 if last else 503, media_type=JSON)
+        healthy = last is not None or loop.follows
+        return Response(snapshot_file.to_json(body), status_code=200 if healthy else 503, media_type=JSON)
+
+    @app.get("/readyz")
+    def readyz() -> Response:
+        ready = loop.last is not None
+        return Response("ok" if ready else "not leading, or no pass yet", status_code=200 if ready else 503)
 
     @app.get("/metrics")
     def metrics() -> Response:

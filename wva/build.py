@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import TYPE_CHECKING
+
 from fleet.errors import ConfigError, SourceError
 from fleet.history import History
 from fleet.platform import HttpPlatform, Platform, StaticPlatform
@@ -12,21 +15,44 @@ from wva.collect import Collector, QueueReader
 from wva.loop import ControlLoop
 from wva.settings import WvaSettings
 
+if TYPE_CHECKING:
+    from wva.kube.parts import KubeParts
 
-def build_loop(settings: WvaSettings, fleet: FleetSettings) -> ControlLoop:
+
+def build_cluster(settings: WvaSettings) -> KubeParts | None:
+    """What Kubernetes adds, where it is the platform.
+
+    Raises: ConfigError when the client library or a cluster is missing, or another platform is given as well.
+    """
+    if not settings.kube:
+        return None
+    if settings.platform or settings.engines:
+        raise ConfigError("give one platform, not several", where="fleet wva run", limit="--kube alone",
+                          next_step="Leave out --platform and --engines.")  # fmt: skip
+    try:
+        from wva.kube.parts import build_kube  # noqa: PLC0415  # the client is an extra
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"the module {error.name} is missing", where="--kube",
+                          next_step="Install llm-fleet[kube].") from None  # fmt: skip
+    return build_kube(settings)
+
+
+def build_loop(settings: WvaSettings, fleet: FleetSettings, cluster: KubeParts | None = None) -> ControlLoop:
     """A controller, not yet started.
 
     Raises: FleetError (one line) when a setting or the history cannot be used, or the source not be reached.
     """
     policy = settings.policy()
-    platform, source = build_platform(settings), build_source(settings)
+    platform: Platform = cluster.platform if cluster else build_platform(settings)
+    source = build_source(settings)
     if not settings.wait:
         check_source(source)
     collector = Collector(platform, source, build_queue(settings, source))
     return ControlLoop(
         collector, platform, History(fleet.resolved_history_url()), policy=policy,
         state_file=settings.state_file or fleet.home / "wva-state.json", dry_run=settings.dry_run,
-        decision_every_s=settings.decision_every_s, keep_s=fleet.history_keep_s,
+        decision_every_s=settings.decision_every_s, keep_s=fleet.history_keep_s, steady=time.monotonic,
+        leads=cluster.elector.leads if cluster else lambda: True,
     )  # fmt: skip
 
 
@@ -37,7 +63,7 @@ def build_platform(settings: WvaSettings) -> Platform:
     """
     if bool(settings.platform) == bool(settings.engines):
         raise ConfigError("give either a platform or a list of engines", where="fleet wva run",
-                          next_step="Add --platform http://127.0.0.1:8060 or --engines URL,...")  # fmt: skip
+                          next_step="Add --platform http://127.0.0.1:8060, --engines URL,... or --kube.")  # fmt: skip
     if settings.engines:
         return StaticPlatform(settings.engines.split(","), model=settings.model)
     if not settings.platform.startswith(("http://", "https://")):

@@ -23,7 +23,7 @@ from fleet.shell import bind, die_with_parent, on_stop, setup_logging
 from fleet.types import FleetSnapshot
 from wva import snapshot_file
 from wva.app import make_app
-from wva.build import build_loop
+from wva.build import build_cluster, build_loop
 from wva.decide import decide as decide_now
 from wva.explain import in_words, table
 from wva.kube import crd as kube_crd
@@ -42,6 +42,8 @@ def wva() -> None:
       fleet wva run --platform http://127.0.0.1:8060
       fleet wva run --engines http://gpu1:8000,http://gpu2:8000 --model llama
       fleet wva run --platform http://127.0.0.1:8060 --source prometheus --prometheus-url http://127.0.0.1:9090
+      fleet wva run --kube --namespace models --source prometheus --prometheus-url http://prometheus:9090
+      fleet wva crd | kubectl apply -f -
       fleet wva decide docs/examples/snapshot.json
       fleet wva explain llama-8b-h100
     """
@@ -51,6 +53,13 @@ def wva() -> None:
 @click.option("--platform", help="URL of the platform API that runs the replicas.")
 @click.option("--engines", help="Engine URLs, comma-separated, in place of a platform: scaling is only recommended.")
 @click.option("--model", help="Model that --engines serve.")
+@click.option("--kube", is_flag=True, default=None, help="Kubernetes is the platform; an HPA or KEDA scales.")
+@click.option("--kubeconfig", help="Its kubeconfig (default: service account, else KUBECONFIG, else ~/.kube/config).")
+@click.option("--context", help="Context of the kubeconfig (default: the current one).")
+@click.option("--namespace", help="Namespace to look at (default: all).")
+@click.option("--scale-directly", is_flag=True, default=None, help="With --kube: patch /scale ourselves.")
+@click.option("--lease-name", help="Lease that the deciding controller holds (default llm-fleet-wva).")
+@click.option("--lease-namespace", help="Its namespace (default: the pod's own).")
 @click.option("--source", type=click.Choice(["scrape", "prometheus"]), help="Where metrics come from (default scrape).")
 @click.option("--prometheus-url", help="Base URL of Prometheus, for --source prometheus.")
 @click.option("--router-url", help="Admin URL of the router, whose queue counts as waiting.")
@@ -84,15 +93,20 @@ def run(history_url: str | None, orphan: bool, **options: Any) -> None:
     settings = load(WvaSettings, **options)
     fleet = load(FleetSettings, history_url=history_url)
     sock = bind(settings.host, settings.port, what="wva", setting="--port")
-    loop = build_loop(settings, fleet)
+    cluster = build_cluster(settings)
+    loop = build_loop(settings, fleet, cluster)
     server = uvicorn.Server(uvicorn.Config(make_app(loop, time.time), log_level="warning", access_log=False))
     on_stop(lambda: setattr(server, "should_exit", True))
     logging.getLogger(__name__).info("listens on http://%s:%d", settings.host, sock.getsockname()[1])
+    if cluster:
+        cluster.start(loop)
     loop.start(settings.interval_s)
     try:
         server.run(sockets=[sock])
     finally:
         loop.stop()
+        if cluster:
+            cluster.stop()  # last: until the lease is given back, nobody else decides
 
 
 @wva.command()

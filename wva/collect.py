@@ -62,6 +62,12 @@ class Collector:
         )
         return snapshot, tuple(problems)
 
+    def forget(self, jump_s: float) -> None:
+        """Drop what was read before the clock jumped by ``jump_s``: its age cannot be told any more."""
+        self._readings = {}
+        if self._router_at_s is not None:
+            self._router_at_s += jump_s
+
     def _read_engines(self, variants: tuple[Variant, ...], now_s: float) -> list[Problem]:
         live = [replica for variant in variants for replica in variant.replicas]
         ready = [replica for replica in live if replica.state is ReplicaState.READY]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -28,6 +29,8 @@ from wva.types import Policy, WvaState
 log = logging.getLogger(__name__)
 
 PRUNE_EVERY_S = 3600.0
+JUMP_S = 2.0
+"""The clock may run ahead of or behind steady time by so much between two passes before it counts as a jump."""
 REPEAT_S = 60.0
 """A problem that lasts is logged again after so long, not at every pass."""
 
@@ -39,6 +42,16 @@ class Pass:
     snapshot: FleetSnapshot
     decisions: tuple[Decision, ...]
     problems: tuple[Problem, ...]
+
+
+class Reporter(Protocol):
+    """Is told of each pass that decided."""
+
+    def __call__(
+        self, at_s: float, decisions: Sequence[Decision], scaled: Sequence[Decision], problems: Sequence[Problem]
+    ) -> tuple[Problem, ...]:
+        """What was decided at ``at_s``, what the platform was asked for, what failed; gives what fails in telling."""
+        ...
 
 
 class ControlLoop:
@@ -54,16 +67,21 @@ class ControlLoop:
         decision_every_s: see :class:`wva.record.Recorder`.
         keep_s: history older than this is pruned once an hour.
         clock: Unix time in seconds.
+        steady: seconds that never jump, to notice when ``clock`` does; ``None``: not looked at.
+        leads: whether this controller decides; one that does not neither decides nor publishes.
     """
 
     def __init__(
         self, collector: Collector, platform: Platform, history: History, *, policy: Policy, state_file: Path,
         dry_run: bool = False, decision_every_s: float = 30.0, keep_s: float = 14 * 86_400.0,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.time, steady: Callable[[], float] | None = None,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:  # fmt: skip
         self._collector, self._platform, self._history = collector, platform, history
         self._policy, self._state_file, self._dry_run = policy, state_file, dry_run
-        self._keep_s, self._clock = keep_s, clock
+        self._keep_s, self._clock, self._steady, self._leads = keep_s, clock, steady, leads
+        self._offset_s: float | None = None
+        self._reporter: Reporter | None = None
         self._writer, self._recorder = HistoryWriter(history), Recorder(decision_every_s)
         self._write_failures = 0
         self._logged: dict[str, float] = {}
@@ -71,6 +89,12 @@ class ControlLoop:
         self.metrics = WvaMetrics()
         self.state = self._restored()
         self.last: Pass | None = None
+        self.follows = False
+        """Whether another controller decides."""
+
+    def report_to(self, reporter: Reporter) -> None:
+        """Call ``reporter`` after each pass that decided."""
+        self._reporter = reporter
 
     def start(self, interval_s: float) -> None:
         """Run a pass now and then every ``interval_s``; a pass that takes longer delays the next, never doubles it."""
@@ -91,6 +115,9 @@ class ControlLoop:
     def run_once(self) -> Pass | None:
         """One pass; ``None`` when the platform could not be read and everything stays as it was."""
         started, now_s = time.perf_counter(), self._clock()
+        if not self._takes_part():
+            return None
+        self._notice_jump(now_s)
         try:
             snapshot, problems = self._collector.collect(now_s)
         except SourceError as error:
@@ -103,11 +130,38 @@ class ControlLoop:
         done = actuate(self._platform, decisions, dry_run=self._dry_run)
         self._publish(snapshot, decisions, done)
         problems = (*problems, *done.problems, *self._saved(), *self._history_problems())
+        if self._reporter:
+            problems = (*problems, *self._reporter(now_s, decisions, done.scaled, problems))
         for problem in problems:
             self._report(problem, now_s)
         self.last = Pass(snapshot=snapshot, decisions=decisions, problems=problems)
         self.metrics.timed("error" if problems else "success", time.perf_counter() - started)
         return self.last
+
+    def _takes_part(self) -> bool:
+        """Whether this controller leads; one that follows forgets its last pass, so that nothing old is served."""
+        leads = self._leads()
+        if leads == self.follows:
+            log.info("%s", "decides from now on" if leads else "follows: another controller decides")
+            self.state = without_windows(self.state)
+        self.follows = not leads
+        self.metrics.leading(leads)
+        if not leads:
+            self.last = None
+        return leads
+
+    def _notice_jump(self, now_s: float) -> None:
+        """Begin the stabilisation windows anew, and trust no age, when the clock did not run as steady time did."""
+        if self._steady is None:
+            return
+        offset_s = now_s - self._steady()
+        jump_s = 0.0 if self._offset_s is None else offset_s - self._offset_s
+        self._offset_s = offset_s
+        if abs(jump_s) > JUMP_S:
+            line = f"clock: jumped by {jump_s:.1f} s; windows begin anew"
+            self._report(Problem(component="clock", error_type="jump", line=line), now_s)
+            self._collector.forget(jump_s)
+            self.state = without_windows(self.state)
 
     def prune(self) -> None:
         """Delete history that is older than it is kept."""
@@ -164,6 +218,12 @@ class ControlLoop:
     def _job_failed(self, event: JobExecutionEvent) -> None:
         """A defect in a pass: APScheduler logs it with its traceback and comes again."""
         self.metrics.failed("loop", type(event.exception).__name__)
+
+
+def without_windows(state: WvaState) -> WvaState:
+    """``state`` without past recommendations: each stabilisation window starts full again."""
+    kept = {key: replace(each, recommendations=()) for key, each in state.variants.items()}
+    return replace(state, variants=kept)
 
 
 def _history_problem(error: SQLAlchemyError) -> Problem:

@@ -37,6 +37,9 @@ class WvaMetrics:
         self._last_pass = _gauge(s.WVA_LAST_PASS, self.registry)
         self._scalings = _counter(s.WVA_SCALINGS, self.registry)
         self._errors = _counter(s.WVA_ERRORS, self.registry)
+        self._pod_misses = _counter(s.WVA_POD_MISS, self.registry)
+        self._leader = _gauge(s.WVA_LEADER, self.registry)
+        self._leader.set(1)
         self._pass = Histogram(s.WVA_PASS.name, s.WVA_PASS.meaning, s.WVA_PASS.labels, registry=self.registry)
         self._known: set[tuple[str, str, str]] = set()
 
@@ -47,6 +50,18 @@ class WvaMetrics:
     def failed(self, component: str, error_type: str) -> None:
         """Count an error."""
         self._errors.labels(component, error_type).inc()
+
+    def unmapped(self, pods: Sequence[tuple[str, str]]) -> None:
+        """Count pods that could not be mapped to a variant, each as its namespace and the reason."""
+        for namespace, reason in pods:
+            self._pod_misses.labels(namespace, reason).inc()
+
+    def leading(self, leads: bool) -> None:
+        """Say who decides; a controller that does not lead publishes nothing about variants."""
+        self._leader.set(leads)
+        if not leads:
+            self._forget(set())
+            self._models.set(0)
 
     def timed(self, status: str, duration_s: float) -> None:
         """Record how long a pass took; ``status`` is ``success`` or ``error``."""

@@ -28,6 +28,28 @@ class WvaSettings(Settings):
     """Fixed engine URLs, comma-separated, in place of a platform: scaling is then only recommended."""
     model: str = ""
     """Model that the fixed engines serve, for messages and metrics; unset: unnamed."""
+    kube: bool = False
+    """Kubernetes is the platform: variants come from VariantAutoscaling objects and annotated HPAs or ScaledObjects."""
+    kubeconfig: str = ""
+    """Its kubeconfig file; empty: the pod's service account, else KUBECONFIG, else ~/.kube/config."""
+    context: str = ""
+    """Context of the kubeconfig; empty: the current one."""
+    namespace: str = ""
+    """Namespace that is looked at; empty: all."""
+    scale_directly: bool = False
+    """Patch /scale ourselves; the default leaves that to an HPA or KEDA."""
+    lease_name: str = Field(default="llm-fleet-wva", min_length=1, max_length=253)
+    """Lease that the deciding controller holds; one for each set of variants."""
+    lease_namespace: str = ""
+    """Its namespace; empty: that of the pod, else ``namespace``, else ``default``."""
+    external_metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Port of the external.metrics.k8s.io server; unset: not served."""
+    tls_cert: str = ""
+    """Its certificate (PEM), for SERVICE.NAMESPACE.svc."""
+    tls_key: str = ""
+    """Its key (PEM)."""
+    requestheader_ca: str = ""
+    """CA (PEM) of the API server's proxy certificate; empty: as the cluster publishes it in kube-system."""
     source: Literal["scrape", "prometheus"] = "scrape"
     """Where engine metrics come from: each engine's own page (default: needs nothing else), or a Prometheus."""
     prometheus_url: str = ""

@@ -50,7 +50,8 @@ class ScrapeSource:
             sample = engine_sample(page, at_s=now_s + delay_s)
             if sample.waiting is None and sample.running is None and sample.kv_utilisation is None:
                 continue  # some page, but no engine's
-            kept = rates.within((*self._samples.get(url, ()), sample), now_s=now_s, window_s=self._window_s)
+            held = (old for old in self._samples.get(url, ()) if old.at_s <= now_s)  # later: the clock went back
+            kept = rates.within((*held, sample), now_s=now_s, window_s=self._window_s)
             self._samples[url] = kept
             found[url] = rates.reading(kept)
         return found

@@ -1,0 +1,71 @@
+"""What ``fleet wva run --kube`` adds to a controller: the platform, the election, the reports."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid
+from pathlib import Path
+
+from wva.kube.api import KubeApi, connect
+from wva.kube.lease import Elector
+from wva.kube.platform import KubePlatform
+from wva.kube.report import Reporter
+from wva.loop import ControlLoop
+from wva.settings import WvaSettings
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+START_S = 5.0
+"""The first pass waits so long, at most, for the cluster to be read and the lease to be won."""
+
+
+class KubeParts:
+    """The cluster side of one controller.
+
+    Args:
+        settings: namespace, lease, and whether to scale.
+        api: the cluster.
+        identity: this process; unset: host name and a random part.
+    """
+
+    def __init__(self, settings: WvaSettings, api: KubeApi, *, identity: str = "") -> None:
+        self.identity = identity or f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+        self.api = api
+        self.elector = Elector(api, namespace=settings.lease_namespace or own_namespace(settings.namespace),
+                               name=settings.lease_name, identity=self.identity)  # fmt: skip
+        self.platform = KubePlatform(api, namespace=settings.namespace, scale_directly=settings.scale_directly,
+                                     may_write=self.elector.leads)  # fmt: skip
+
+    def start(self, loop: ControlLoop) -> None:
+        """Follow the cluster, run for leader, and report what ``loop`` decides."""
+        reporter = Reporter(self.api, self.platform, loop.metrics, instance=self.identity,
+                            may_write=self.elector.leads)  # fmt: skip
+        loop.report_to(reporter)
+        self.platform.start()
+        self.elector.step()
+        self.elector.start()
+        deadline = time.monotonic() + START_S
+        while not self.platform.synced() and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Hand over; call it when the loop has stopped."""
+        self.platform.stop()
+        self.elector.stop()
+        self.api.close()
+
+
+def build_kube(settings: WvaSettings) -> KubeParts:
+    """The cluster side, not yet started.
+
+    Raises: ConfigError when there is no cluster to talk to.
+    """
+    return KubeParts(settings, connect(kubeconfig=settings.kubeconfig, context=settings.context))
+
+
+def own_namespace(watched: str) -> str:
+    """Where the lease lives: the pod's own namespace, else the one that is watched, else ``default``."""
+    if SERVICE_ACCOUNT.exists():
+        return SERVICE_ACCOUNT.read_text(encoding="utf-8").strip()
+    return os.environ.get("POD_NAMESPACE") or watched or "default"
