@@ -84,6 +84,11 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The runs of whole loops last longest: start them first, so that the other worker does the rest meanwhile."""
+    items.sort(key=lambda item: "test_loop.py" not in str(item.path))
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No setting of the developer's shell reaches a test, and no test writes into the checkout."""

@@ -125,9 +125,12 @@ def test_a_part_that_hangs_is_ended_and_started_anew(tmp_path: Path) -> None:
         supervisor.tick()
     assert any("has not been well" in line for line in lines)
     sick.unlink()
-    now[0] += 100.0
-    _until(supervisor, lambda: supervisor.running["p"].process not in (None, first))
-    now[0] += 100.0
+
+    def started_anew() -> bool:
+        now[0] += 1.0  # the back-off passes
+        return supervisor.running["p"].process not in (None, first)
+
+    _until(supervisor, started_anew)
     _until(supervisor, lambda: supervisor.running["p"].healthy)
     assert supervisor.running["p"].healthy
     supervisor.stop()

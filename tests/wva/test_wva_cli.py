@@ -36,6 +36,7 @@ def fleet(*argv: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("COLUMNS", "200")  # a narrow terminal breaks cells into lines
     return lambda *argv: fleet(*map(str, argv), capsys=capsys, monkeypatch=monkeypatch)
 
 
