@@ -225,7 +225,7 @@ class Store:
             if wanted and wanted != old["metadata"]["resourceVersion"]:
                 what = f'{kind.plural}.{kind.group} "{name}"'
                 raise Refused(409, "Conflict", f"Operation cannot be fulfilled on {what}: "
-                              "the object has been modified; please apply your changes to the latest version")  # fmt: skip
+                              "the object has been modified; please apply your changes to the latest one")  # fmt: skip
             new = self._merged(kind, old, body, part)
             kind.check(new)
             if new == old:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from fleet.errors import ConfigError, SourceError
 from fleet.history import History
 from fleet.platform import HttpPlatform, Platform, StaticPlatform
 from fleet.settings import FleetSettings
+from fleet.shell import bind
 from fleet.sources.prometheus import PrometheusSource
 from fleet.sources.scrape import RouterQueue, ScrapeSource
 from wva.collect import Collector, QueueReader
@@ -16,7 +18,10 @@ from wva.loop import ControlLoop
 from wva.settings import WvaSettings
 
 if TYPE_CHECKING:
+    from wva.external_metrics.server import Server
     from wva.kube.parts import KubeParts
+
+log = logging.getLogger(__name__)
 
 
 def build_cluster(settings: WvaSettings) -> KubeParts | None:
@@ -35,6 +40,23 @@ def build_cluster(settings: WvaSettings) -> KubeParts | None:
         raise ConfigError(f"the module {error.name} is missing", where="--kube",
                           next_step="Install llm-fleet[kube].") from None  # fmt: skip
     return build_kube(settings)
+
+
+def serve_external_metrics(settings: WvaSettings, loop: ControlLoop, cluster: KubeParts | None) -> Server | None:
+    """The external metrics API, serving, where it is asked for.
+
+    Raises: FleetError (one line) when its port, certificate or CA cannot be used, or without a cluster.
+    """
+    if settings.external_metrics_port is None:
+        return None
+    if cluster is None:
+        raise ConfigError("needs a cluster, which says who may ask", where="--external-metrics-port",
+                          next_step="Add --kube.")  # fmt: skip
+    port = settings.external_metrics_port
+    sock = bind(settings.host, port, what="wva external metrics", setting="--external-metrics-port")
+    server = cluster.serve_metrics(settings, loop, sock)
+    log.info("external metrics on https://%s:%d", settings.host, sock.getsockname()[1])
+    return server
 
 
 def build_loop(settings: WvaSettings, fleet: FleetSettings, cluster: KubeParts | None = None) -> ControlLoop:

@@ -23,7 +23,7 @@ from fleet.shell import bind, die_with_parent, on_stop, setup_logging
 from fleet.types import FleetSnapshot
 from wva import snapshot_file
 from wva.app import make_app
-from wva.build import build_cluster, build_loop
+from wva.build import build_cluster, build_loop, serve_external_metrics
 from wva.decide import decide as decide_now
 from wva.explain import in_words, table
 from wva.kube import crd as kube_crd
@@ -60,6 +60,10 @@ def wva() -> None:
 @click.option("--scale-directly", is_flag=True, default=None, help="With --kube: patch /scale ourselves.")
 @click.option("--lease-name", help="Lease that the deciding controller holds (default llm-fleet-wva).")
 @click.option("--lease-namespace", help="Its namespace (default: the pod's own).")
+@click.option("--external-metrics-port", type=int, help="With --kube: serve external.metrics.k8s.io on this port.")
+@click.option("--tls-cert", help="Its certificate (PEM).")
+@click.option("--tls-key", help="Its key (PEM).")
+@click.option("--requestheader-ca", help="CA (PEM) of the API server's proxy (default: as the cluster says).")
 @click.option("--source", type=click.Choice(["scrape", "prometheus"]), help="Where metrics come from (default scrape).")
 @click.option("--prometheus-url", help="Base URL of Prometheus, for --source prometheus.")
 @click.option("--router-url", help="Admin URL of the router, whose queue counts as waiting.")
@@ -98,12 +102,15 @@ def run(history_url: str | None, orphan: bool, **options: Any) -> None:
     server = uvicorn.Server(uvicorn.Config(make_app(loop, time.time), log_level="warning", access_log=False))
     on_stop(lambda: setattr(server, "should_exit", True))
     logging.getLogger(__name__).info("listens on http://%s:%d", settings.host, sock.getsockname()[1])
+    external = serve_external_metrics(settings, loop, cluster)
     if cluster:
         cluster.start(loop)
     loop.start(settings.interval_s)
     try:
         server.run(sockets=[sock])
     finally:
+        if external:
+            external.shutdown()
         loop.stop()
         if cluster:
             cluster.stop()  # last: until the lease is given back, nobody else decides

@@ -8,6 +8,9 @@ import time
 import uuid
 from pathlib import Path
 
+from fleet.errors import ConfigError
+from wva.external_metrics.auth import FrontProxy, Gate, Reviewer, published_proxy
+from wva.external_metrics.server import Api, Server, serve
 from wva.kube.api import KubeApi, connect
 from wva.kube.lease import Elector
 from wva.kube.platform import KubePlatform
@@ -48,6 +51,28 @@ class KubeParts:
         deadline = time.monotonic() + START_S
         while not self.platform.synced() and time.monotonic() < deadline:
             time.sleep(0.05)
+
+    def serve_metrics(self, settings: WvaSettings, loop: ControlLoop, sock: socket.socket) -> Server:
+        """Serve the external metrics API on ``sock``.
+
+        Raises: ConfigError when certificate, key or CA cannot be used; KubeError when the cluster does not say its CA.
+        """
+        if not (settings.tls_cert and settings.tls_key):
+            raise ConfigError("needs a certificate and its key", where="--external-metrics-port",
+                              next_step="Give --tls-cert FILE and --tls-key FILE.")  # fmt: skip
+        gate = Gate(settings.tls_cert, settings.tls_key, lambda: self._front_proxy(settings.requestheader_ca))
+        fresh_s = max(settings.stale_after_s, 2 * settings.interval_s)
+        api = Api(loop=loop, gate=gate, allows=Reviewer(self.api).allows, clock=time.time, fresh_s=fresh_s)
+        return serve(api, sock)
+
+    def _front_proxy(self, file: str) -> FrontProxy:
+        if not file:
+            return published_proxy(self.api)
+        try:
+            return FrontProxy(ca=Path(file).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot be read: {error.strerror}", where=f"--requestheader-ca {file}",
+                              next_step="Check the path.") from None  # fmt: skip
 
     def stop(self) -> None:
         """Hand over; call it when the loop has stopped."""

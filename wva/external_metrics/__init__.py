@@ -1,0 +1,1 @@
+"""The ``external.metrics.k8s.io/v1beta1`` API, which a HorizontalPodAutoscaler reads."""
