@@ -69,8 +69,8 @@ class Reflector:
         Raises: SourceError when they were never read, or cannot be followed at present.
         """
         with self._lock:
-            if self._error is not None:
-                raise self._error
+            if (error := self._error) is not None:
+                raise SourceError(error.what, where=error.where, next_step=error.next_step) from error
             if not self._synced:
                 raise SourceError(f"{self._resource.plural} were not read yet", where=self._api.where)
             return list(self._items.values())
