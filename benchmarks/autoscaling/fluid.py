@@ -98,10 +98,9 @@ class Fluid:
         self._arrived += count
         if count and self._serving:
             self._pour(count)
-        last, rates = self._surface.last, self._rates
         for one in self._serving:
             if one.in_flight > 0.0:
-                self._drain(one, rates[min(int(one.in_flight + 0.5), last)])
+                self._drain(one)
         if self._leaving:
             self._empty()
 
@@ -121,8 +120,12 @@ class Fluid:
                 self._by_level[min(int(one.in_flight + share / 2 + 1.0), last)] += share
                 one.in_flight = level
 
-    def _drain(self, one: _Vessel, rate: float) -> None:
-        """A second's departures: at most what the number in flight gives."""
+    def _drain(self, one: _Vessel) -> None:
+        """A second's departures, at the rate of the number in flight (interpolated between whole numbers)."""
+        level, rates = int(one.in_flight), self._rates
+        rate = rates[-1]
+        if level < self._surface.last:
+            rate = rates[level] + (one.in_flight - level) * (rates[level + 1] - rates[level])
         gone = one.in_flight * -math.expm1(-rate / one.in_flight)
         one.busy_s += -math.expm1(-one.in_flight)
         one.in_flight -= gone
@@ -131,7 +134,8 @@ class Fluid:
 
     def _empty(self) -> None:
         for one in list(self._leaving):
-            self._drain(one, self._rates[min(int(one.in_flight + 0.5), self._surface.last)])
+            if one.in_flight > 0.0:
+                self._drain(one)
             if one.in_flight < 0.5:
                 self._finished += one.in_flight
                 self._leaving.remove(one)

@@ -255,6 +255,12 @@ def test_the_fluid_keeps_what_comes_in(surface: Surface) -> None:
     assert all(98.0 <= start - trail.events[0][0] <= 139.0 for start in starts)
 
 
+def test_an_idle_vessel_empties_and_leaves(surface: Surface) -> None:
+    fluid = Fluid(curve_case((0.05, 0.0, 0.0)), Probe({0.0: 2, 400.0: 1}), surface, seed=1)
+    trail = fluid.run()
+    assert sorted(end for _, end in trail.paid)[0] < 420.0
+
+
 def test_the_coarse_mode_stays_near_the_fine_one(surface: Surface) -> None:
     for gap in coarse.gaps(curve_case(), surface, [lambda: Fixed(2), lambda: Probe({0.0: 1, 150.0: 3})], seed=1):
         assert abs(gap.attained_points) < 2.0
