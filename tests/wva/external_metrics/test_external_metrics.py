@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import shutil
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from kubernetes.utils.quantity import parse_quantity
 
 from fleet.types import Decision, Direction, FleetSnapshot, Reason
 from tests.fake_kubernetes import Fault, serving
+from tests.wva.external_metrics.tls import authority, client_of, get
 from tests.wva.kube.kube_cluster import api_of
 from wva.external_metrics import answers, selector
 from wva.external_metrics.auth import FrontProxy, Gate, Reviewer, User, parse_config_map, user_of
@@ -107,39 +105,8 @@ class Rig:
     loop: Loop
     denied: set[str]
 
-    def get(self, path: str, *, who: str | None = "proxy", user: str | None = "hpa", accept: str = "*/*",
-            raw: bool = False) -> tuple[int, Any]:  # fmt: skip
-        context = ssl.create_default_context(cafile=str(self.folder / "server.crt"))
-        context.check_hostname = False
-        if who:
-            context.load_cert_chain(self.folder / f"{who}.crt", self.folder / f"{who}.key")
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=5)
-        try:
-            connection.request("GET", path, headers={"Accept": accept, **({"X-Remote-User": user} if user else {})})
-            answer = connection.getresponse()
-            text = answer.read().decode()
-            if raw:
-                return answer.status, text
-            assert answer.headers["Content-Type"] == "application/json"
-            return answer.status, json.loads(text)
-        finally:
-            connection.close()
-
-
-def openssl(folder: Path, *arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-
-def authority(folder: Path, name: str) -> None:
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", f"{name}.key")
-    openssl(folder, "req", "-x509", *key, "-out", f"{name}.crt", "-subj", f"/CN={name}", "-days", "2")
-
-
-def client_of(folder: Path, name: str, ca: str, common_name: str) -> None:
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", f"{name}.key")
-    openssl(folder, "req", *key, "-out", f"{name}.csr", "-subj", f"/CN={common_name}")
-    sign = ("-CA", f"{ca}.crt", "-CAkey", f"{ca}.key", "-CAcreateserial", "-days", "2")
-    openssl(folder, "x509", "-req", "-in", f"{name}.csr", *sign, "-out", f"{name}.crt")
+    def get(self, path: str, **options: Any) -> tuple[int, Any]:
+        return get(self.folder, self.port, path, **options)
 
 
 @pytest.fixture(scope="module")
