@@ -7,7 +7,8 @@ two rules may point at each other: both alerts would be silent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,8 +18,8 @@ from alerts.model import Severity
 from alerts.render import HEADER
 
 PAGE, TICKET, QUIET = "page", "ticket", "quiet"
-GROUP_BY: Final = ("cluster", "namespace", "model_name", "layer")
-"""One notification for what belongs together: a model's pages of a layer."""
+GROUP_BY: Final = ("cluster", "namespace", "model_name")
+"""One notification for a model: what fires later joins the page that is already there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,7 @@ class Inhibition:
                 "equal": list(self.equal)}  # fmt: skip
 
 
+_MATCHER: Final = re.compile(r'(\w+)(=~|=)"(.*)"')
 _MODEL: Final = ("cluster", "namespace", "model_name")
 INHIBITIONS: Final = (
     Inhibition(source=('severity="critical"',), target=('severity=~"warning|info"',), equal=_MODEL,
@@ -53,6 +55,23 @@ INHIBITIONS: Final = (
     Inhibition(source=('alertname="PodCrashLooping"',), target=('alertname=~"PodNotReady|TargetDown"',),
                equal=("cluster", "namespace", "pod"), present=("pod",), why="it crashes, so it does not answer"),
 )  # fmt: skip
+
+
+def _matches(matchers: Sequence[str], labels: Mapping[str, str]) -> bool:
+    return all(
+        re.fullmatch(part[3], labels.get(part[1], "")) if part[2] == "=~" else labels.get(part[1], "") == part[3]
+        for part in map(_MATCHER.fullmatch, matchers) if part is not None
+    )  # fmt: skip
+
+
+def muted(labels: Mapping[str, str], firing: Iterable[Mapping[str, str]]) -> bool:
+    """Whether an alert with ``labels`` is inhibited while those of ``firing`` fire, as Alertmanager decides it."""
+    rules = [(rule.to_json(), rule.equal) for rule in INHIBITIONS]
+    targets = [(rule["source_matchers"], equal) for rule, equal in rules if _matches(rule["target_matchers"], labels)]
+    return any(
+        _matches(source, other) and all(other.get(name, "") == labels.get(name, "") for name in equal)
+        for source, equal in targets for other in firing
+    )  # fmt: skip
 
 
 def _receiver(name: str, webhook: str) -> dict[str, Any]:

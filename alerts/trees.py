@@ -48,6 +48,12 @@ _FACTS: Final = (
     Fact(name="decision_age_s", text="age of the newest decision", unit="s"),
     Fact(name="requests_recorded", text="finished requests in the history", unit="requests"),
     Fact(name="prediction_error", text="relative error of predicted TTFT, mean", unit="ratio"),
+    Fact(name="tpot_imbalance", text="TPOT of the slowest endpoint over the fastest's", unit=""),
+    Fact(name="xid_changes", text="new XID errors within 10 minutes", unit="errors"),
+    Fact(name="crash_looping", text="containers that crash in a loop", unit="containers"),
+    Fact(name="routers_down", text="routers that do not answer", unit="routers"),
+    Fact(name="targets_down", text="other parts that do not answer their scrape", unit="targets"),
+    Fact(name="fit_failures", text="fits that failed within half an hour", unit="fits"),
     Fact(name="unschedulable", text="pods that cannot be placed", unit="pods"),
     Fact(name="out_of_memory", text="containers killed for memory", unit="containers"),
 )
@@ -74,10 +80,22 @@ _ONE_POD: Final = Leaf(
     advice="spread the load: top-3 pick on, prefix-aware to load-aware nearer to 70/50 than to 100/10",
     command="fleet alerts diagnose --tree load_uneven",
 )
+_ONE_SLOW: Final = Leaf(
+    cause="one engine is slow",
+    advice="compare engines by TPOT; look at its GPU (clocks, temperature, XID), take it out of rotation",
+    command="fleet history show requests",
+)
+
+
+def _unless_one_is_slow(otherwise: Node) -> Question:
+    """First of all where speed matters: one slow engine has a queue and a full cache as consequences."""
+    return _ask("Does one endpoint take twice as long for a token as another?", "tpot_imbalance", ">", 2,
+                yes=_ONE_SLOW, no=otherwise)  # fmt: skip
+
 
 _TTFT: Final = _ask(
     "Did the prefix hit rate fall by a fifth or more?", "hit_ratio", "<", 0.8, other="hit_ratio_before", yes=_HIT_FELL,
-    no=_ask(
+    no=_unless_one_is_slow(_ask(
         "Does one endpoint hold most of the queue (ten times the emptiest)?", "queue_imbalance", ">", 10, yes=_ONE_POD,
         no=_ask(
             "Did the queue grow by more than one request an endpoint?", "queue_growth", ">", 1, yes=_OVER_CAPACITY,
@@ -98,14 +116,14 @@ _TTFT: Final = _ask(
                 ),
             ),
         ),
-    ),
+    )),
 )  # fmt: skip
 
 _THROUGHPUT: Final = _ask(
     "Did arrivals fall as much (by a fifth or more), with no queue?", "request_rps", "<", 0.8,
     other="request_rps_before",
     yes=Leaf(cause="less is asked for", advice="no fault: throughput follows demand; wva scales down by itself"),
-    no=_ask(
+    no=_unless_one_is_slow(_ask(
         "Is the KV cache more than 95 % full?", "kv_max", ">", 0.95,
         yes=Leaf(cause="the KV cache is full: requests wait or are preempted",
                  advice="offload KV to the CPU, lower max_num_seqs, or add a replica"),
@@ -125,7 +143,7 @@ _THROUGHPUT: Final = _ask(
                 ),
             ),
         ),
-    ),
+    )),
 )  # fmt: skip
 
 _HIT_RATE: Final = _ask(
@@ -222,6 +240,9 @@ _ERRORS: Final = _ask(
 )  # fmt: skip
 
 _ROUTING: Final = _ask(
+    "Does a router not answer?", "routers_down", ">", 0,
+    yes=Leaf(cause="a router is down", advice="read its log (plugin configuration, memory), restart it; run two"),
+    no=_ask(
     "Is no replica ready?", "replicas_ready", "<", 1,
     yes=Leaf(cause="no engine runs", advice="see the deployment tree; 503 until one is ready",
              command="fleet alerts diagnose --tree deployment"),
@@ -233,16 +254,19 @@ _ROUTING: Final = _ask(
                          "max_num_seqs"),
                 no=Leaf(cause="requests match no route or model", advice="check the model name, and the header match "
                         "of the HTTPRoute")),
-    ),
+    )),
 )  # fmt: skip
 
 _STALLED: Final = _ask(
-    "Do requests wait or run?", "queue_total", ">", 0,
+    "Did a GPU report a new XID error?", "xid_changes", ">", 0,
+    yes=Leaf(cause="a GPU reported an error (XID)", advice="look its number up: from the hardware, cordon the node and "
+             "drain it; from the program, restart the engine"),
+    no=_ask("Do requests wait or run?", "queue_total", ">", 0,
     yes=_ask("Does the model make no tokens at all?", "output_tps", "<=", 0,
              yes=Leaf(cause="the engine hangs", advice="take it out of rotation; read its log (NCCL, CUDA); restart"),
              no=Leaf(cause="one worker or one engine is lost", advice="compare engines by tokens per second; restart "
                      "the one at zero")),
-    no=Leaf(cause="no work is left", advice="it recovered, or the router avoids it: check readiness"),
+    no=Leaf(cause="no work is left", advice="it recovered, or the router avoids it: check readiness")),
 )  # fmt: skip
 
 _SCALING: Final = _ask(
@@ -269,17 +293,24 @@ _SCALING: Final = _ask(
 )  # fmt: skip
 
 _PREDICTOR: Final = _ask(
+    "Did fits fail?", "fit_failures", ">", 0,
+    yes=Leaf(cause="fits fail", advice="read the predictor's log for the reason; repair the history it reads"),
+    no=_ask(
     "Are fewer than 100 finished requests recorded?", "requests_recorded", "<", 100,
     yes=Leaf(cause="too little to learn from", advice="send traffic; check that router and predictor share a history"),
     no=_ask(
         "Is predicted TTFT more than 50 % off?", "prediction_error", ">", 0.5,
         yes=Leaf(cause="the world changed since the fit", advice="let it refit; lower the weight of predicted-latency",
                  command="fleet predictor train"),
-        no=Leaf(cause="predictions fit", advice="read the predictor's log for why its fits fail"),
-    ),
+        no=Leaf(cause="predictions fit", advice="read the predictor's log"),
+    )),
 )  # fmt: skip
 
 _DEPLOYMENT: Final = _ask(
+    "Does a container crash in a loop?", "crash_looping", ">", 0,
+    yes=Leaf(cause="a container crashes at start", advice="read its last log: of a router, the plugin configuration; "
+             "of an engine, memory (lower gpu_memory_utilization) or the model's files"),
+    no=_ask(
     "Were containers killed for memory?", "out_of_memory", ">", 0,
     yes=Leaf(cause="out of memory", advice="lower gpu_memory_utilization or the batch size"),
     no=_ask(
@@ -288,10 +319,15 @@ _DEPLOYMENT: Final = _ask(
         no=_ask(
             "Is no replica ready?", "replicas_ready", "<", 1,
             yes=Leaf(cause="all replicas are gone or still loading", advice="read the log of the last start"),
-            no=Leaf(cause="a part crashes or is not reachable", advice="CrashLoopBackOff of a router: its plugin "
-                    "configuration; routing fails: the header match of the HTTPRoute; low hit rate: prefix scorer off"),
+            no=_ask(
+                "Does a part not answer its scrape?", "targets_down", ">", 0,
+                yes=Leaf(cause="a part does not answer its scrape", advice="is its process alive, and does /metrics "
+                         "answer from its own host? Then a network policy or an overloaded process"),
+                no=Leaf(cause="a part is not reachable", advice="routing fails: the header match of the HTTPRoute; low "
+                        "hit rate: prefix scorer off"),
+            ),
         ),
-    ),
+    )),
 )  # fmt: skip
 
 _QUEUE_LIMIT: Final = _ask(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from benchmarks.alerts.bench import BENCH as ALERTS
 from benchmarks.autoscaling import BENCH as AUTOSCALING
 from benchmarks.options import Bench
 from benchmarks.simulator.bench import BENCH as SIMULATOR
 
-_ALL: tuple[Bench, ...] = (AUTOSCALING, SIMULATOR)
+_ALL: tuple[Bench, ...] = (ALERTS, AUTOSCALING, SIMULATOR)
 
 BENCHES: dict[str, Bench] = {bench.name: bench for bench in _ALL}

@@ -13,6 +13,7 @@ import requests
 
 from alerts.algebra import vector
 from alerts.evaluate import Evaluator
+from alerts.facts import facts
 from alerts.ingest import Ingest, Target
 from alerts.model import Rulebook
 from alerts.rules import rulebook
@@ -250,3 +251,16 @@ def test_a_healthy_model_trips_nothing(rules: Rulebook, store: SeriesStore) -> N
     for alert in rules.alerts:
         for labels in vector(alert.expr, store, CHECKED_S[1]):
             assert dict(labels).get("model_name") != "well", alert.key
+
+
+@pytest.mark.integration
+@pytest.mark.needs_prometheus
+@pytest.mark.parametrize("model", ["ill", "well", "gone", ""])
+def test_prometheus_and_evaluator_agree_on_every_fact(store: SeriesStore, prometheus: str, model: str) -> None:
+    different = []
+    for name, expr in facts(model).items():
+        ours, theirs = vector(expr, store, CHECKED_S[1]), ask(prometheus, expr.promql(), CHECKED_S[1])
+        assert len(theirs) <= 1, name
+        if not same(dict(enumerate(ours.values())), dict(enumerate(theirs.values()))):
+            different.append((name, ours, theirs))
+    assert different == []

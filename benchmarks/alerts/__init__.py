@@ -1,0 +1,1 @@
+"""Do faults page, once and for the right reason, and does health stay quiet?"""
