@@ -43,11 +43,12 @@ class Ledger:
     that is not in flight (finished, or its endpoint forgotten) do nothing, so every path may release.
     """
 
-    __slots__ = ("_entries", "_totals")
+    __slots__ = ("_entries", "_others", "_totals")
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
         self._totals: dict[str, _Total] = {}
+        self._others: dict[str, float] = {}
 
     def dispatch(self, url: str, request_id: str, uncached_tokens: int, input_tokens: int) -> None:
         """The request goes to ``url``; one that is in flight elsewhere (a retry) moves.
@@ -94,8 +95,17 @@ class Ledger:
         if not total.requests:
             del self._totals[entry.url]
 
+    def observed(self, url: str, requests: float) -> None:
+        """A scrape saw ``requests`` queued and running at ``url``: those beyond this router's own are others'."""
+        self._others[url] = max(0.0, requests - self.of(url).requests_in_flight)
+
+    def others(self, url: str) -> float:
+        """Requests at ``url`` that this router did not send, as of the last scrape."""
+        return self._others.get(url, 0.0)
+
     def forget(self, url: str) -> None:
         """The endpoint is gone, and with it what was in flight there."""
+        self._others.pop(url, None)
         if self._totals.pop(url, None) is not None:
             self._entries = {name: entry for name, entry in self._entries.items() if entry.url != url}
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from predictor.client import Watcher
 from predictor.features import NAMES
+from predictor.model import Array, LatencyModel
 from router.types import EndpointView, InferenceRequest, Prediction
 
 
@@ -42,12 +45,32 @@ class Predictor:
 
     def __call__(self, request: InferenceRequest, endpoints: Sequence[EndpointView]) -> Sequence[Prediction] | None:
         """Predicted latencies in the order of ``endpoints``."""
-        latencies = self._watcher.predict_for(
-            [row(request, endpoint) for endpoint in endpoints],
-            [endpoint.url for endpoint in endpoints],
-            [endpoint.variant for endpoint in endpoints],
-        )
-        if latencies is None:
-            return None
-        pairs = zip(latencies.ttft_s.tolist(), latencies.tpot_s.tolist(), strict=True)
-        return [Prediction(ttft_s=ttft_s, tpot_s=tpot_s) for ttft_s, tpot_s in pairs]
+        model = self._watcher.model
+        return None if model is None else predictions(model, request, endpoints)
+
+
+def predictions(
+    model: LatencyModel, request: InferenceRequest, endpoints: Sequence[EndpointView]
+) -> list[Prediction]:  # fmt: skip
+    """What ``model`` says of ``request`` at each endpoint, and of the endpoints themselves.
+
+    Their slowness is what it predicts for one and the same load, the candidates' mean, at each of them.
+    """
+    rows = np.array([row(request, endpoint) for endpoint in endpoints], dtype=np.float64)
+    urls, variants = [one.url for one in endpoints], [one.variant for one in endpoints]
+    count, mean = len(endpoints), rows.mean(axis=0)
+    both = np.concatenate((rows, np.broadcast_to(mean, rows.shape)))
+    found = model.predict_for(both, urls * 2, variants * 2)
+    slowness = _agreed(*(latency[count:] / latency[count:].mean() for latency in (found.ttft_s, found.tpot_s)))
+    columns = (found.ttft_s[:count], found.tpot_s[:count], slowness)
+    return [
+        Prediction(ttft_s=ttft_s, tpot_s=tpot_s, slowness=slow)
+        for ttft_s, tpot_s, slow in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+
+
+def _agreed(one: Array, two: Array) -> Array:
+    """Of two ratios the one nearer to 1, and 1 where they contradict each other: a queue that the model does not
+    explain looks like a slow engine in TTFT, and so does a crowded batch in TPOT."""
+    return np.where((one > 1.0) & (two > 1.0), np.minimum(one, two),
+                    np.where((one < 1.0) & (two < 1.0), np.maximum(one, two), 1.0))  # fmt: skip

@@ -14,8 +14,9 @@ from operator import mul
 from types import MappingProxyType
 from typing import Final
 
+from router.delay import LeastDelay
 from router.filters import Filter, MemoryPressure, ModelCompatibility, QueueDepth
-from router.pickers import Picker, Rng, TopKRandom, draw
+from router.pickers import MaxScore, Picker, Rng, TopKRandom, draw
 from router.scorers import Candidates, LoadAware, PredictedLatency, PrefixAware, Scorer
 from router.types import EndpointView, InferenceRequest, Pick, Predict, Prediction
 
@@ -65,37 +66,36 @@ class Profile:
         return any(scorer.scorer.predicts for scorer in self.scorers)
 
 
-def _documents(name: str, picker: Picker) -> Profile:
-    return Profile(
-        name=name,
-        filters=(
-            NamedFilter(name="model-compatibility", filter=ModelCompatibility()),
-            NamedFilter(name="queue-depth", filter=QueueDepth()),
-            NamedFilter(name="memory-pressure", filter=MemoryPressure()),
-        ),
-        scorers=(
-            WeightedScorer(name="prefix-aware", weight=100.0, scorer=PrefixAware()),
-            WeightedScorer(name="load-aware", weight=50.0, scorer=LoadAware()),
-            WeightedScorer(name="predicted-latency", weight=30.0, scorer=PredictedLatency()),
-        ),
-        picker=picker,
-    )
-
-
 PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(
     {
-        "default": _documents("default", TopKRandom(top_k=3, margin=0.1)),
-        "documents": _documents("documents", TopKRandom(top_k=3)),
+        "default": Profile(
+            name="default",
+            filters=(NamedFilter(name="model-compatibility", filter=ModelCompatibility()),),
+            scorers=(WeightedScorer(name="least-delay", weight=100.0, scorer=LeastDelay()),),
+            picker=MaxScore(),
+        ),
+        "documents": Profile(
+            name="documents",
+            filters=(
+                NamedFilter(name="model-compatibility", filter=ModelCompatibility()),
+                NamedFilter(name="queue-depth", filter=QueueDepth()),
+                NamedFilter(name="memory-pressure", filter=MemoryPressure()),
+            ),
+            scorers=(
+                WeightedScorer(name="prefix-aware", weight=100.0, scorer=PrefixAware()),
+                WeightedScorer(name="load-aware", weight=50.0, scorer=LoadAware()),
+                WeightedScorer(name="predicted-latency", weight=30.0, scorer=PredictedLatency()),
+            ),
+            picker=TopKRandom(top_k=3),
+        ),
     }
 )
 """Profiles by name.
 
-``documents`` is the published rule: weights 100/50/30, one of the best three at random. ``default`` has the same
-filters and weights, and draws among the best three only where they are within 10 % of the best: on three to five
-endpoints the plain rule is nearly a lottery. In simulation (two to five H100 and A100 engines, a physics model as
-predictor, six workloads from no shared prompts to one prompt shared by all) margins from 0.1 to 0.2 were the best or
-close to it: at 0.1, TTFT P95 was 1.2 to 27 times lower than without a margin wherever the fleet could carry the load,
-and when a hot prompt overloaded its engine, the overload filters spread it.
+``documents`` is the published rule: weights 100/50/30, one of the best three at random. ``default`` sends a request
+where it has and causes the least delay (:class:`router.delay.LeastDelay`). It has no filter for load: a full cache or
+a long queue is part of the delay, and turning requests away from the one endpoint that holds their prefix makes the
+next endpoint full too. Evidence: ``docs/adr/0005-default-routing-profile.md`` and ``fleet bench routing``.
 """
 
 DEFAULT: Final = PROFILES["default"]

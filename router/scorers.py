@@ -10,39 +10,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final
 
 from fleet.types import EngineSample
+from router.delay import LeastDelay
 from router.parameters import Plugin, choice, number, whole
 from router.prefix import DEFAULT_BLOCK_TOKENS, DEFAULT_CAPACITY_BLOCKS, DEFAULT_MAX_BLOCKS
-from router.types import EndpointView, InferenceRequest, Prediction
+from router.scoring import UNKNOWN, Candidates, Scorer, outstanding, sane
+from router.types import EndpointView, Prediction
 
-UNKNOWN: Final = 0.5
-"""Score of an endpoint about which nothing is known."""
-_SHORTEST_S: Final = 1e-4
-"""Predictions below a tenth of a millisecond count as equal."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidates:
-    """What a scorer sees."""
-
-    request: InferenceRequest
-    endpoints: Sequence[EndpointView]
-    """At least one."""
-    predictions: Sequence[Prediction] | None = None
-    """In the order of ``endpoints``; ``None`` while the model is cold."""
-
-
-class Scorer(Protocol):
-    """Scores every candidate."""
-
-    predicts: ClassVar[bool]
-    """It reads ``candidates.predictions``."""
-
-    def __call__(self, candidates: Candidates) -> list[float]:
-        """Scores in the order of the endpoints."""
-        ...
+__all__ = ["SCORERS", "UNKNOWN", "BothLatencies", "Candidates", "KvUtilisation", "LeastDelay", "LoadAware",
+           "PredictedLatency", "PrefixAware", "Queue", "QueueThreshold", "RunningRequests", "Scorer"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,19 +55,6 @@ class PrefixAware:
         return max(1, min(self.max_blocks, self.max_tokens // self.block_tokens))
 
 
-def _outstanding(endpoint: EndpointView) -> tuple[float, float] | None:
-    """Requests queued and requests there in all; ``None`` when never scraped.
-
-    What this router sent and the scrape does not show yet is counted as queued.
-    """
-    sample = endpoint.sample
-    if sample is None or sample.waiting is None:
-        return None
-    seen = sample.waiting + (sample.running or 0.0)
-    unseen = endpoint.requests_in_flight - seen
-    return (sample.waiting + unseen, seen + unseen) if unseen > 0 else (sample.waiting, seen)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadAware:
     """Queue and active requests: 0.7 * (1 - queue / maxQueue) + 0.3 * (1 - active / maxActive).
@@ -111,7 +76,7 @@ class LoadAware:
         """1 for an idle engine, 0 for a full one."""
         scores = []
         for endpoint in candidates.endpoints:
-            load = _outstanding(endpoint)
+            load = outstanding(endpoint)
             if load is None:
                 own = float(endpoint.requests_in_flight)
                 scores.append(min(UNKNOWN, self._score(own, own)))
@@ -136,7 +101,7 @@ class QueueThreshold:
 
     def __call__(self, candidates: Candidates) -> list[float]:
         """Half of the room left in the queue."""
-        loads = map(_outstanding, candidates.endpoints)
+        loads = map(outstanding, candidates.endpoints)
         return [UNKNOWN / 2 if load is None else 0.5 * (1.0 - min(1.0, load[0] / self.threshold)) for load in loads]
 
 
@@ -152,12 +117,12 @@ def _least_first(endpoints: Sequence[EndpointView], measure: Callable[[EndpointV
 
 
 def _queue(endpoint: EndpointView) -> float | None:
-    load = _outstanding(endpoint)
+    load = outstanding(endpoint)
     return None if load is None else load[0]
 
 
 def _running(endpoint: EndpointView) -> float | None:
-    load = _outstanding(endpoint)
+    load = outstanding(endpoint)
     return None if load is None else load[1] - load[0]
 
 
@@ -203,18 +168,13 @@ def _against_best(candidates: Candidates, read: Callable[[Prediction], float]) -
     if candidates.predictions is None:
         return [UNKNOWN] * len(candidates.endpoints)
     latencies = [
-        None if endpoint.sample is None else _sane(read(prediction))
+        None if endpoint.sample is None else sane(read(prediction))
         for endpoint, prediction in zip(candidates.endpoints, candidates.predictions, strict=True)
     ]
     best = min((latency for latency in latencies if latency is not None), default=math.inf)
     if math.isinf(best):
         return [UNKNOWN] * len(latencies)
     return [UNKNOWN if latency is None else best / latency for latency in latencies]
-
-
-def _sane(latency_s: float) -> float:
-    """A prediction that is no number counts as endless."""
-    return math.inf if math.isnan(latency_s) else max(latency_s, _SHORTEST_S)
 
 
 def _ttft(prediction: Prediction) -> float:
@@ -275,6 +235,7 @@ SCORERS: Final[Mapping[str, Plugin[Scorer]]] = MappingProxyType(
         "load-aware-scorer": Plugin(kind=QueueThreshold),
         "predicted-latency": Plugin(kind=PredictedLatency),
         "latency-scorer": Plugin(kind=BothLatencies),
+        "least-delay": Plugin(kind=LeastDelay),
         "queue": Plugin(kind=Queue),
         "queue-scorer": Plugin(kind=Queue),
         "running-requests": Plugin(kind=RunningRequests),

@@ -69,12 +69,12 @@ class RouterService:
         self.metrics = RouterMetrics()
         self.endpoints = EndpointSet(clock=self.clock, on_gone=self._gone)
         self.gateway = Gateway(self._parts(profile, home))
-        self.endpoints.on_restart = self.gateway.prefix.forget
+        self.endpoints.on_restart = self.gateway.restarted
         self._platform = (
             PlatformWatcher(settings.platform, self.endpoints, every_s=settings.poll_s) if settings.platform else None
         )
         self._scraper = Scraper(self.endpoints, every_s=settings.scrape_s, models_s=settings.models_s, clock=self.clock,
-                                on_sample=self._size_index, on_done=self._watch)  # fmt: skip
+                                on_sample=self._sampled, on_done=self._watch)  # fmt: skip
         if settings.engines:
             self.endpoints.update(static_fleet(settings.engines.split(",")))
         self._tasks: list[asyncio.Task[None]] = []
@@ -93,12 +93,15 @@ class RouterService:
     def _gone(self, url: str) -> None:
         self.gateway.gone(url)
 
-    def _size_index(self, endpoint: Endpoint) -> None:
-        """Remember no more of an engine's prefixes than its KV cache can hold."""
-        tokens = endpoint.sample.kv_capacity_tokens if endpoint.sample else None
-        if tokens:
-            block = self.gateway.scheduler.profile.prefix.block_tokens
-            self.gateway.prefix.resize(endpoint.url, int(tokens // block))
+    def _sampled(self, endpoint: Endpoint) -> None:
+        """Note the requests of other routers; remember no more prefixes than the engine's KV cache can hold."""
+        sample, gateway = endpoint.sample, self.gateway
+        if sample is None:
+            return
+        gateway.ledger.observed(endpoint.url, (sample.waiting or 0.0) + (sample.running or 0.0))
+        if sample.kv_capacity_tokens:
+            block = gateway.scheduler.profile.prefix.block_tokens
+            gateway.prefix.resize(endpoint.url, int(sample.kv_capacity_tokens // block))
 
     @property
     def platform_error(self) -> str:

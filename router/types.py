@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from fleet.types import EngineSample, Role
+from router.traffic import START_OUTPUT_TOKENS, START_REUSE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,10 @@ class InferenceRequest:
     max_tokens: int | None = None
     streaming: bool = False
     tenant: str = ""
+    expected_output_tokens: float = START_OUTPUT_TOKENS
+    """Length of the answer to reckon with: the recent mean (:mod:`router.traffic`)."""
+    expected_reuse: float = START_REUSE
+    """Share of a prompt that others share, in recent traffic, 0..1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +48,12 @@ class EndpointView:
     """Uncached prompt tokens sent there whose first output token has not come back."""
     context_tokens_in_flight: int = 0
     """Prompt and output tokens so far of the requests in flight there."""
+    other_requests: float = 0.0
+    """Requests there that this router did not send, at the last scrape."""
     matched_tokens: int = 0
     """Prompt tokens of *this* request expected in its prefix cache."""
+    new_prompts: float = 0.0
+    """Prompts placed there lately that were new to it, in units that only compare (:mod:`router.traffic`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +62,9 @@ class Prediction:
 
     ttft_s: float
     tpot_s: float
+    slowness: float = 1.0
+    """How long the same request takes here at the same load, relative to the candidates' mean: above 1 is a slower
+    engine."""
 
 
 class Predict(Protocol):

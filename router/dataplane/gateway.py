@@ -12,6 +12,7 @@ from functools import lru_cache
 from time import perf_counter
 from typing import NamedTuple
 
+from fleet.history import RequestOutcome
 from router.dataplane import local
 from router.dataplane.body import ParsedBody, parse
 from router.dataplane.budget import RetryBudget
@@ -28,6 +29,7 @@ from router.prefix import BYTES_PER_TOKEN, PrefixIndex, block_hashes, model_seed
 from router.profile import NO_MODEL, Scheduler
 from router.recorder import Facts, count, facts
 from router.settings import RouterSettings
+from router.traffic import Traffic
 from router.types import EndpointView, InferenceRequest, Pick, Predict
 
 _seed = lru_cache(maxsize=1024)(model_seed)
@@ -69,7 +71,7 @@ class Gateway:
         self._rng, self._predict, self._record = parts.rng, parts.predict, parts.record
         prefix = parts.scheduler.profile.prefix
         self.ledger = Ledger()
-        self.prefix = PrefixIndex(prefix.capacity_blocks)
+        self.prefix, self.traffic = PrefixIndex(prefix.capacity_blocks), Traffic()
         self.budget = RetryBudget(ratio=self.settings.retry_ratio, burst=self.settings.retry_burst)
         self.decisions: deque[Decision] = deque(maxlen=self.settings.decisions)
         self.clients: set[ClientConnection] = set()
@@ -149,6 +151,8 @@ class Gateway:
             block_tokens=min(prefix.block_tokens, max(1, exact)),
             max_tokens=parsed.max_tokens,
             streaming=parsed.stream,
+            expected_output_tokens=self.traffic.output_tokens,
+            expected_reuse=self.traffic.reuse,
         )
 
     # Decisions.
@@ -172,6 +176,7 @@ class Gateway:
         url = pick.endpoint.url
         uncached = request.input_tokens - pick.endpoint.matched_tokens
         self.ledger.dispatch(url, exchange.key, uncached, request.input_tokens)
+        self.traffic.dispatched(url, uncached, request.input_tokens)
         self.prefix.record(url, request.block_hashes)
         return self.pool(url)
 
@@ -182,17 +187,17 @@ class Gateway:
 
     def _view(self, one: Endpoint, request: InferenceRequest, blocks: int) -> EndpointView:
         """The engine as this request sees it; the last view again where nothing has changed since."""
-        load = self.ledger.of(one.url)
+        load, new_prompts = self.ledger.of(one.url), self.traffic.new_prompts(one.url)
         matched = min(blocks * request.block_tokens, request.input_tokens)
-        state = (load, matched, self.now_s, one.sampled_s, one.models)
+        state = (load, matched, new_prompts, self.now_s, one.sampled_s, one.models)
         seen = self._seen.get(one.url)
         if seen is not None and seen[0] == state:
             return seen[1]
-        view = self._new_view(one, load, matched)
+        view = self._new_view(one, load, matched, new_prompts)
         self._seen[one.url] = (state, view)
         return view
 
-    def _new_view(self, one: Endpoint, load: Load, matched: int) -> EndpointView:
+    def _new_view(self, one: Endpoint, load: Load, matched: int, new_prompts: float) -> EndpointView:
         return EndpointView(
             url=one.url,
             variant=one.variant,
@@ -203,7 +208,9 @@ class Gateway:
             requests_in_flight=load.requests_in_flight,
             prefill_tokens_in_flight=load.prefill_tokens_in_flight,
             context_tokens_in_flight=load.context_tokens_in_flight,
+            other_requests=self.ledger.others(one.url),
             matched_tokens=matched,
+            new_prompts=new_prompts,
         )
 
     def _nothing(self, exchange: Exchange, pick: Pick) -> Refusal:
@@ -245,9 +252,14 @@ class Gateway:
         """It is no longer at the engine it was sent to."""
         self.ledger.finish(exchange.key)
 
+    def restarted(self, url: str) -> None:
+        """The engine at ``url`` has an empty cache."""
+        self.prefix.forget(url)
+        self.traffic.forget(url)
+
     def gone(self, url: str) -> None:
         """The engine at ``url`` is no more: forget what was known of it; answers under way go on."""
-        self.prefix.forget(url)
+        self.restarted(url)
         self.ledger.forget(url)
         self._seen.pop(url, None)
         if (pool := self.pools.pop(url, None)) is not None:
@@ -260,6 +272,8 @@ class Gateway:
         self.ledger.finish(exchange.key)
         seen = facts(exchange, perf_counter())
         count(exchange, seen, exchange.meters)
+        if exchange.outcome is RequestOutcome.OK:
+            self.traffic.answered(seen.output_tokens)
         if exchange.pick is not None and exchange.pick.endpoint is not None:
             self._count_pick(exchange, exchange.pick, exchange.pick.endpoint)
         self._record(exchange, seen)

@@ -55,6 +55,24 @@ def test_counts(calls, load):
     assert script(*calls).of("u") == load
 
 
+@pytest.mark.parametrize(
+    ("seen", "others"),
+    [
+        pytest.param(0, 0.0, id="a scrape that is behind shows nobody else"),
+        pytest.param(1, 0.0, id="only ours"),
+        pytest.param(5, 4.0, id="four are of other routers"),
+    ],
+)
+def test_requests_of_other_routers(seen, others):
+    ledger = script(("dispatch", "r"))
+    ledger.observed("u", seen)
+    assert ledger.others("u") == others
+    ledger.finish("r")
+    assert ledger.others("u") == others, "it holds until the next scrape"
+    ledger.forget("u")
+    assert ledger.others("u") == 0.0
+
+
 def test_a_retry_moves_the_request():
     ledger = script(("dispatch", "r"))
     ledger.dispatch("v", "r", 300, 300)

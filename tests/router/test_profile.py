@@ -38,7 +38,10 @@ def endpoint(name, *, waiting=0, running=0, kv=0.1, own=0, matched=0, models=("l
     )
 
 
-def pick(endpoints, *, profile=DEFAULT, seed=1, turn=0, predict=None):
+DOCUMENTS = PROFILES["documents"]
+
+
+def pick(endpoints, *, profile=DOCUMENTS, seed=1, turn=0, predict=None):
     return Scheduler(profile).pick(REQUEST, endpoints, rng=random.Random(seed), turn=turn, predict=predict)
 
 
@@ -85,19 +88,19 @@ def test_the_fallback_goes_round_over_those_that_serve_the_model():
 
 def test_no_endpoint_of_the_role_is_not_a_missing_model():
     role = NamedFilter(name="role", filter=RoleFilter(role=Role.DECODE))
-    profile = dataclasses.replace(DEFAULT, filters=(*DEFAULT.filters, role))
+    profile = dataclasses.replace(DOCUMENTS, filters=(*DOCUMENTS.filters, role))
     outcome = pick([endpoint("a", role=Role.PREFILL)], profile=profile)
     assert (outcome.endpoint, outcome.reason, dict(outcome.dropped)) == (None, "no_role", {"a": "role"})
 
 
 def test_the_weights_of_the_documents():
-    assert [(entry.name, entry.weight) for entry in DEFAULT.scorers] == [
+    assert [(entry.name, entry.weight) for entry in DOCUMENTS.scorers] == [
         ("prefix-aware", 100),
         ("load-aware", 50),
         ("predicted-latency", 30),
     ]
-    assert DEFAULT.scorers == PROFILES["documents"].scorers
-    assert PROFILES["documents"].picker == TopKRandom(top_k=3)
+    assert [entry.name for entry in DOCUMENTS.filters] == ["model-compatibility", "queue-depth", "memory-pressure"]
+    assert DOCUMENTS.picker == TopKRandom(top_k=3)
 
 
 def test_scores_explain_the_total():
@@ -142,13 +145,13 @@ def test_the_model_is_asked_once_and_only_for_candidates():
 
 
 def test_a_profile_without_latency_scorers_asks_no_model():
-    profile = dataclasses.replace(DEFAULT, scorers=DEFAULT.scorers[:2])
+    profile = dataclasses.replace(DOCUMENTS, scorers=DOCUMENTS.scorers[:2])
     outcome = pick([endpoint("a")], profile=profile, predict=lambda *_: pytest.fail("asked"))
     assert not outcome.cold
 
 
 def test_without_scorers_all_are_alike():
-    profile = dataclasses.replace(DEFAULT, scorers=(), picker=MaxScore())
+    profile = dataclasses.replace(DOCUMENTS, scorers=(), picker=MaxScore())
     outcome = pick([endpoint("a"), endpoint("b")], profile=profile)
     assert (outcome.probability, {row["total"] for row in outcome.scores.values()}) == (0.5, {0.0})
 
@@ -166,7 +169,7 @@ class Odd:
 
 def test_the_framework_clamps():
     scorer = WeightedScorer(name="odd", weight=10, scorer=Odd(scores=(math.nan, -3.0, 7.0, math.inf)))
-    profile = dataclasses.replace(DEFAULT, scorers=(scorer,))
+    profile = dataclasses.replace(DOCUMENTS, scorers=(scorer,))
     outcome = pick([endpoint(name) for name in "abcd"], profile=profile)
     assert [row["total"] for row in outcome.scores.values()] == [0, 0, 10, 10]
 
@@ -174,13 +177,13 @@ def test_the_framework_clamps():
 def test_a_scorer_that_forgets_a_candidate_is_an_error():
     scorers = (WeightedScorer(name="odd", weight=1, scorer=Odd(scores=(1.0,))),)
     with pytest.raises(ValueError, match="zip"):
-        pick([endpoint("a"), endpoint("b")], profile=dataclasses.replace(DEFAULT, scorers=scorers))
+        pick([endpoint("a"), endpoint("b")], profile=dataclasses.replace(DOCUMENTS, scorers=scorers))
 
 
 def test_a_stale_sample_is_not_believed():
     """It said idle a minute ago; the one that says so now is preferred."""
     stale, fresh = endpoint("stale", age=60.0), endpoint("fresh")
-    outcome = pick([stale, fresh])
+    outcome = pick([stale, fresh], profile=dataclasses.replace(DOCUMENTS, picker=MaxScore()))
     assert outcome.endpoint.url == "fresh"
     assert outcome.scores["stale"]["load-aware"] == 0.5
     assert pick([endpoint("stale", age=60.0, waiting=99)]).reason == "picked"
@@ -192,12 +195,24 @@ def test_the_plain_rule_spreads_over_the_best_three_whatever_the_prefix():
     assert all(count > 150 for count in counts.values())
 
 
-def test_the_default_margin_keeps_a_warm_prefix_and_spreads_equals():
+def test_the_default_keeps_a_warm_prefix_and_spreads_equals():
     warm = [endpoint("warm", matched=640), endpoint("b"), endpoint("c")]
     assert picks(warm, DEFAULT) == {"warm": 600}
     equal = picks([endpoint("a"), endpoint("b"), endpoint("c"), endpoint("d")], DEFAULT)
     assert all(count > 100 for count in equal.values())
     assert len(equal) == 4
+
+
+def test_the_default_leaves_a_warm_prefix_for_an_idle_endpoint_when_it_is_swamped():
+    swamped, idle = endpoint("warm", matched=640, own=200, waiting=80, running=120), endpoint("idle")
+    assert picks([swamped, idle], DEFAULT) == {"idle": 600}
+
+
+def test_the_default_turns_nobody_away_for_load():
+    """A full cache everywhere must not scatter requests away from their prefixes."""
+    full = [endpoint("warm", matched=640, kv=0.99, own=60, running=60), endpoint("b", kv=0.99, own=60, running=60)]
+    outcome = pick(full, profile=DEFAULT)
+    assert (outcome.endpoint.url, outcome.reason, dict(outcome.dropped)) == ("warm", "picked", {})
 
 
 names = st.sampled_from("abcdef")

@@ -54,7 +54,7 @@ async def test_admin_pages_tell_what_happened(tmp_path):
 
             (decision,) = (await admin.get("/debug/decisions")).json()
             assert (decision["request_id"], decision["endpoint"], decision["reason"]) == ("req-7", engine.url, "picked")
-            assert set(decision["scores"][engine.url]) >= {"prefix-aware", "load-aware", "predicted-latency", "total"}
+            assert set(decision["scores"][engine.url]) == {"least-delay", "total"}
             assert decision["predictor_cold"] is True
 
             (endpoint,) = (await admin.get("/debug/endpoints")).json()
@@ -63,7 +63,7 @@ async def test_admin_pages_tell_what_happened(tmp_path):
 
             config = (await admin.get("/config")).json()
             weights = {scorer["name"]: scorer["weight"] for scorer in config["profile"]["scorers"]}
-            assert weights == {"prefix-aware": 100, "load-aware": 50, "predicted-latency": 30}
+            assert weights == {"least-delay": 100}
             for path in ("/debug/decisions", "/debug/endpoints", "/config", "/metrics"):
                 assert "secret" not in (await admin.get(path)).text
         await service.stop()

@@ -16,6 +16,7 @@ from router.scorers import (
     BothLatencies,
     Candidates,
     KvUtilisation,
+    LeastDelay,
     LoadAware,
     PredictedLatency,
     PrefixAware,
@@ -179,7 +180,7 @@ def test_predictions_must_be_one_for_each_candidate():
 
 def test_only_latency_scorers_ask_for_predictions():
     asking = {plugin.kind for plugin in SCORERS.values() if plugin.kind.predicts}
-    assert asking == {PredictedLatency, BothLatencies}
+    assert asking == {PredictedLatency, BothLatencies, LeastDelay}
 
 
 counts = st.none() | st.integers(0, 400)

@@ -1,0 +1,55 @@
+"""What every scorer is given and gives, and how busy an endpoint is. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final, Protocol
+
+from router.types import EndpointView, InferenceRequest, Prediction
+
+UNKNOWN: Final = 0.5
+"""Score of an endpoint about which nothing is known."""
+_SHORTEST_S: Final = 1e-4
+"""Predictions below a tenth of a millisecond count as equal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """What a scorer sees."""
+
+    request: InferenceRequest
+    endpoints: Sequence[EndpointView]
+    """At least one."""
+    predictions: Sequence[Prediction] | None = None
+    """In the order of ``endpoints``; ``None`` while the model is cold."""
+
+
+class Scorer(Protocol):
+    """Scores every candidate."""
+
+    predicts: ClassVar[bool]
+    """It reads ``candidates.predictions``."""
+
+    def __call__(self, candidates: Candidates) -> list[float]:
+        """Scores in the order of the endpoints."""
+        ...
+
+
+def outstanding(endpoint: EndpointView) -> tuple[float, float] | None:
+    """Requests queued and requests there in all; ``None`` when never scraped.
+
+    What this router sent and the scrape does not show yet is counted as queued.
+    """
+    sample = endpoint.sample
+    if sample is None or sample.waiting is None:
+        return None
+    seen = sample.waiting + (sample.running or 0.0)
+    unseen = endpoint.requests_in_flight - seen
+    return (sample.waiting + unseen, seen + unseen) if unseen > 0 else (sample.waiting, seen)
+
+
+def sane(latency: float) -> float:
+    """A prediction that is no number counts as endless, one below 0.1 ms as 0.1 ms."""
+    return math.inf if math.isnan(latency) else max(latency, _SHORTEST_S)

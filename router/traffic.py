@@ -1,0 +1,62 @@
+"""What recent requests were like, learned from this router's own. Pure: no I/O, no clock.
+
+Three things that a decision needs and no scrape tells: how long answers are, how much of a prompt others share, and
+where new prompts went (what was placed somewhere brings its followers there).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+START_OUTPUT_TOKENS: Final = 256.0
+"""Expected length of an answer before one was seen."""
+START_REUSE: Final = 0.5
+"""Expected share of a prompt that is cached where it goes, before one was seen."""
+_RATE: Final = 0.01
+"""Weight of the newest request in a mean: it remembers about a hundred."""
+_NEW_SHARE: Final = 0.5
+"""A prompt of which more than this is not cached where it goes is new there."""
+_KEEP: Final = 256.0
+"""New prompts after which an older one counts 1/e."""
+_RESCALE: Final = 1e100
+
+
+class Traffic:
+    """Running means, and the tally of new prompts by endpoint."""
+
+    __slots__ = ("_new", "_unit", "output_tokens", "reuse")
+
+    def __init__(self) -> None:
+        self.output_tokens = START_OUTPUT_TOKENS
+        """Mean output tokens of an answer."""
+        self.reuse = START_REUSE
+        """Mean share of a prompt that was expected in the cache of its endpoint, 0..1."""
+        self._new: dict[str, float] = {}
+        self._unit = 1.0
+
+    def dispatched(self, url: str, uncached_tokens: int, input_tokens: int) -> None:
+        """A request went to ``url``, of whose prompt so many tokens are not expected in the cache there."""
+        fresh = uncached_tokens / input_tokens if input_tokens > 0 else 0.0
+        self.reuse += _RATE * (1.0 - fresh - self.reuse)
+        if fresh > _NEW_SHARE:
+            self._unit *= 1.0 + 1.0 / _KEEP
+            self._new[url] = self._new.get(url, 0.0) + self._unit
+            if self._unit > _RESCALE:
+                self._rescale()
+
+    def answered(self, output_tokens: int) -> None:
+        """An answer is complete."""
+        self.output_tokens += _RATE * (output_tokens - self.output_tokens)
+
+    def new_prompts(self, url: str) -> float:
+        """New prompts placed at ``url``, recent ones weighing more; only ratios between endpoints mean something."""
+        return self._new.get(url, 0.0)
+
+    def forget(self, url: str) -> None:
+        """The endpoint is gone, or its cache is."""
+        self._new.pop(url, None)
+
+    def _rescale(self) -> None:
+        """Keep the growing unit inside what a float holds."""
+        self._new = {url: value / self._unit for url, value in self._new.items()}
+        self._unit = 1.0

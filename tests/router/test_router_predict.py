@@ -1,0 +1,57 @@
+"""Predictions for candidates, and how slow an engine is by the model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from predictor.fit import fit_model
+from predictor.samples import Sample, dataset
+from router.predict import predictions, row
+from router.types import EndpointView, InferenceRequest
+
+REQUEST = InferenceRequest(request_id="r", model="m", input_tokens=800, expected_output_tokens=100.0)
+
+
+def endpoint(url, own=4, pending=500):
+    return EndpointView(
+        url=url,
+        variant="v",
+        requests_in_flight=own,
+        context_tokens_in_flight=own * 1000,
+        prefill_tokens_in_flight=pending,
+    )
+
+
+def model(slow_ttft=1.0, slow_tpot=1.0):
+    """Learned from two endpoints; times at ``b`` are those at ``a`` times the factors."""
+    rng, samples = np.random.default_rng(1), []
+    for turn in range(400):
+        url, own, pending = "ab"[turn % 2], int(rng.integers(1, 40)), int(rng.integers(0, 20_000))
+        ttft_s, tpot_s = 0.02 + 5e-5 * (800 + pending), 0.01 + 2e-4 * own
+        one = endpoint(url, own, pending)
+        slow = (slow_ttft, slow_tpot) if url == "b" else (1.0, 1.0)
+        samples.append(Sample(features=row(REQUEST, one), ttft_s=ttft_s * slow[0], tpot_s=tpot_s * slow[1],
+                              endpoint=url, variant="v"))  # fmt: skip
+    return fit_model(dataset(samples), now_s=0.0)
+
+
+def test_latencies_are_those_of_each_candidate():
+    found = predictions(model(), REQUEST, [endpoint("a"), endpoint("a", own=30, pending=15_000)])
+    assert found[0].ttft_s == pytest.approx(0.085, rel=0.15)
+    assert found[1].ttft_s == pytest.approx(0.81, rel=0.15)
+    assert found[1].tpot_s > found[0].tpot_s
+
+
+def test_slowness_is_of_the_engine_not_of_its_load():
+    one, other = predictions(model(2.0, 2.0), REQUEST, [endpoint("a", own=30, pending=9000), endpoint("b", own=1)])
+    assert other.slowness / one.slowness == pytest.approx(2.0, rel=0.15)
+    assert (one.slowness + other.slowness) / 2 == pytest.approx(1.0, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("slow_ttft", "slow_tpot"), [pytest.param(2.0, 0.5, id="contradicting"), pytest.param(2.0, 1.0, id="one only")]
+)
+def test_one_latency_alone_makes_no_engine_slow(slow_ttft, slow_tpot):
+    found = predictions(model(slow_ttft, slow_tpot), REQUEST, [endpoint("a"), endpoint("b")])
+    assert [one.slowness for one in found] == pytest.approx([1.0, 1.0], rel=0.05)
