@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up install install-dev test test-fast lint fmt types layers generate screenshots clean
+.PHONY: help up install install-dev test test-fast lint fmt types layers generate screenshots bench-load clean
 
 help: ## show these targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -51,6 +51,10 @@ generate: install-dev ## write the generated alert rules again
 
 screenshots: install-dev ## pictures of every console page, from a running loop
 	$(BIN)/python -m tests.integration.screenshots docs/images
+
+bench-load: install-dev ## public load generators against a simulated engine (1.5 GB; ARGS="--vllm PYTHON" for vLLM's own)
+	test -x .venvs/load/bin/guidellm || ($(PYTHON) -m venv .venvs/load && .venvs/load/bin/pip install --quiet --disable-pip-version-check guidellm==0.8.1 torch==2.13.0)
+	.venvs/load/bin/python tests/peers/load_generators.py --engine-python $(BIN)/python $(ARGS)
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

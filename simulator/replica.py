@@ -61,7 +61,9 @@ class Replica:
         """What a crash does; by default this replica alone is gone."""
         config = _config(options)
         metrics = _metrics(options, config)
-        self._runner = Runner(Engine(config), metrics, ScaledClock(time.monotonic, speed=options.speed))
+        self._runner = Runner(
+            Engine(config, ingress_s=config.timer.ingress_s), metrics, ScaledClock(time.monotonic, speed=options.speed)
+        )
         self._planned: list[Fault] = [parse_fault(text) for text in options.fault]
         self._faults = FaultSwitch(self._runner, Faults(random.Random(f"{options.seed}/{index}"), model=options.served))
         adapters = Adapters(options.served, parse_modules(options.lora_module) if options.max_loras else ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import subprocess
 import sys
@@ -48,14 +49,21 @@ class EngineProcess:
         return self.process.communicate(timeout=15)[1] or ""
 
 
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+def _free_ports(count: int) -> int:
+    """The first of ``count`` free ports in a row, below those that the system hands out to clients."""
+    while True:
+        base = random.randrange(20_000, 32_000)
+        try:
+            for port in range(base, base + count):
+                with socket.socket() as sock:
+                    sock.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return base
 
 
 def launch(*options: str, model: str = MODEL) -> EngineProcess:
-    port = _free_port()
+    port = _free_ports(int(options[options.index("--replicas") + 1]) if "--replicas" in options else 1)
     command = [sys.executable, "-m", "simulator.engine_main", "--port", str(port), "--model", model, *options]
     return EngineProcess(subprocess.Popen(command, stderr=subprocess.PIPE, text=True), port)
 

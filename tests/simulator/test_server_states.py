@@ -10,6 +10,10 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from simulator.config import engine_config
+from simulator.engine import Engine
+from simulator.metrics_page import EngineMetrics, PageOptions
+from simulator.sequence import EngineRequest
 from simulator.vllm_metrics import VERSIONS
 
 pytestmark = pytest.mark.integration
@@ -181,31 +185,32 @@ OLD = {
 REASONS = {"0.11": 3, "0.16": 4, "0.20": 5, "0.32": 5}
 
 
-@pytest.fixture(scope="module")
-def pages(launch_engine: Callable[..., Any]) -> dict[str, str]:
-    """The page of each version after one request."""
-    found = {}
-    for version in VERSIONS:
-        hidden = ["--show-hidden-metrics"] if version == "0.16" else []
-        started = launch_engine("--speed", "50", "--metrics-version", version, *hidden).ready()
-        with httpx.Client(base_url=started.url, timeout=20) as client:
-            _complete(client)
-            found[version] = client.get("/metrics").text
-        started.end()
-    return found
+def _page(version: str, *, show_hidden: bool = False) -> str:
+    """The page of an engine that has served one request of five tokens."""
+    config = engine_config("Llama-3.1-8B", "h100_sxm")
+    metrics = EngineMetrics("m", config, created_s=0.0, kv_bytes_per_token=1,
+                            options=PageOptions(version=version, show_hidden=show_hidden))  # fmt: skip
+    core = Engine(config, ingress_s=0.0)
+    core.submit(EngineRequest(request_id="a", prompt_tokens=64, output_tokens=5), 0.0)
+    now_s = 0.0
+    while (result := core.step(now_s)) is not None:
+        now_s = result.end_s
+        metrics.on_step(result)
+    return metrics.render(core, now_s).decode()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_version_shows_its_own_names(pages: dict[str, str], version: str) -> None:
-    families = {line.split()[2] for line in pages[version].splitlines() if line.startswith("# TYPE")}
+def test_a_version_shows_its_own_names(version: str) -> None:
+    page = _page(version)
+    families = {line.split()[2] for line in page.splitlines() if line.startswith("# TYPE")}
     present, absent = OLD[version]
     assert present <= families
     assert not absent & families
-    assert pages[version].count("vllm:request_success_total{") == REASONS[version]
+    assert page.count("vllm:request_success_total{") == REASONS[version]
 
 
-def test_the_old_latency_histogram_has_the_values_of_the_new_one(pages: dict[str, str]) -> None:
-    lines = pages["0.11"].splitlines()
+def test_the_old_latency_histogram_has_the_values_of_the_new_one() -> None:
+    lines = _page("0.11").splitlines()
     new = [line.split("{", 1)[1] for line in lines if line.startswith("vllm:inter_token_latency_seconds_bucket")]
     old = [line.split("{", 1)[1] for line in lines if line.startswith("vllm:time_per_output_token_seconds_bucket")]
     assert new == old
@@ -216,7 +221,12 @@ def test_hidden_names_show_when_asked_for(launch_engine: Callable[..., Any]) -> 
     started = launch_engine("--speed", "50", "--metrics-version", "0.11", "--show-hidden-metrics").ready()
     with httpx.Client(base_url=started.url, timeout=20) as client:
         _complete(client)
-        _complete(client)
         (queries,) = _series(client, "vllm:gpu_prefix_cache_queries_total").values()
         assert queries == sum(_series(client, "vllm:prefix_cache_queries_total").values()) > 0
         assert set(_series(client, "vllm:gpu_cache_usage_perc").values()) == {0.0}
+
+
+def test_hidden_names_are_of_0_11_alone() -> None:
+    assert "gpu_cache_usage_perc" not in _page("0.16", show_hidden=True)
+    with pytest.raises(ValueError, match=r"no metrics page of vLLM 0\.10"):
+        _page("0.10")
