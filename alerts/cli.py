@@ -16,6 +16,7 @@ from alerts import buckets, recorded
 from alerts.check import deployed_bounds, findings, promtool_path
 from alerts.diagnosis import diagnose as walk
 from alerts.evaluate import Evaluator
+from alerts.live import Prometheus, known
 from alerts.model import CONSOLE, RUNBOOKS, Links
 from alerts.outputs import ALL, Format, Webhooks, outputs
 from alerts.rules import rulebook
@@ -197,10 +198,11 @@ def watch(*, slo: Path | None, history_url: str | None, with_parent: bool, **giv
 @click.option("--tree", default="", help=f"Tree to walk instead: {', '.join(TREES)}.")
 @click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="Evidence that the history does not hold.")
 @click.option("--history-url", help="History to read (default: FLEET_HISTORY_URL, else .fleet).")
+@click.option("--prometheus", help="Prometheus with the recording rules: its metrics count beside the history.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def diagnose(
     *, model: str, at: str, window_s: float, alert: str, tree: str, given: tuple[str, ...], history_url: str | None,
-    as_json: bool,
+    prometheus: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Walk a decision tree over what was recorded; print path, evidence and what to change.
 
@@ -208,6 +210,7 @@ def diagnose(
     Examples:
       fleet alerts diagnose
       fleet alerts diagnose --model llama --alert HighTTFT --at -10m
+      fleet alerts diagnose --model llama --prometheus http://127.0.0.1:9090
       fleet alerts diagnose --tree scheduling_slow --set router_cpu=0.95
     """
     at_s, supplied = recorded.parse_time(at, now_s=time.time()), recorded.given_evidence(given)
@@ -215,7 +218,8 @@ def diagnose(
     history = History(load(FleetSettings, history_url=history_url).resolved_history_url())
     about = alert or ("" if tree else recorded.firing(history, model=model, at_s=at_s))
     chosen = TREES[recorded.tree_of(tree, about, trees)]
-    found = {**recorded.read(history, model=model, at_s=at_s, window_s=window_s), **supplied}
+    live = known(Prometheus(prometheus).evidence(model=model, at_s=at_s)) if prometheus else {}
+    found = {**recorded.read(history, model=model, at_s=at_s, window_s=window_s), **live, **supplied}
     diagnosis = walk(chosen, found)
     if as_json:
         facts = {"alert": about, "model": model, "at_s": at_s, "window_s": window_s}

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import requests
+from click.testing import CliRunner
 
 from alerts.algebra import vector
+from alerts.cli import alerts as command
 from alerts.evaluate import Evaluator
 from alerts.facts import facts
 from alerts.ingest import Ingest, Target
@@ -264,3 +266,13 @@ def test_prometheus_and_evaluator_agree_on_every_fact(store: SeriesStore, promet
         if not same(dict(enumerate(ours.values())), dict(enumerate(theirs.values()))):
             different.append((name, ours, theirs))
     assert different == []
+
+
+@pytest.mark.integration
+@pytest.mark.needs_prometheus
+def test_diagnose_walks_over_a_prometheus(store: SeriesStore, prometheus: str, tmp_path: Path) -> None:
+    arguments = ["diagnose", "--model", "hung", "--alert", "EngineStalled", "--at", str(CHECKED_S[1]), "--prometheus",
+                 prometheus, "--history-url", f"sqlite:///{tmp_path / 'h.sqlite3'}"]  # fmt: skip
+    told = CliRunner().invoke(command, arguments)
+    assert told.exit_code == 0, told.output
+    assert "requests waiting, all endpoints: 0 requests" in told.output
