@@ -1,4 +1,4 @@
-"""Where each series that an alert rests on can be seen: a recorded page, or the exporter's own source. Pure.
+"""Where each series that an alert rests on can be seen: a recorded page, or the exporter's own source. Pure."""
 
 from __future__ import annotations
 
