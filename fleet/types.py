@@ -82,6 +82,10 @@ class VariantSpec:
     max_replicas: int = 10
     saturation_threshold: float = 0.8
     scale_down_threshold: float = 0.3
+    slo_ttft_s: float | None = None
+    """Target for the time to first token of this variant; ``None``: its model's in the SLO file."""
+    slo_tpot_s: float | None = None
+    """Target for the time per output token after the first; ``None``: its model's in the SLO file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

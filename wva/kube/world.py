@@ -146,6 +146,7 @@ def from_variant(item: Object) -> Declared:
             min_replicas=int(spec.get("minReplicas", 1)), max_replicas=int(spec.get("maxReplicas", 10)),
             saturation_threshold=float(spec.get("saturationThreshold", 0.8)),
             scale_down_threshold=float(spec.get("scaleDownThreshold", 0.3)),
+            slo_ttft_s=_seconds(spec, "ttftSeconds"), slo_tpot_s=_seconds(spec, "tpotSeconds"),
         )  # fmt: skip
     except (ValueError, TypeError) as error:
         return Declared(**common, spec=None, problem=str(error))
@@ -185,6 +186,11 @@ def _required(fields: Mapping[str, Any], name: str) -> str:
     if not fields.get(name):
         raise ValueError(f"{name} is missing")
     return str(fields[name])
+
+
+def _seconds(spec: Object, name: str) -> float | None:
+    value = (spec.get("slo") or {}).get(name)
+    return None if value is None else float(value)
 
 
 def _cost(text: Any) -> float:

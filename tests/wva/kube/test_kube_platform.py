@@ -37,12 +37,13 @@ def condition(fake: FakeKubernetes, name: str, kind: str) -> tuple[str, str]:
 
 def test_a_variant_of_a_deployment_has_its_pods_costs_gpus_and_bounds(fake: FakeKubernetes, controller: Make) -> None:
     add_deployment(fake, "a", 2, role="decode")
-    add_variant(fake, "a", variantCost="7.98", saturationThreshold=0.7, minReplicas=0)
+    add_variant(fake, "a", variantCost="7.98", saturationThreshold=0.7, minReplicas=0, slo={"ttftSeconds": 0.4})
     variant = seen(controller().ready())["a"]
     assert (variant.spec.model, variant.spec.cost_per_hour, variant.spec.role) == ("toy", 7.98, Role.DECODE)
     assert (variant.spec.accelerator, variant.spec.accelerator_count) == ("h100_sxm", 2)
     assert (variant.spec.min_replicas, variant.spec.max_replicas) == (0, 6)
     assert (variant.spec.saturation_threshold, variant.spec.scale_down_threshold) == (0.7, 0.3)
+    assert (variant.spec.slo_ttft_s, variant.spec.slo_tpot_s) == (0.4, None)
     assert variant.requested == 2
     assert [each.url for each in variant.replicas] == ["http://10.0.0.1:8000", "http://10.0.0.2:8000"]
     assert variant.count(ReplicaState.READY) == 2
