@@ -132,19 +132,31 @@ def map_pods(
     """Pods by the target that owns them, and those that a target only selects; of a group, its leader alone."""
     owners = {item["metadata"].get("uid"): _controller(item) for item in replica_sets}
     known = {target.key: target for target in targets}
-    spaces: dict[str, list[Target]] = {}
-    for each in known.values():
-        spaces.setdefault(each.key[0], []).append(each)
+    spaces, selecting = {key[0] for key in known}, _by_label(known.values())
     mapped: dict[TargetKey, list[Object]] = {key: [] for key in known}
     misses = []
     for pod in pods:
-        near = spaces.get(pod["metadata"].get("namespace", ""), [])
-        if near and (found := _owner(pod, owners, known)):
+        meta = pod["metadata"]
+        if meta["namespace"] not in spaces:
+            continue
+        if found := _owner(pod, owners, known):
             mapped[found].append(pod)
-        elif reason := _miss(pod, owners, near):
-            meta = pod["metadata"]
+        elif reason := _miss(pod, owners, selecting):
             misses.append(Miss(namespace=meta["namespace"], pod=meta["name"], reason=reason))
     return mapped, misses
+
+
+Selecting = Mapping[tuple[str, str, str], list[Target]]
+"""Targets by namespace and one label of their selector: a pod need not be held against each of them."""
+
+
+def _by_label(targets: Iterable[Target]) -> Selecting:
+    found: dict[tuple[str, str, str], list[Target]] = {}
+    for each in targets:
+        if each.selector:
+            label = min(each.selector.items())
+            found.setdefault((each.key[0], *label), []).append(each)
+    return found
 
 
 def _controller(item: Object) -> Object | None:
@@ -166,11 +178,10 @@ def _owner(pod: Object, owners: Mapping[Any, Object | None], known: Mapping[Targ
     return None
 
 
-def _miss(pod: Object, owners: Mapping[Any, Object | None], near: Iterable[Target]) -> str:
-    labels = pod["metadata"].get("labels") or {}
-    selected = any(
-        each.selector and all(labels.get(key) == value for key, value in each.selector.items()) for each in near
-    )
+def _miss(pod: Object, owners: Mapping[Any, Object | None], selecting: Selecting) -> str:
+    labels: Mapping[str, str] = pod["metadata"].get("labels") or {}
+    near = [each for label in labels.items() for each in selecting.get((pod["metadata"]["namespace"], *label), ())]
+    selected = any(each.selector.items() <= labels.items() for each in near)
     if not selected or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
         return ""
     owner = _controller(pod)
