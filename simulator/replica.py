@@ -67,6 +67,8 @@ class Replica:
         self._planned: list[Fault] = [parse_fault(text) for text in options.fault]
         self._faults = FaultSwitch(self._runner, Faults(random.Random(f"{options.seed}/{index}"), model=options.served))
         adapters = Adapters(options.served, parse_modules(options.lora_module) if options.max_loras else ())
+        for name in adapters.paths:
+            self._runner.engine.adapters.preload(name)
         self._publisher, journal = _publisher(options, adapters, self._reached_at(), index)
         if journal is not None and self._publisher is not None:
             self._runner.engine.kv.listener = journal

@@ -99,7 +99,7 @@ def test_embeddings_are_refused_as_by_a_generative_model(client: Any) -> None:
 
 
 def test_the_client_retries_what_is_injected(client: Any, url: str) -> None:
-    fault = {"kind": "error", "types": ["rate_limit"], "seconds": 0.6}
+    fault = {"kind": "error", "types": ["rate_limit"], "seconds": 1.5}
     assert httpx.post(url + "/sim/fault", json=fault).status_code == 200
     with pytest.raises(openai.RateLimitError):
         client.completions.create(model=MODEL, prompt="x", max_tokens=1)

@@ -139,7 +139,7 @@ def test_a_lost_network_breaks_answers_off(engine: httpx.Client, *, stream: bool
 def test_refused_connections_come_back_by_themselves(launch_engine: Callable[..., Any]) -> None:
     started = launch_engine("--speed", "50").ready()
     with httpx.Client(base_url=started.url) as open_before:
-        _fault(open_before, kind="refuse", seconds=0.5)
+        _fault(open_before, kind="refuse", seconds=1.5)
         with pytest.raises(httpx.ConnectError):
             httpx.get(started.url + "/health")
         assert open_before.get("/health").status_code == 200
@@ -175,7 +175,7 @@ def test_one_of_many_crashes_alone_and_the_process_ends_with_the_last(launch_eng
 
 @pytest.mark.integration
 def test_faults_can_be_planned_on_the_command_line(launch_engine: Callable[..., Any]) -> None:
-    started = launch_engine("--speed", "50", "--fault", "error:types=rate_limit,seconds=1", "--fault", "slow:factor=4")
+    started = launch_engine("--speed", "50", "--fault", "error:types=rate_limit,seconds=3", "--fault", "slow:factor=4")
     started.ready()
     kinds = [fault["kind"] for fault in httpx.get(started.url + "/sim/fault").json()["active"]]
     assert kinds == ["error", "slow"]
