@@ -166,7 +166,7 @@ FINISHED = _engine(
     "requests",
     "Finished requests, aborts and errors too: no success SLI.",
     labels=("finished_reason",),
-    aliases=("sglang:num_requests_total",),
+    aliases=("sglang:num_requests_total", "kserve_vllm:request_success_total", "ray_vllm_request_success_total"),
 )
 ENGINE_TTFT = _engine(
     "vllm:time_to_first_token_seconds",
@@ -174,7 +174,11 @@ ENGINE_TTFT = _engine(
     "s",
     "Time to first token from the engine's arrival.",
     layer=Layer.BUSINESS,
-    aliases=("sglang:time_to_first_token_seconds", "kserve_vllm:time_to_first_token_seconds"),
+    aliases=(
+        "sglang:time_to_first_token_seconds",
+        "kserve_vllm:time_to_first_token_seconds",
+        "ray_vllm_time_to_first_token_seconds",
+    ),
 )
 ENGINE_ITL = _engine(
     "vllm:inter_token_latency_seconds",
@@ -190,8 +194,23 @@ ENGINE_TPOT = _engine(
     "s",
     "Mean time per output token, per request.",
     layer=Layer.BUSINESS,
+    aliases=(
+        "kserve_vllm:request_time_per_output_token_seconds",
+        "ray_vllm_request_time_per_output_token_seconds",
+    ),
 )
-ENGINE_E2E = _engine("vllm:e2e_request_latency_seconds", H, "s", "Whole request in the engine.", layer=Layer.BUSINESS)
+ENGINE_E2E = _engine(
+    "vllm:e2e_request_latency_seconds",
+    H,
+    "s",
+    "Whole request in the engine.",
+    layer=Layer.BUSINESS,
+    aliases=(
+        "sglang:e2e_request_latency_seconds",
+        "kserve_vllm:e2e_request_latency_seconds",
+        "ray_vllm_e2e_request_latency_seconds",
+    ),
+)
 ENGINE_QUEUE_TIME = _engine("vllm:request_queue_time_seconds", H, "s", "Time in the engine's queue.")
 ENGINE_PREFILL_TIME = _engine("vllm:request_prefill_time_seconds", H, "s", "Time in prefill.")
 ENGINE_DECODE_TIME = _engine("vllm:request_decode_time_seconds", H, "s", "Time in decode.")
@@ -414,7 +433,7 @@ WVA_FRESHNESS = _wva(
 WVA_PASS = _wva("wva_optimization_duration_seconds", H, "s", "Duration of one pass.", ("status",))
 WVA_MODELS = _wva("wva_models_processed", G, "models", "Models seen in the last pass.", ())
 WVA_ERRORS = _wva("wva_errors_total", C, "errors", "Errors by component.", ("component", "error_type"))
-WVA_LAST_PASS = _wva("fleet_wva_last_pass_timestamp_seconds", G, "s", "Unix time of the last pass that decided.", ())
+WVA_LAST_PASS = _wva("fleet_wva_last_pass_timestamp_seconds", G, "s", "Unix time of the last pass that decided, or left it to a leader.", ())
 WVA_SIGNAL_AGE = _wva(
     "fleet_wva_signal_age_seconds",
     G,
