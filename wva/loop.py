@@ -115,7 +115,7 @@ class ControlLoop:
     def run_once(self) -> Pass | None:
         """One pass; ``None`` when the platform could not be read and everything stays as it was."""
         started, now_s = time.perf_counter(), self._clock()
-        if not self._takes_part():
+        if not self._takes_part(now_s):
             return None
         self._notice_jump(now_s)
         try:
@@ -138,14 +138,14 @@ class ControlLoop:
         self.metrics.timed("error" if problems else "success", time.perf_counter() - started)
         return self.last
 
-    def _takes_part(self) -> bool:
+    def _takes_part(self, now_s: float) -> bool:
         """Whether this controller leads; one that follows forgets its last pass, so that nothing old is served."""
         leads = self._leads()
         if leads == self.follows:
             log.info("%s", "decides from now on" if leads else "follows: another controller decides")
             self.state = without_windows(self.state)
         self.follows = not leads
-        self.metrics.leading(leads)
+        self.metrics.leading(leads, now_s)
         if not leads:
             self.last = None
         return leads

@@ -56,12 +56,13 @@ class WvaMetrics:
         for namespace, reason in pods:
             self._pod_misses.labels(namespace, reason).inc()
 
-    def leading(self, leads: bool) -> None:
-        """Say who decides; a controller that does not lead publishes nothing about variants."""
+    def leading(self, leads: bool, at_s: float) -> None:
+        """Say at ``at_s`` who decides; one that does not lead publishes nothing about variants, and is not stalled."""
         self._leader.set(leads)
         if not leads:
             self._forget(set())
             self._models.set(0)
+            self._last_pass.set(at_s)
 
     def timed(self, status: str, duration_s: float) -> None:
         """Record how long a pass took; ``status`` is ``success`` or ``error``."""

@@ -191,6 +191,7 @@ def test_of_two_controllers_one_decides_and_the_other_takes_over(fake: FakeKuber
     assert two.loop.run_once() is None
     assert (two.loop.follows, two.metric("fleet_wva_leader"), one.metric("fleet_wva_leader")) == (True, 0.0, 1.0)
     assert b"wva_desired_replicas{" not in two.loop.metrics.page()
+    assert (two.metric("fleet_wva_last_pass_timestamp_seconds") or 0) > time.time() - 60  # standing by is not stalled
     assert fake.count("PATCH", "/scale") == 1
     one.loop.stop()
     one.elector.stop()
