@@ -433,7 +433,13 @@ WVA_FRESHNESS = _wva(
 WVA_PASS = _wva("wva_optimization_duration_seconds", H, "s", "Duration of one pass.", ("status",))
 WVA_MODELS = _wva("wva_models_processed", G, "models", "Models seen in the last pass.", ())
 WVA_ERRORS = _wva("wva_errors_total", C, "errors", "Errors by component.", ("component", "error_type"))
-WVA_LAST_PASS = _wva("fleet_wva_last_pass_timestamp_seconds", G, "s", "Unix time of the last pass that decided, or left it to a leader.", ())
+WVA_LAST_PASS = _wva(
+    "fleet_wva_last_pass_timestamp_seconds",
+    G,
+    "s",
+    "Unix time of the last pass that decided, or left it to a leader.",
+    (),
+)
 WVA_SIGNAL_AGE = _wva(
     "fleet_wva_signal_age_seconds",
     G,
