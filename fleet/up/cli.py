@@ -20,7 +20,7 @@ from fleet.errors import ConfigError
 from fleet.history import History
 from fleet.settings import FleetSettings, Settings, load, load_slos, read_yaml
 from fleet.up.plan import Ports, UpOptions
-from fleet.up.ports import choose
+from fleet.up.ports import PortBook, choose
 from fleet.up.run import Up
 
 _DEMO = Path(__file__).parent / "demo.yaml"
@@ -93,7 +93,7 @@ def up(*, headless: bool, as_json: bool, **asked: Any) -> None:
     say = partial(click.echo, err=True)
     shared = load(FleetSettings, home=asked["home"], history_url=asked["history_url"])
     options, notes = _options(shared, asked)
-    ports, replaced = choose(options.host, Ports())
+    ports, replaced = choose(options.host, Ports(), book := PortBook())
     if replaced:
         notes += ("ports that are taken are replaced: " + ", ".join(replaced),)
     history = History(options.history_url)
@@ -104,6 +104,7 @@ def up(*, headless: bool, as_json: bool, **asked: Any) -> None:
     try:
         run.run(headless=headless, console=Console(), notes=notes)
     finally:
+        book.release()
         say(f"history is kept in {options.history_url}")
     _finish(run, as_json=as_json)
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import socket
+import tempfile
 from dataclasses import asdict
+from pathlib import Path
+from typing import IO
 
 from fleet.up.plan import Ports
 
@@ -22,21 +27,55 @@ def is_free(host: str, port: int) -> bool:
     return True
 
 
-def choose(host: str, wanted: Ports) -> tuple[Ports, list[str]]:
+class PortBook:
+    """Ports that this run has chosen, locked against other runs until it ends.
+
+    Between the choice of a port and its part's start another run could choose the same one, and then take the other's
+    part for its own; a lock file a port (the kernel drops the lock with the process) keeps them apart.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder or Path(tempfile.gettempdir()) / f"llm-fleet-ports-{os.getuid()}"
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._locks: dict[int, IO[bytes]] = {}
+
+    def take(self, host: str, port: int) -> bool:
+        """Lock ``port`` for this run if it is free; False if it is not."""
+        if port in self._locks or not is_free(host, port):
+            return False
+        lock = (self._folder / str(port)).open("wb")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            return False
+        self._locks[port] = lock
+        return True
+
+    def take_block(self, host: str, first: int) -> int:
+        """Lock :data:`_ENGINES` ports in a row; returns the first."""
+        while True:
+            block = range(first, first + _ENGINES)
+            if all(port not in self._locks and is_free(host, port) for port in block) and self.take(host, first):
+                return first
+            first += _ENGINES
+
+    def release(self) -> None:
+        """Give all ports back."""
+        for lock in self._locks.values():
+            lock.close()
+        self._locks.clear()
+
+
+def choose(host: str, wanted: Ports, book: PortBook) -> tuple[Ports, list[str]]:
     """Ports that are free, as near above the wanted ones as there are, and a word for each that was replaced."""
     chosen: dict[str, int] = {}
     notes: list[str] = []
     for name, port in asdict(wanted).items():
         if name == "engine_base":
-            chosen[name] = _free_block(host, port, set(chosen.values()))
+            chosen[name] = book.take_block(host, port)
         else:
-            chosen[name] = next(p for p in range(port, 65_000) if p not in chosen.values() and is_free(host, p))
+            chosen[name] = next(candidate for candidate in range(port, 65_000) if book.take(host, candidate))
         if chosen[name] != port:
             notes.append(f"{name.replace('_', ' ')} {port} -> {chosen[name]}")
     return Ports(**chosen), notes
-
-
-def _free_block(host: str, first: int, used: set[int]) -> int:
-    while any(port in used or not is_free(host, port) for port in range(first, first + _ENGINES)):
-        first += _ENGINES
-    return first

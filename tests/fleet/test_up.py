@@ -18,7 +18,7 @@ from fleet.errors import FleetError
 from fleet.up import report
 from fleet.up.cli import up
 from fleet.up.plan import Part, Ports, UpOptions, parts
-from fleet.up.ports import choose
+from fleet.up.ports import PortBook, choose
 from fleet.up.supervisor import Supervisor
 
 
@@ -40,12 +40,24 @@ def test_real_engines_need_no_simulator() -> None:
     assert "http://a:1,http://b:2" in plan["router"].argv
 
 
-def test_a_taken_port_is_replaced_and_said() -> None:
+def test_two_runs_that_start_at_once_never_choose_the_same_port(tmp_path: Path) -> None:
+    first, second = PortBook(tmp_path), PortBook(tmp_path)
+    ours, _ = choose("127.0.0.1", Ports(), first)
+    theirs, notes = choose("127.0.0.1", Ports(), second)
+    names = Ports.__dataclass_fields__
+    assert not {getattr(ours, name) for name in names} & {getattr(theirs, name) for name in names}
+    assert abs(ours.engine_base - theirs.engine_base) >= 32
+    assert len(notes) == len(names)
+    first.release()
+    assert choose("127.0.0.1", ours, PortBook(tmp_path))[0] == ours
+
+
+def test_a_taken_port_is_replaced_and_said(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        ports, notes = choose("127.0.0.1", Ports(router=port))
+        ports, notes = choose("127.0.0.1", Ports(router=port), PortBook(tmp_path))
     assert ports.router != port
     assert f"router {port} -> {ports.router}" in notes
     values = [getattr(ports, name) for name in Ports.__dataclass_fields__]
