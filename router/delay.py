@@ -34,7 +34,8 @@ class LeastDelay:
     - decoding: each of its tokens takes longer by what the requests and contexts there add to a step, and each of
       theirs by what it adds;
     - a miss: prompt tokens to be computed beyond those at the candidate that has most of the prompt hold up the
-      requests of an average endpoint (fewer where there is time to spare), ``miss_cost`` times;
+      requests of an average endpoint (fewer where there is time to spare), ``miss_cost`` times, spread over the
+      requests under way that start alike and would find a second copy;
     - a queue: waiting requests are admitted as running ones end.
 
     A new prompt brings its followers: where prompts are reused, it is judged not by the load of the moment but by the
@@ -43,8 +44,8 @@ class LeastDelay:
     """
 
     predicts: ClassVar[bool] = True
-    miss_cost: float = number(1.5, "missCost")
-    """1: a token is computed once. 2: what it displaces from a full cache will be computed again too."""
+    miss_cost: float = number(2.0, "missCost")
+    """2: what a computed token displaces from a full cache will be computed again too; 1 would count it once."""
     request_tokens: float = number(0.5, "requestTokens")
     """What a decoding request adds to a step, in prompt tokens (0.2 to 0.7 on calibrated GPUs)."""
     context_tokens: float = number(1e-3, "contextTokens")
@@ -66,11 +67,11 @@ class LeastDelay:
         loads = _loads(endpoints)
         mean = _Load(*(sum(values) / len(loads) for values in zip(*loads, strict=True)))
         uncached = [max(1, request.input_tokens - endpoint.matched_tokens) for endpoint in endpoints]
-        fewest = min(uncached)
+        fewest, price = min(uncached), self.miss_cost / (1.0 + request.alike / len(endpoints))
         delays = [
             endpoint.prefill_tokens_in_flight
             + own
-            + self.miss_cost * (1.0 + min(mean.requests, _SPARE * load.requests)) * (own - fewest)
+            + price * (1.0 + min(mean.requests, _SPARE * load.requests)) * (own - fewest)
             + self._decoding(request, self._expected(request, own, load, mean), mean)
             + self._queue(request, endpoint, load)
             for endpoint, load, own in zip(endpoints, loads, uncached, strict=True)
@@ -102,7 +103,7 @@ class LeastDelay:
         if sample is None or not sample.waiting or load.requests <= 0.0:
             return 0.0
         step = self.step_tokens + self.request_tokens * load.requests + self.context_tokens * load.context
-        return sample.waiting * request.expected_output_tokens * step / load.requests
+        return sample.waiting * request.expected_output_tokens * step / max(1.0, load.requests)
 
 
 def _loads(endpoints: Sequence[EndpointView]) -> list[_Load]:

@@ -6,7 +6,10 @@ exactly once, whatever happens to it, so the counts are never negative and retur
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+NO_PREFIX: Final = 0
+"""No block: nothing of a prompt was cached."""
 
 
 class Load(NamedTuple):
@@ -23,10 +26,10 @@ _IDLE = Load()
 
 
 class _Entry:
-    __slots__ = ("context", "prefill", "url")
+    __slots__ = ("context", "prefill", "prefix", "url")
 
-    def __init__(self, url: str, prefill: int, context: int) -> None:
-        self.url, self.prefill, self.context = url, prefill, context
+    def __init__(self, url: str, prefill: int, context: int, prefix: int) -> None:
+        self.url, self.prefill, self.context, self.prefix = url, prefill, context, prefix
 
 
 class _Total:
@@ -43,14 +46,17 @@ class Ledger:
     that is not in flight (finished, or its endpoint forgotten) do nothing, so every path may release.
     """
 
-    __slots__ = ("_entries", "_others", "_totals")
+    __slots__ = ("_alike", "_entries", "_others", "_totals")
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
         self._totals: dict[str, _Total] = {}
         self._others: dict[str, float] = {}
+        self._alike: dict[int, int] = {}
 
-    def dispatch(self, url: str, request_id: str, uncached_tokens: int, input_tokens: int) -> None:
+    def dispatch(
+        self, url: str, request_id: str, uncached_tokens: int, input_tokens: int, prefix: int = NO_PREFIX
+    ) -> None:
         """The request goes to ``url``; one that is in flight elsewhere (a retry) moves.
 
         Args:
@@ -58,9 +64,12 @@ class Ledger:
             request_id: the router's own name of the request.
             uncached_tokens: prompt tokens not expected in the endpoint's prefix cache.
             input_tokens: prompt tokens.
+            prefix: the last block of it that was cached anywhere.
         """
         self.finish(request_id)
-        entry = _Entry(url, max(0, uncached_tokens), max(0, input_tokens))
+        entry = _Entry(url, max(0, uncached_tokens), max(0, input_tokens), prefix)
+        if prefix:
+            self._alike[prefix] = self._alike.get(prefix, 0) + 1
         self._entries[request_id] = entry
         total = self._totals.setdefault(url, _Total())
         total.requests += 1
@@ -88,6 +97,7 @@ class Ledger:
         """The request is over, in whichever way; a second call does nothing."""
         if (entry := self._entries.pop(request_id, None)) is None:
             return
+        self._unlike(entry.prefix)
         total = self._totals[entry.url]
         total.requests -= 1
         total.prefill -= entry.prefill
@@ -107,7 +117,21 @@ class Ledger:
         """The endpoint is gone, and with it what was in flight there."""
         self._others.pop(url, None)
         if self._totals.pop(url, None) is not None:
-            self._entries = {name: entry for name, entry in self._entries.items() if entry.url != url}
+            gone = [name for name, entry in self._entries.items() if entry.url == url]
+            for name in gone:
+                self._unlike(self._entries.pop(name).prefix)
+
+    def alike(self, prefix: int) -> int:
+        """Requests in flight anywhere whose longest cached prefix, when they were sent, ended in that block."""
+        return self._alike.get(prefix, 0)
+
+    def _unlike(self, prefix: int) -> None:
+        if prefix:
+            left = self._alike[prefix] - 1
+            if left:
+                self._alike[prefix] = left
+            else:
+                del self._alike[prefix]
 
     def of(self, url: str) -> Load:
         """What is in flight at ``url``; nothing for a stranger."""

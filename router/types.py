@@ -27,6 +27,8 @@ class InferenceRequest:
     tenant: str = ""
     expected_output_tokens: float = START_OUTPUT_TOKENS
     """Length of the answer to reckon with: the recent mean (:mod:`router.traffic`)."""
+    alike: int = 0
+    """Requests in flight that share their prompt with earlier ones up to the same block as this one."""
     expected_reuse: float = START_REUSE
     """Share of a prompt that others share, in recent traffic, 0..1."""
 

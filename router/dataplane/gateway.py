@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 import uuid
@@ -22,7 +23,7 @@ from router.dataplane.reader import ClientRequest
 from router.dataplane.replies import Refusal, server_error
 from router.dataplane.upstream import Pool
 from router.endpoints import Endpoint, EndpointSet
-from router.ledger import Ledger, Load
+from router.ledger import NO_PREFIX, Ledger, Load
 from router.metrics import OTHER, ModelMeters, RouterMetrics
 from router.pickers import Rng
 from router.prefix import BYTES_PER_TOKEN, PrefixIndex, block_hashes, model_seed
@@ -160,10 +161,11 @@ class Gateway:
     def choose(self, exchange: Exchange) -> Pool | Refusal:
         """Pick an engine for ``exchange`` and enter it into the books, or say why there is none."""
         started_s = perf_counter()
-        request = exchange.inference
+        views, prefix = self._views(exchange.inference, exchange.tried)
+        request = dataclasses.replace(exchange.inference, alike=self.ledger.alike(prefix))
         pick = self.scheduler.pick(
-            request, self._views(request, exchange.tried), rng=self._rng, turn=next(self._turn), predict=self._predict
-        )
+            request, views, rng=self._rng, turn=next(self._turn), predict=self._predict
+        )  # fmt: skip
         took_s = perf_counter() - started_s
         self.metrics.scheduler.observe(took_s)
         exchange.pick = pick
@@ -175,15 +177,18 @@ class Gateway:
             return self._nothing(exchange, pick)
         url = pick.endpoint.url
         uncached = request.input_tokens - pick.endpoint.matched_tokens
-        self.ledger.dispatch(url, exchange.key, uncached, request.input_tokens)
+        self.ledger.dispatch(url, exchange.key, uncached, request.input_tokens, prefix)
         self.traffic.dispatched(url, uncached, request.input_tokens)
         self.prefix.record(url, request.block_hashes)
         return self.pool(url)
 
-    def _views(self, request: InferenceRequest, tried: set[str]) -> list[EndpointView]:
+    def _views(self, request: InferenceRequest, tried: set[str]) -> tuple[list[EndpointView], int]:
+        """The candidates, and the last block of the prompt that is expected in some cache."""
         candidates = self.endpoints.candidates(tried)
         matched = self.prefix.match(request.block_hashes, [one.url for one in candidates])
-        return [self._view(one, request, matched[one.url]) for one in candidates]
+        longest = max(matched.values(), default=0)
+        prefix = request.block_hashes[longest - 1] if longest else NO_PREFIX
+        return [self._view(one, request, matched[one.url]) for one in candidates], prefix
 
     def _view(self, one: Endpoint, request: InferenceRequest, blocks: int) -> EndpointView:
         """The engine as this request sees it; the last view again where nothing has changed since."""

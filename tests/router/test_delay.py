@@ -32,9 +32,14 @@ def endpoint(*, own=0, length=1000, pending=0, matched=0, others=0.0, waiting=0.
     )
 
 
-def delays(*endpoints, reuse=0.0, slowness=None, **parameters):
+def delays(*endpoints, reuse=0.0, alike=0, slowness=None, **parameters):
     request = InferenceRequest(
-        request_id="r", model="m", input_tokens=PROMPT, expected_output_tokens=ANSWER, expected_reuse=reuse
+        request_id="r",
+        model="m",
+        input_tokens=PROMPT,
+        expected_output_tokens=ANSWER,
+        expected_reuse=reuse,
+        alike=alike,
     )
     predictions = slowness and [Prediction(ttft_s=1, tpot_s=1, slowness=factor) for factor in slowness]
     return LeastDelay(**parameters).delays(
@@ -43,12 +48,12 @@ def delays(*endpoints, reuse=0.0, slowness=None, **parameters):
 
 
 def test_the_formula():
-    """0.5 a request and 0.001 a context token a step; own answer, and half of the others'; one miss priced 1.5."""
+    """0.5 a request and 0.001 a context token a step; own answer, and half of the others'; a miss counts twice."""
     warm = endpoint(own=10, pending=300, matched=900)
     cold = endpoint(own=30)
     mean_requests, step_of_one = 20.0, 0.5 + 0.001 * 1000
     decoding = [ANSWER * (n * step_of_one + 0.5 * n * step_of_one) for n in (10, 30)]
-    miss = 1.5 * (1 + min(mean_requests, 2 * 30)) * (1000 - 100)
+    miss = 2.0 * (1 + min(mean_requests, 2 * 30)) * (1000 - 100)
     assert delays(warm, cold) == pytest.approx([300 + 100 + decoding[0], 0 + 1000 + miss + decoding[1]])
 
 
@@ -78,6 +83,15 @@ def test_a_miss_costs_more_the_more_requests_it_holds_up():
     quiet = delays(endpoint(own=2, matched=900), endpoint(own=2))
     busy = delays(endpoint(own=80, matched=900), endpoint(own=80))
     assert busy[1] - busy[0] > 20 * (quiet[1] - quiet[0])
+
+
+def test_a_popular_prefix_is_copied_sooner_than_a_rare_one():
+    """The copy costs once and serves, on each endpoint, its share of the requests that start alike."""
+    warm, cold = endpoint(own=40, matched=900), endpoint(own=20)
+    rare, popular = delays(warm, cold, alike=0), delays(warm, cold, alike=38)
+    assert rare[0] == popular[0] < rare[1]
+    miss = 2.0 * (1 + 30) * 900
+    assert rare[1] - popular[1] == pytest.approx(miss - miss / 20)
 
 
 def test_an_idle_endpoint_takes_a_miss_rather_than_a_queue():

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from router.ledger import Ledger, Load
+from router.ledger import NO_PREFIX, Ledger, Load
 
 
 def script(*calls):
@@ -71,6 +71,20 @@ def test_requests_of_other_routers(seen, others):
     assert ledger.others("u") == others, "it holds until the next scrape"
     ledger.forget("u")
     assert ledger.others("u") == 0.0
+
+
+def test_requests_that_start_alike_are_counted_while_they_are_in_flight():
+    ledger = Ledger()
+    for name, prefix in (("a", 7), ("b", 7), ("c", 8), ("d", NO_PREFIX)):
+        ledger.dispatch("u" if name == "a" else "v", name, 0, 10, prefix)
+    assert (ledger.alike(7), ledger.alike(8), ledger.alike(NO_PREFIX)) == (2, 1, 0)
+    ledger.dispatch("w", "c", 0, 10, 7)
+    assert (ledger.alike(7), ledger.alike(8)) == (3, 0), "a retry counts where it is now"
+    ledger.finish("b")
+    ledger.forget("u")
+    assert ledger.alike(7) == 1
+    ledger.finish("c")
+    assert ledger.alike(7) == 0
 
 
 def test_a_retry_moves_the_request():
