@@ -5,8 +5,9 @@ from __future__ import annotations
 from benchmarks.alerts.bench import BENCH as ALERTS
 from benchmarks.autoscaling import BENCH as AUTOSCALING
 from benchmarks.options import Bench
+from benchmarks.routing import BENCH as ROUTING
 from benchmarks.simulator.bench import BENCH as SIMULATOR
 
-_ALL: tuple[Bench, ...] = (ALERTS, AUTOSCALING, SIMULATOR)
+_ALL: tuple[Bench, ...] = (ALERTS, AUTOSCALING, ROUTING, SIMULATOR)
 
 BENCHES: dict[str, Bench] = {bench.name: bench for bench in _ALL}

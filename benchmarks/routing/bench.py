@@ -1,0 +1,97 @@
+"""``fleet bench routing``: every arm on every workload, in virtual time, and what it comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from benchmarks.options import BenchOptions
+from benchmarks.result import Outcome
+from benchmarks.routing import catalog, judge, tables
+from benchmarks.routing.arms import BASELINES
+from benchmarks.routing.clairvoyant import Clairvoyant
+from benchmarks.routing.figures import StageFigures, run_figures, stage_figures
+from benchmarks.routing.judge import Run
+from benchmarks.routing.ours import Ours
+from benchmarks.routing.run import ArmFactory, Simulation
+from benchmarks.routing.workloads import Workload
+from fleet.errors import ConfigError
+from router.profile import PROFILES
+
+BARS: Final = ("rr_throughput_error_pct_max", "rr_ttft_saturated_error_pct_max", "ours_tok_s_at_60",
+               "ours_ttft_p90_s_at_60", "ours_vs_best_arm_worst_pct")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An arm in the race."""
+
+    make: ArmFactory
+    precise: bool = False
+    """Its prefix index follows the engines' KV events."""
+
+
+ARMS: Final[dict[str, Entry]] = {
+    **{kind.name: Entry(make=kind) for kind in BASELINES},
+    "documents": Entry(make=partial(Ours, profile=PROFILES["documents"], name="documents")),
+    judge.OURS: Entry(make=Ours),
+    "ours-precise": Entry(make=partial(Ours, name="ours-precise"), precise=True),
+    "clairvoyant": Entry(make=Clairvoyant, precise=True),
+}
+
+
+def run(options: BenchOptions) -> Outcome:
+    """All arms on one workload, or on the default set."""
+    names = [options.workload] if options.workload else list(catalog.DEFAULT)
+    found, notes = _find(names, options)
+    runs: list[Run] = []
+    total = len(found) * len(options.seeds) * len(ARMS)
+    for name, make in found.items():
+        for seed in options.seeds:
+            workload = make(seed)
+            for arm, entry in ARMS.items():
+                options.progress(len(runs) / total, f"{name}, seed {seed}, {arm}")
+                runs.append(_simulate(workload, arm, entry, seed))
+    ladder_as_published = options.scale == 1.0 and "ladder" in found
+    return Outcome(
+        results=judge.results(runs), bars=judge.bars(runs, ladder=ladder_as_published),
+        tables=tables.tables(runs), plots=tables.plots(runs, published=ladder_as_published),
+        notes=[*notes, *judge.notes(runs)],
+    )  # fmt: skip
+
+
+def _find(names: Sequence[str], options: BenchOptions) -> tuple[dict[str, catalog.Make], list[str]]:
+    """The workloads that can be had; of the default set, one whose trace is missing is left out and said."""
+    folders = [options.traces] if options.traces else []
+    found: dict[str, catalog.Make] = {}
+    notes: list[str] = []
+    for name in names:
+        try:
+            make, where = catalog.find(name, folders, scale=options.scale)
+        except ConfigError as error:
+            if options.workload:
+                raise
+            notes.append(f"left out: {name}: {error}")
+            continue
+        found[make(options.seeds[0]).name if options.workload else name] = make
+        notes.append(f"{name}: {where}")
+    return found, notes
+
+
+def _simulate(workload: Workload, arm: str, entry: Entry, seed: int) -> Run:
+    simulation = Simulation(workload, entry.make, seed=seed, precise=entry.precise)
+    pods = workload.fleet.pods
+    stages: list[StageFigures] = []
+    kept = []
+    for stage in workload.stages:
+        served = simulation.run(stage)
+        if stage.warm_up or not served:
+            continue
+        stages.append(stage_figures(served, rate_rps=stage.rate_rps, slo=workload.slo, pods=pods))
+        kept.append((stages[-1], served))
+    error = simulation.arm.prediction_error if isinstance(simulation.arm, Ours) else None
+    return Run(workload=workload.name, what=workload.what, main=workload.main, slo=workload.slo, arm=arm, seed=seed,
+               stages=stages, whole=run_figures(kept, slo=workload.slo, pods=pods),
+               prediction_error=error)  # fmt: skip
