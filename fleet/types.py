@@ -62,6 +62,18 @@ class Reason(enum.StrEnum):
     """A cheaper or a dearer variant of the same model takes the change."""
     NO_HEADROOM = "no_headroom"
     """Idle, but the replicas that remain would be saturated by the load they inherit."""
+    DEMAND = "demand"
+    """The present demand and its backlog need other replicas than there are."""
+    FORECAST = "forecast"
+    """The demand expected by the time that a replica could be ready needs other replicas than there are."""
+    WAKE = "wake"
+    """Requests wait for a model without replicas: its cheapest variant starts one."""
+    UNUSED = "unused"
+    """No request for the whole retention period: scaled to zero."""
+    NO_GPU = "no_gpu"
+    """More replicas are wanted than the GPU inventory, a quota or the model's share of them allows."""
+    FLAPPING = "flapping"
+    """The variant changed direction too often: decreases wait longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +98,12 @@ class VariantSpec:
     """Target for the time to first token of this variant; ``None``: its model's in the SLO file."""
     slo_tpot_s: float | None = None
     """Target for the time per output token after the first; ``None``: its model's in the SLO file."""
+    priority: float = 1.0
+    """Of its model when GPUs are short: a model with twice the priority gets twice the share; > 0."""
+    startup_s: float | None = None
+    """Time from request to ready, known beforehand; ``None``: learned from starts, the policy's until then."""
+    retention_s: float | None = None
+    """With ``min_replicas`` 0: seconds without a request until the model goes to zero; ``None``: the policy's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +117,8 @@ class Replica:
     state: ReplicaState = ReplicaState.READY
     since_s: float = 0.0
     """Unix time at which it entered this state."""
+    created_s: float = 0.0
+    """Unix time at which it was asked for (a pod's creation); 0: not known. Ready ``since_s`` less this: its lead time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +133,65 @@ class Variant:
     def count(self, state: ReplicaState) -> int:
         """Replicas in ``state``."""
         return sum(replica.state is state for replica in self.replicas)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram:
+    """Observations by bucket since a start; counts are totals, each bucket on its own (not cumulated)."""
+
+    bounds: tuple[float, ...]
+    """Upper bounds of the finite buckets, ascending; seconds."""
+    counts: tuple[float, ...]
+    """One more than ``bounds``: the last is what is above all of them."""
+    sum_s: float | None = None
+    """Sum of all observations."""
+
+    @property
+    def count(self) -> float:
+        """Observations."""
+        return sum(self.counts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelTraffic:
+    """One model's requests as its router (or, without one, all of its engines together) counts them.
+
+    Totals are monotone: a reader takes differences between two snapshots. Where a source only tells increases over a
+    window (PromQL ``increase``), the collector adds them up. A fall means a restart; the difference is then not known.
+    """
+
+    at_s: float
+    """Unix time of the reading."""
+    arrived_total: float | None = None
+    """Requests received, refused ones left out. From engines: finished plus in flight (running and waiting)."""
+    finished_total: float | None = None
+    """Requests answered, well or not."""
+    prompt_tokens_total: float | None = None
+    """Prompt tokens of the requests in ``arrived_total``; from engines: of the prompts computed."""
+    generation_tokens_total: float | None = None
+    """Answer tokens of the requests in ``finished_total``; from engines: generated so far."""
+    in_flight: float | None = None
+    """Requests received and not answered: queued at the router, waiting and running in engines."""
+    queued: float | None = None
+    """Of those, held at the router (its flow-control queue); equal to the snapshot's ``router_queue``."""
+    ttft: Histogram | None = None
+    """Time to first token of requests, as near to the client as it is measured."""
+    tpot: Histogram | None = None
+    """Mean time per output token after the first, by request; from engines without it: inter-token latencies."""
+    e2e: Histogram | None = None
+    """Time from arrival to the last token."""
+    source: str = "router"
+    """``router`` or ``engines``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuInventory:
+    """GPUs that may be used; what is not named is not limited."""
+
+    gpus: Mapping[str, int] = field(default_factory=dict)
+    """GPUs of each accelerator that exist (used ones included), by the name that specs use."""
+    quotas: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """By namespace: GPUs of each accelerator that it may use; ``*`` as accelerator: of all kinds together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +213,17 @@ class EngineSample:
     preemptions_total: float | None = None
     requests_total: float | None = None
     """Finished requests, any finish reason."""
+    ttft_sum_s: float | None = None
+    """``vllm:time_to_first_token_seconds_sum``; its ``_count`` is below."""
+    ttft_count: float | None = None
+    itl_sum_s: float | None = None
+    """Sum of inter-token latencies (time per output token where an engine has only that)."""
+    itl_count: float | None = None
+    e2e_sum_s: float | None = None
+    """Sum of end-to-end latencies of finished requests."""
+    e2e_count: float | None = None
+    max_running: float | None = None
+    """Most sequences that run at once (``max_num_seqs``), where the engine says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +262,10 @@ class FleetSnapshot:
     """Age of ``router_queue``; ``None`` where no router is read."""
     source: str = ""
     """Where it was read ("scrape", a Prometheus URL, a file)."""
+    traffic: Mapping[str, ModelTraffic] = field(default_factory=dict)
+    """Arrivals and latencies by model; a model that is not named is judged by its engines' samples alone."""
+    inventory: GpuInventory | None = None
+    """``None``: GPUs are not limited, or not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

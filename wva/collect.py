@@ -9,7 +9,15 @@ from typing import Protocol
 from fleet.errors import FleetError, SourceError
 from fleet.platform import Platform
 from fleet.sources import EngineReading, MetricSource
-from fleet.types import FleetSnapshot, Replica, ReplicaObservation, ReplicaState, Variant, VariantObservation
+from fleet.types import (
+    FleetSnapshot,
+    ModelTraffic,
+    Replica,
+    ReplicaObservation,
+    ReplicaState,
+    Variant,
+    VariantObservation,
+)
 
 
 class QueueReader(Protocol):
@@ -19,6 +27,17 @@ class QueueReader(Protocol):
         """Waiting requests by model.
 
         Raises: SourceError when the router does not answer.
+        """
+        ...
+
+
+class TrafficReader(Protocol):
+    """Gives what the router, or an aggregation over engines, counts of each model's requests."""
+
+    def __call__(self) -> Mapping[str, ModelTraffic]:
+        """Traffic by model.
+
+        Raises: SourceError when it cannot be read.
         """
         ...
 
@@ -40,8 +59,12 @@ class Problem:
 class Collector:
     """Reads platform, engines and router; keeps the last reading of each engine so that its age can grow."""
 
-    def __init__(self, platform: Platform, source: MetricSource, queue: QueueReader | None = None) -> None:
-        self._platform, self._source, self._queue = platform, source, queue
+    def __init__(
+        self, platform: Platform, source: MetricSource, queue: QueueReader | None = None,
+        traffic: TrafficReader | None = None,
+    ) -> None:  # fmt: skip
+        self._platform, self._source, self._queue, self._read_traffic = platform, source, queue, traffic
+        self._traffic: Mapping[str, ModelTraffic] = {}
         self._readings: dict[str, EngineReading] = {}
         self._router: Mapping[str, float] = {}
         self._router_at_s: float | None = None
@@ -52,13 +75,14 @@ class Collector:
         Raises: SourceError when the platform does not answer: then not even the replicas are known.
         """
         variants = self._platform.variants()
-        problems = [*self._read_engines(variants, now_s), *self._read_router(now_s)]
+        problems = [*self._read_engines(variants, now_s), *self._read_router(now_s), *self._read_requests()]
         snapshot = FleetSnapshot(
             at_s=now_s,
             variants=tuple(self._observe(variant, now_s) for variant in variants),
             router_queue=dict(self._router),
             router_age_s=None if self._router_at_s is None else max(now_s - self._router_at_s, 0.0),
             source=self._source.name,
+            traffic=dict(self._traffic),
         )
         return snapshot, tuple(problems)
 
@@ -89,6 +113,16 @@ class Collector:
         except SourceError as error:
             return [Problem.of("router", error)]
         self._router_at_s = now_s
+        return []
+
+    def _read_requests(self) -> list[Problem]:
+        """A reading that fails leaves the one before, whose age grows."""
+        if self._read_traffic is None:
+            return []
+        try:
+            self._traffic = self._read_traffic()
+        except SourceError as error:
+            return [Problem.of("router", error)]
         return []
 
     def _observe(self, variant: Variant, now_s: float) -> VariantObservation:

@@ -78,6 +78,30 @@ class WvaSettings(Settings):
     """Steps are made larger than this share of the replicas, or an HPA ignores them; 0 switches that off."""
     forget_half_life_s: float = Field(default=6 * 3600.0, gt=0)
     """Learned best speed and capacity halve over this long, so that they are learned again."""
+    analyzer: Literal["saturation", "v1", "v2", "slo"] = "saturation"
+    """What turns observations into wanted replicas: docs/wva.md, "Analyzers"."""
+    slo_ttft_s: float = Field(default=3.0, gt=0)
+    """Analyzer slo: TTFT target of variants whose spec has none."""
+    slo_tpot_s: float = Field(default=0.1, gt=0)
+    """Analyzer slo: target for the time per output token of variants whose spec has none."""
+    slo_objective: float = Field(default=0.99, gt=0, lt=1)
+    """Analyzer slo: share of requests that meet both targets."""
+    miss_cost: float = Field(default=20.0, gt=0)
+    """Analyzer slo: a missed request costs as much as serving so many; higher buys more headroom."""
+    forecast: bool = True
+    """Analyzer slo: plan for the demand by the time that a replica could be ready; off: for the present."""
+    lead_time_s: float = Field(default=120.0, gt=0)
+    """Start-up time assumed until starts have been seen (published for 32B models on H100: 98 to 139 s)."""
+    react_s: float = Field(default=30.0, ge=0)
+    """Time from a change of demand to its decision: a scrape and a pass."""
+    drain_s: float = Field(default=60.0, gt=0)
+    """A backlog is to be worked off in this long."""
+    retention_s: float = Field(default=600.0, gt=0)
+    """Without a request for this long a model whose minimum is 0 goes to zero (default: upstream's 10 minutes)."""
+    flap_window_s: float = Field(default=1800.0, gt=0)
+    """Changes of direction are counted over this long."""
+    flap_limit: int = Field(default=4, ge=1)
+    """With more changes of direction than this in the window, decreases must be wanted four times as long."""
     decision_every_s: float = Field(default=30.0, ge=0)
     """An unchanged decision is written to history this often; a changed one always."""
     dry_run: bool = False

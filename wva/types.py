@@ -22,6 +22,30 @@ class Policy:
     hpa_tolerance: float = 0.1
     window_s: float = 30.0
     forget_half_life_s: float = 6 * 3600.0
+    analyzer: str = "saturation"
+    """Of :data:`wva.analyzers.ANALYZERS`: ``saturation``, ``v1``, ``v2``, ``slo``."""
+    slo_ttft_s: float = 3.0
+    """Analyzer ``slo``: target for the time to first token where a variant's spec has none."""
+    slo_tpot_s: float = 0.1
+    """Analyzer ``slo``: target for the time per output token where a variant's spec has none."""
+    slo_objective: float = 0.99
+    """Analyzer ``slo``: share of requests that meet both targets."""
+    miss_cost: float = 20.0
+    """Analyzer ``slo``: a missed request costs as much as serving so many; higher buys more headroom."""
+    forecast: bool = True
+    """Analyzer ``slo``: plan for the demand when a replica could be ready; off: for the present."""
+    lead_time_s: float = 120.0
+    """Time from request to ready until starts have been seen (``VariantSpec.startup_s`` wins)."""
+    react_s: float = 30.0
+    """Time between a change of demand and its decision: one scrape and one pass."""
+    drain_s: float = 60.0
+    """A backlog is to be worked off in so long."""
+    retention_s: float = 600.0
+    """Seconds without a request after which a model whose minimum is 0 goes to zero (upstream's 10 minutes)."""
+    flap_window_s: float = 1800.0
+    """Reversals (up after down, down after up) are counted over so long."""
+    flap_limit: int = 4
+    """With more reversals in the window a variant flaps: its decreases must be wanted four times as long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
