@@ -118,7 +118,7 @@ class Replica:
     since_s: float = 0.0
     """Unix time at which it entered this state."""
     created_s: float = 0.0
-    """Unix time at which it was asked for (a pod's creation); 0: not known. Ready ``since_s`` less this: its lead time."""
+    """Unix time at which it was asked for (a pod's creation); 0: not known. Ready ``since_s`` less it: lead time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
