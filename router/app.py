@@ -89,7 +89,7 @@ def decision_to_json(decision: Decision) -> dict[str, Any]:
         "probability": pick.probability,
         "scores": pick.scores,
         "dropped": pick.dropped,
-        "predictions": {url: asdict(prediction) for url, prediction in pick.predictions.items()},
+        "predictions": {url: prediction._asdict() for url, prediction in pick.predictions.items()},
         "predictor_cold": pick.cold,
     }
 

@@ -9,14 +9,14 @@ from typing import ClassVar, Final, NamedTuple
 
 from router.parameters import number
 from router.scoring import Candidates
-from router.types import EndpointView, InferenceRequest, Prediction
+from router.types import EndpointView, Prediction
 
 _SPARE: Final = 2.0
 """Below the mean load divided by this, an endpoint has time to spare, and a miss there is priced by its own load."""
 
 
-class _Load(NamedTuple):
-    """What is at an endpoint; of the mean endpoint, if so named."""
+class _Mean(NamedTuple):
+    """What is at the mean endpoint."""
 
     requests: float
     context: float
@@ -64,67 +64,61 @@ class LeastDelay:
     def delays(self, candidates: Candidates) -> list[float]:
         """In prompt tokens, each above 0, in the order of the endpoints."""
         request, endpoints = candidates.request, candidates.endpoints
-        loads = _loads(endpoints)
-        mean = _Load(*(sum(values) / len(loads) for values in zip(*loads, strict=True)))
-        uncached = [max(1, request.input_tokens - endpoint.matched_tokens) for endpoint in endpoints]
-        fewest, price = min(uncached), self.miss_cost / (1.0 + request.alike / len(endpoints))
-        delays = [
-            endpoint.prefill_tokens_in_flight
-            + own
-            + price * (1.0 + min(mean.requests, _SPARE * load.requests)) * (own - fewest)
-            + self._decoding(request, self._expected(request, own, load, mean), mean)
-            + self._queue(request, endpoint, load)
-            for endpoint, load, own in zip(endpoints, loads, uncached, strict=True)
-        ]
+        requests, contexts = _loads(endpoints)
+        count = len(endpoints)
+        mean = _Mean(sum(requests) / count, sum(contexts) / count, sum([one.new_prompts for one in endpoints]) / count)
+        size = request.input_tokens
+        uncached = [size - one.matched_tokens if one.matched_tokens < size else 1 for one in endpoints]
+        fewest, price = min(uncached), self.miss_cost / (1.0 + request.alike / count)
+        length = mean.context / mean.requests if mean.requests > 0.0 else 0.0
+        answer, by_context = request.expected_output_tokens, self.context_tokens
+        by_request = 1.5 * self.request_tokens + 0.5 * by_context * length
+        newness = 2.0 * request.expected_reuse / max(1, size) if self.placement else 0.0
+        delays = []
+        for one, n, context, own in zip(endpoints, requests, contexts, uncached, strict=True):
+            delay = float(one.prefill_tokens_in_flight + own)
+            if own > fewest:
+                delay += price * (1.0 + min(mean.requests, _SPARE * n)) * (own - fewest)
+            if (sample := one.sample) is not None and sample.waiting and n > 0.0:
+                delay += sample.waiting * answer * self._step(n, context) / max(1.0, n)
+            if (weight := min(1.0, newness * own)) > 0.0:
+                usual = weight * self._placed(one.new_prompts, mean.new_prompts)
+                n = (1.0 - weight) * n + usual * mean.requests  # noqa: PLW2901 - the load to reckon with
+                context = (1.0 - weight) * context + usual * mean.context  # noqa: PLW2901
+            delays.append(delay + answer * (n * by_request + by_context * context))
         return delays if candidates.predictions is None else _slowed(delays, candidates.predictions)
 
-    def _expected(self, request: InferenceRequest, own: int, load: _Load, mean: _Load) -> _Load:
-        """The load to reckon with: the present one, or for a new prompt that others will share, the usual one."""
-        weight = min(1.0, 2.0 * request.expected_reuse * own / max(1, request.input_tokens))
-        if weight <= 0.0 or not self.placement:
-            return load
-        share = load.new_prompts / mean.new_prompts if mean.new_prompts > 0.0 else 1.0
-        usual = weight * min(1.0 + self.placement, max(1.0 - self.placement, share))
-        now = 1.0 - weight
-        return _Load(
-            now * load.requests + usual * mean.requests, now * load.context + usual * mean.context, load.new_prompts
-        )
+    def _step(self, requests: float, context: float) -> float:
+        """What a decoding step costs at a load."""
+        return self.step_tokens + self.request_tokens * requests + self.context_tokens * context
 
-    def _decoding(self, request: InferenceRequest, load: _Load, mean: _Load) -> float:
-        """The longer steps, through its own answer and through half an answer of each of the others."""
-        length = mean.context / mean.requests if mean.requests > 0.0 else 0.0
-        own = self.request_tokens * load.requests + self.context_tokens * load.context
-        caused = 0.5 * load.requests * (self.request_tokens + self.context_tokens * length)
-        return request.expected_output_tokens * (own + caused)
-
-    def _queue(self, request: InferenceRequest, endpoint: EndpointView, load: _Load) -> float:
-        """The wait behind the engine's queue: one request leaves each (length of an answer / running requests)."""
-        sample = endpoint.sample
-        if sample is None or not sample.waiting or load.requests <= 0.0:
-            return 0.0
-        step = self.step_tokens + self.request_tokens * load.requests + self.context_tokens * load.context
-        return sample.waiting * request.expected_output_tokens * step / max(1.0, load.requests)
+    def _placed(self, new_prompts: float, mean: float) -> float:
+        """How much of the usual load a new prompt meets where so many new ones went."""
+        share = new_prompts / mean if mean > 0.0 else 1.0
+        return min(1.0 + self.placement, max(1.0 - self.placement, share))
 
 
-def _loads(endpoints: Sequence[EndpointView]) -> list[_Load]:
-    """What is at each endpoint: this router's requests and, at the last scrape, those of others, of the same length.
-
-    Never scraped: as many requests as at the others.
-    """
-    known = [one.requests_in_flight + one.other_requests for one in endpoints if one.sample is not None]
+def _loads(endpoints: Sequence[EndpointView]) -> tuple[list[float], list[float]]:
+    """Requests and their context tokens at each endpoint: this router's and, at the last scrape, those of others, of
+    the same length. Never scraped: as many requests as at the others."""
+    requests = [one.requests_in_flight + one.other_requests for one in endpoints]
+    contexts: list[float] = [one.context_tokens_in_flight for one in endpoints]
+    known = [n for n, one in zip(requests, endpoints, strict=True) if one.sample is not None]
+    if len(known) == len(requests) and not any([one.other_requests for one in endpoints]):  # noqa: C419 - faster
+        return requests, contexts
+    own = sum([one.requests_in_flight for one in endpoints])
+    length = sum(contexts) / own if own else 0.0
     usual = sum(known) / len(known) if known else 0.0
-    own = sum(one.requests_in_flight for one in endpoints)
-    length = sum(one.context_tokens_in_flight for one in endpoints) / own if own else 0.0
-    loads = []
-    for one in endpoints:
+    for index, one in enumerate(endpoints):
         others = one.other_requests if one.sample is not None else max(0.0, usual - one.requests_in_flight)
-        loads.append(
-            _Load(one.requests_in_flight + others, one.context_tokens_in_flight + others * length, one.new_prompts)
-        )
-    return loads
+        requests[index] = one.requests_in_flight + others
+        contexts[index] += others * length
+    return requests, contexts
 
 
 def _slowed(delays: Sequence[float], predictions: Sequence[Prediction]) -> list[float]:
     """Delays times how slow each engine is; what is no positive number counts as 1."""
-    factors = [one.slowness if 0.0 < one.slowness < math.inf else 1.0 for one in predictions]
-    return [delay * factor for delay, factor in zip(delays, factors, strict=True)]
+    return [
+        delay * one.slowness if 0.0 < one.slowness < math.inf else delay
+        for delay, one in zip(delays, predictions, strict=True)
+    ]

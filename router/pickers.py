@@ -1,7 +1,7 @@
 """Pickers: from total scores to the chance of each candidate, and the draw. Pure: the randomness is passed in.
 
-A picker gives every candidate's chance rather than a winner, so the chance of the pick can be recorded (what a model
-learns from routed traffic needs it) and a test can sum it to 1.
+A picker can give every candidate's chance, so that a test can sum it to 1, and gives the winner with its chance, which
+is recorded (what a model learns from routed traffic needs it).
 """
 
 from __future__ import annotations
@@ -29,6 +29,25 @@ class Picker(Protocol):
         """Chances in the order of ``totals``, summing to 1; ``totals`` are at least one number, none below 0."""
         ...
 
+    def choose(self, totals: Sequence[float], rng: Rng) -> tuple[int, float]:
+        """The index of the winner, drawn by these chances, and its chance."""
+        ...
+
+
+class _Drawn:
+    """The winner is drawn from the chances."""
+
+    __slots__ = ()
+
+    def __call__(self, totals: Sequence[float]) -> list[float]:
+        raise NotImplementedError
+
+    def choose(self, totals: Sequence[float], rng: Rng) -> tuple[int, float]:
+        """See :class:`Picker`."""
+        chances = self(totals)
+        chosen = draw(chances, rng)
+        return chosen, chances[chosen]
+
 
 def draw(chances: Sequence[float], rng: Rng) -> int:
     """The index of one candidate, each with its chance."""
@@ -48,7 +67,7 @@ def _even(totals: Sequence[float], floor: float) -> list[float]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TopKRandom:
+class TopKRandom(_Drawn):
     """Sort, take the best ``top_k``, pick one of these at random; equal totals share the last places evenly.
 
     On few endpoints the plain rule undoes the scoring: with three candidates and ``top_k`` 3 it is a lottery whatever
@@ -74,16 +93,26 @@ class TopKRandom:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MaxScore:
+class MaxScore(_Drawn):
     """The best total; equal bests share evenly, so that they do not all send to the first."""
 
     def __call__(self, totals: Sequence[float]) -> list[float]:
         """All to the best."""
         return _even(totals, max(totals))
 
+    def choose(self, totals: Sequence[float], rng: Rng) -> tuple[int, float]:
+        """The best, without a draw where there is one best."""
+        best = max(totals)
+        index, count = totals.index(best), totals.count(best)
+        if count == 1:
+            return index, 1.0
+        for _ in range(int(rng.random() * count)):
+            index = totals.index(best, index + 1)
+        return index, 1.0 / count
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WeightedRandom:
+class WeightedRandom(_Drawn):
     """Each in proportion to its total; all alike when every total is 0."""
 
     def __call__(self, totals: Sequence[float]) -> list[float]:
@@ -93,7 +122,7 @@ class WeightedRandom:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UniformRandom:
+class UniformRandom(_Drawn):
     """Any candidate, whatever its total."""
 
     def __call__(self, totals: Sequence[float]) -> list[float]:

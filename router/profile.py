@@ -16,9 +16,9 @@ from typing import Final
 
 from router.delay import LeastDelay
 from router.filters import Filter, MemoryPressure, ModelCompatibility, QueueDepth
-from router.pickers import MaxScore, Picker, Rng, TopKRandom, draw
+from router.pickers import MaxScore, Picker, Rng, TopKRandom
 from router.scorers import Candidates, LoadAware, PredictedLatency, PrefixAware, Scorer
-from router.types import EndpointView, InferenceRequest, Pick, Predict, Prediction
+from router.types import EndpointView, InferenceRequest, Pick, Predict
 
 PICKED: Final = "picked"
 FALLBACK: Final = "fallback_round_robin"
@@ -104,7 +104,7 @@ DEFAULT: Final = PROFILES["default"]
 class Scheduler:
     """Picks endpoints by one profile; holds nothing else, so a new profile is a new scheduler."""
 
-    __slots__ = ("_fit", "_names", "_overload", "_penalties", "_predicts", "_weights", "profile")
+    __slots__ = ("_fit", "_overload", "_penalties", "_predicts", "_scorers", "profile")
 
     def __init__(self, profile: Profile = DEFAULT) -> None:
         self.profile = profile
@@ -114,8 +114,7 @@ class Scheduler:
             (entry.name, entry.filter) for entry in profile.filters if isinstance(entry.filter, MemoryPressure)
         )
         self._predicts = profile.predicts
-        self._names = tuple(entry.name for entry in profile.scorers)
-        self._weights = tuple(entry.weight for entry in profile.scorers)
+        self._scorers = tuple((entry.name, entry.weight, entry.scorer) for entry in profile.scorers)
 
     def pick(
         self,
@@ -137,59 +136,58 @@ class Scheduler:
         Returns: never raises for want of endpoints; ``reason`` says what happened.
         """
         if not endpoints:
-            return Pick(endpoint=None, reason=NO_ENDPOINTS)
+            return Pick(None, NO_ENDPOINTS)
         dropped: dict[str, str] = {}
         fit = _apply(self._fit, request, _fresh(endpoints, self.profile.stale_after_s), dropped)
         if not fit:
             misses = ModelCompatibility()(request, endpoints)
-            return Pick(endpoint=None, reason=NO_ROLE if misses.kept else NO_MODEL, dropped=dropped)
+            return Pick(None, NO_ROLE if misses.kept else NO_MODEL, dropped=dropped)
         kept = _apply(self._overload, request, fit, dropped)
         if not kept:
-            chosen = fit[turn % len(fit)]
-            return Pick(endpoint=chosen, reason=FALLBACK, probability=1.0, dropped=dropped)
-        return self._choose(request, kept, dropped, rng=rng, predict=predict)
+            return Pick(fit[turn % len(fit)], FALLBACK, 1.0, dropped)
+        return self._choose(request, kept, dropped, rng, predict)
 
     def _choose(
         self,
         request: InferenceRequest,
         kept: Sequence[EndpointView],
         dropped: Mapping[str, str],
-        *,
         rng: Rng,
         predict: Predict | None,
     ) -> Pick:
-        predictions = predict(request, kept) if self._predicts and predict is not None else None
-        table = self._scores(Candidates(request=request, endpoints=kept, predictions=predictions))
-        chances = self.profile.picker(table["total"])
-        chosen = draw(chances, rng)
-        names = tuple(table)
-        rows = zip(kept, zip(*table.values(), strict=True), strict=True)
-        return Pick(
-            endpoint=kept[chosen],
-            reason=PICKED,
-            probability=chances[chosen],
-            scores={endpoint.url: dict(zip(names, row, strict=True)) for endpoint, row in rows},
-            dropped=dropped,
-            predictions=_by_url(kept, predictions),
-            cold=self._predicts and predictions is None,
-        )
+        predicted = predict(request, kept) if self._predicts and predict is not None else None
+        columns = self._columns(Candidates(request=request, endpoints=kept, predictions=predicted))
+        chosen, chance = self.profile.picker.choose(columns["total"], rng)
+        if predicted is None:
+            return Pick(kept[chosen], PICKED, chance, dropped, self._predicts, None, kept, columns)
+        return Pick(kept[chosen], PICKED, chance, dropped, False, predicted[chosen], kept, columns, predicted)
 
-    def _scores(self, candidates: Candidates) -> dict[str, list[float]]:
+    def _columns(self, candidates: Candidates) -> dict[str, list[float]]:
         """By scorer, then the penalties where there are any, then ``total``."""
-        rows = [_clamped(entry.scorer(candidates)) for entry in self.profile.scorers]
-        weights = self._weights
-        totals = [sum(map(mul, weights, row)) for row in zip(*rows, strict=True)] or [0.0] * len(candidates.endpoints)
-        table = dict(zip(self._names, rows, strict=True))
+        columns: dict[str, list[float]] = {}
+        totals: list[float] = []
+        for name, weight, scorer in self._scorers:
+            columns[name] = scores = _clamped(scorer(candidates))
+            if totals:
+                totals = [total + weight * score for total, score in zip(totals, scores, strict=True)]
+            else:
+                totals = [weight * score for score in scores]
+        if len(totals) != len(candidates.endpoints):
+            if columns:
+                raise ValueError(f"zip: {len(totals)} scores for {len(candidates.endpoints)} endpoints")
+            totals = [0.0] * len(candidates.endpoints)
         for name, pressure in self._penalties:
             if (factors := pressure.factors(candidates.endpoints)) is not None:
+                columns[name] = factors
                 totals = list(map(mul, totals, factors))
-                table[name] = factors
-        table["total"] = totals
-        return table
+        columns["total"] = totals
+        return columns
 
 
-def _clamped(scores: Sequence[float]) -> list[float]:
+def _clamped(scores: list[float]) -> list[float]:
     """Into 0..1; not a number counts as 0."""
+    if min(scores) >= 0.0 and max(scores) <= 1.0 and (total := sum(scores)) == total:
+        return scores
     return [score if 0.0 <= score <= 1.0 else 1.0 if score > 1.0 else 0.0 for score in scores]
 
 
@@ -202,15 +200,19 @@ def _apply(
     """What all filters keep; ``dropped`` takes the others with the filter's name."""
     for entry in filters:
         kept, out = entry.filter(request, endpoints)
-        for endpoint in out:
-            dropped[endpoint.url] = entry.name
-        endpoints = kept
+        if out:
+            for endpoint in out:
+                dropped[endpoint.url] = entry.name
+            endpoints = kept
     return endpoints
 
 
 def _fresh(endpoints: Sequence[EndpointView], limit_s: float) -> Sequence[EndpointView]:
     """The same endpoints, without samples too old to trust."""
-    if not any(endpoint.age_s is not None and endpoint.age_s > limit_s for endpoint in endpoints):
+    for endpoint in endpoints:
+        if endpoint.age_s is not None and endpoint.age_s > limit_s:
+            break
+    else:
         return endpoints
     return [
         dataclasses.replace(endpoint, sample=None)
@@ -218,9 +220,3 @@ def _fresh(endpoints: Sequence[EndpointView], limit_s: float) -> Sequence[Endpoi
         else endpoint
         for endpoint in endpoints
     ]
-
-
-def _by_url(endpoints: Sequence[EndpointView], predictions: Sequence[Prediction] | None) -> Mapping[str, Prediction]:
-    if predictions is None:
-        return {}
-    return {endpoint.url: prediction for endpoint, prediction in zip(endpoints, predictions, strict=True)}

@@ -74,7 +74,7 @@ def record(exchange: Exchange, seen: Facts) -> RequestRecord:
     """The history's row: features and prediction as they were when the engine was picked."""
     pick, request = exchange.pick, exchange.inference
     endpoint = pick.endpoint if pick else None
-    prediction = pick.predictions.get(endpoint.url) if pick and endpoint else None
+    prediction = pick.prediction if pick else None
     matched = endpoint.matched_tokens if endpoint else 0
     cached = seen.usage.cached_tokens
     return RequestRecord(

@@ -16,8 +16,8 @@ from fleet.types import EngineSample
 from router.delay import LeastDelay
 from router.parameters import Plugin, choice, number, whole
 from router.prefix import DEFAULT_BLOCK_TOKENS, DEFAULT_CAPACITY_BLOCKS, DEFAULT_MAX_BLOCKS
-from router.scoring import UNKNOWN, Candidates, Scorer, outstanding, sane
-from router.types import EndpointView, Prediction
+from router.scoring import UNKNOWN, Candidates, Scorer, sane
+from router.types import Prediction
 
 __all__ = ["SCORERS", "UNKNOWN", "BothLatencies", "Candidates", "KvUtilisation", "LeastDelay", "LoadAware",
            "PredictedLatency", "PrefixAware", "Queue", "QueueThreshold", "RunningRequests", "Scorer"]  # fmt: skip
@@ -75,8 +75,7 @@ class LoadAware:
     def __call__(self, candidates: Candidates) -> list[float]:
         """1 for an idle engine, 0 for a full one."""
         scores = []
-        for endpoint in candidates.endpoints:
-            load = outstanding(endpoint)
+        for endpoint, load in zip(candidates.endpoints, candidates.loads, strict=True):
             if load is None:
                 own = float(endpoint.requests_in_flight)
                 scores.append(min(UNKNOWN, self._score(own, own)))
@@ -101,29 +100,21 @@ class QueueThreshold:
 
     def __call__(self, candidates: Candidates) -> list[float]:
         """Half of the room left in the queue."""
-        loads = map(outstanding, candidates.endpoints)
-        return [UNKNOWN / 2 if load is None else 0.5 * (1.0 - min(1.0, load[0] / self.threshold)) for load in loads]
+        limit = self.threshold
+        return [
+            UNKNOWN / 2 if load is None else 0.5 * (1.0 - load[0] / limit) if load[0] < limit else 0.0
+            for load in candidates.loads
+        ]
 
 
-def _least_first(endpoints: Sequence[EndpointView], measure: Callable[[EndpointView], float | None]) -> list[float]:
+def _least_first(values: Sequence[float | None]) -> list[float]:
     """The least scores 1 and the most 0; all alike score 1; unknown scores :data:`UNKNOWN`."""
-    values = [measure(endpoint) for endpoint in endpoints]
     known = [value for value in values if value is not None]
     most = max(known, default=0.0)
     spread = most - min(known, default=0.0)
     if spread <= 0:
         return [UNKNOWN if value is None else 1.0 for value in values]
     return [UNKNOWN if value is None else (most - value) / spread for value in values]
-
-
-def _queue(endpoint: EndpointView) -> float | None:
-    load = outstanding(endpoint)
-    return None if load is None else load[0]
-
-
-def _running(endpoint: EndpointView) -> float | None:
-    load = outstanding(endpoint)
-    return None if load is None else load[1] - load[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +125,7 @@ class Queue:
 
     def __call__(self, candidates: Candidates) -> list[float]:
         """(max - queue) / (max - min)."""
-        return _least_first(candidates.endpoints, _queue)
+        return _least_first([None if load is None else load[0] for load in candidates.loads])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +136,7 @@ class RunningRequests:
 
     def __call__(self, candidates: Candidates) -> list[float]:
         """(max - running) / (max - min)."""
-        return _least_first(candidates.endpoints, _running)
+        return _least_first([None if load is None else load[1] - load[0] for load in candidates.loads])
 
 
 def _kv_free(sample: EngineSample | None) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Final, Protocol
 
 from router.types import EndpointView, InferenceRequest, Prediction
@@ -15,15 +15,24 @@ _SHORTEST_S: Final = 1e-4
 """Predictions below a tenth of a millisecond count as equal."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Candidates:
-    """What a scorer sees."""
+    """What a scorer sees. What several scorers need of every endpoint is worked out once, when first asked for."""
 
     request: InferenceRequest
     endpoints: Sequence[EndpointView]
     """At least one."""
     predictions: Sequence[Prediction] | None = None
     """In the order of ``endpoints``; ``None`` while the model is cold."""
+    _loads: list[tuple[float, float] | None] | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def loads(self) -> list[tuple[float, float] | None]:
+        """:func:`outstanding` of every endpoint."""
+        found = self._loads
+        if found is None:
+            found = self._loads = [outstanding(endpoint) for endpoint in self.endpoints]
+        return found
 
 
 class Scorer(Protocol):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fleet.types import EngineSample, Role
 from router.traffic import START_OUTPUT_TOKENS, START_REUSE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class InferenceRequest:
-    """A parsed request, without its text."""
+    """A parsed request, without its text. Not frozen only because making it is on the hot path."""
 
     request_id: str
     model: str
@@ -33,9 +33,13 @@ class InferenceRequest:
     """Share of a prompt that others share, in recent traffic, 0..1."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class EndpointView:
-    """One candidate as the router knows it now: the last scrape and the router's own book-keeping."""
+    """One candidate as the router knows it now: the last scrape and the router's own book-keeping.
+
+    Whoever made it does not change it afterwards: picks keep it. It is not frozen only because making it is on the
+    hot path.
+    """
 
     url: str
     variant: str
@@ -58,8 +62,7 @@ class EndpointView:
     """Prompts placed there lately that were new to it, in units that only compare (:mod:`router.traffic`)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction:
+class Prediction(NamedTuple):
     """Predicted latencies of this request at one endpoint, seconds."""
 
     ttft_s: float
@@ -77,9 +80,9 @@ class Predict(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Pick:
-    """The outcome of one scheduling decision, with everything needed to explain it."""
+    """The outcome of one scheduling decision, and what its explanation is made from when it is asked for."""
 
     endpoint: EndpointView | None
     """``None``: nothing is left; ``reason`` says why."""
@@ -88,11 +91,28 @@ class Pick:
     ``no_role``, ``no_ready``."""
     probability: float | None = None
     """Chance with which the picker chose it."""
-    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Endpoint URL -> scorer -> raw score 0..1. A penalising filter adds its factor where it acts, and ``total`` is the
-    weighted sum after it: what was ranked."""
     dropped: Mapping[str, str] = field(default_factory=dict)
     """Endpoint URL -> the filter that dropped it."""
-    predictions: Mapping[str, Prediction] = field(default_factory=dict)
     cold: bool = False
     """The predicted-latency scorer had no model and stayed neutral."""
+    prediction: Prediction | None = None
+    """Of the endpoint chosen."""
+    candidates: Sequence[EndpointView] = ()
+    """What was scored."""
+    columns: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """By scorer its raw scores, by penalising filter its factors, and ``total``: in the order of ``candidates``."""
+    predicted: Sequence[Prediction] = ()
+    """In the same order; empty where the model was not asked or is cold."""
+
+    @property
+    def scores(self) -> Mapping[str, Mapping[str, float]]:
+        """Endpoint URL -> scorer -> raw score 0..1. A penalising filter adds its factor where it acts, and ``total`` is
+        the weighted sum after it: what was ranked."""
+        names = tuple(self.columns)
+        rows = zip(self.candidates, zip(*self.columns.values(), strict=True), strict=False)
+        return {endpoint.url: dict(zip(names, row, strict=True)) for endpoint, row in rows}
+
+    @property
+    def predictions(self) -> Mapping[str, Prediction]:
+        """Endpoint URL -> what was predicted."""
+        return {one.url: prediction for one, prediction in zip(self.candidates, self.predicted, strict=False)}

@@ -41,7 +41,7 @@ class Ours:
         chosen = pick.endpoint
         if chosen is None:
             raise RuntimeError(f"no endpoint was picked: {pick.reason}")
-        self.learning.sent(asked.inference, chosen, pick.predictions.get(chosen.url))
+        self.learning.sent(asked.inference, chosen, pick.prediction)
         return front.urls.index(chosen.url)
 
     def finished(self, request_id: str, served: Served, now_s: float) -> None:

@@ -286,7 +286,7 @@ class Gateway:
     def _count_pick(self, exchange: Exchange, pick: Pick, endpoint: EndpointView) -> None:
         if (tokens := exchange.inference.input_tokens) > 0:
             self.metrics.prefix_hits.observe(endpoint.matched_tokens / tokens)
-        if (prediction := pick.predictions.get(endpoint.url)) is not None:
+        if (prediction := pick.prediction) is not None:
             exchange.meters.predicted_ttft.observe(prediction.ttft_s)
 
     def _meters(self, model: str) -> ModelMeters:
