@@ -74,15 +74,19 @@ class LeastDelay:
         answer, by_context = request.expected_output_tokens, self.context_tokens
         by_request = 1.5 * self.request_tokens + 0.5 * by_context * length
         newness = 2.0 * request.expected_reuse / max(1, size) if self.placement else 0.0
+        low, high = 1.0 - self.placement, 1.0 + self.placement
         delays = []
         for one, n, context, own in zip(endpoints, requests, contexts, uncached, strict=True):
             delay = float(one.prefill_tokens_in_flight + own)
             if own > fewest:
-                delay += price * (1.0 + min(mean.requests, _SPARE * n)) * (own - fewest)
+                held_up = _SPARE * n
+                delay += price * (1.0 + (held_up if held_up < mean.requests else mean.requests)) * (own - fewest)
             if (sample := one.sample) is not None and sample.waiting and n > 0.0:
                 delay += sample.waiting * answer * self._step(n, context) / max(1.0, n)
-            if (weight := min(1.0, newness * own)) > 0.0:
-                usual = weight * self._placed(one.new_prompts, mean.new_prompts)
+            if newness:
+                weight = newness * own if newness * own < 1.0 else 1.0
+                share = one.new_prompts / mean.new_prompts if mean.new_prompts > 0.0 else 1.0
+                usual = weight * (low if share < low else high if share > high else share)
                 n = (1.0 - weight) * n + usual * mean.requests  # noqa: PLW2901 - the load to reckon with
                 context = (1.0 - weight) * context + usual * mean.context  # noqa: PLW2901
             delays.append(delay + answer * (n * by_request + by_context * context))
@@ -92,20 +96,18 @@ class LeastDelay:
         """What a decoding step costs at a load."""
         return self.step_tokens + self.request_tokens * requests + self.context_tokens * context
 
-    def _placed(self, new_prompts: float, mean: float) -> float:
-        """How much of the usual load a new prompt meets where so many new ones went."""
-        share = new_prompts / mean if mean > 0.0 else 1.0
-        return min(1.0 + self.placement, max(1.0 - self.placement, share))
-
 
 def _loads(endpoints: Sequence[EndpointView]) -> tuple[list[float], list[float]]:
     """Requests and their context tokens at each endpoint: this router's and, at the last scrape, those of others, of
     the same length. Never scraped: as many requests as at the others."""
-    requests = [one.requests_in_flight + one.other_requests for one in endpoints]
+    requests: list[float] = [one.requests_in_flight for one in endpoints]
     contexts: list[float] = [one.context_tokens_in_flight for one in endpoints]
-    known = [n for n, one in zip(requests, endpoints, strict=True) if one.sample is not None]
-    if len(known) == len(requests) and not any([one.other_requests for one in endpoints]):  # noqa: C419 - faster
+    for one in endpoints:
+        if one.other_requests or one.sample is None:
+            break
+    else:
         return requests, contexts
+    known = [one.requests_in_flight + one.other_requests for one in endpoints if one.sample is not None]
     own = sum([one.requests_in_flight for one in endpoints])
     length = sum(contexts) / own if own else 0.0
     usual = sum(known) / len(known) if known else 0.0
