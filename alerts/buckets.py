@@ -96,6 +96,12 @@ def engine_flag(book: SloBook, bounds: Mapping[str, tuple[float, ...]]) -> str:
         book: the promises, of all models.
         bounds: what engines have now.
     """
+    families = engine_families(book, bounds)
+    return f"--custom-histogram-buckets '{json.dumps(families)}'" if families else ""
+
+
+def engine_families(book: SloBook, bounds: Mapping[str, tuple[float, ...]] = BOUNDS) -> dict[str, list[float]]:
+    """The flag's value: bounds by family, of the families that lack a promised latency."""
     families: dict[str, list[float]] = {}
     slos = (book.default, *book.models.values())
     for latency in LATENCIES:
@@ -103,7 +109,7 @@ def engine_flag(book: SloBook, bounds: Mapping[str, tuple[float, ...]]) -> str:
         promised = {target.threshold_s for slo in slos if (target := latency.target(slo)) is not None}
         if promised - set(known):
             families[latency.family] = sorted({*known, *promised})
-    return f"--custom-histogram-buckets '{json.dumps(families)}'" if families else ""
+    return families
 
 
 def problems(book: SloBook, bounds: Mapping[str, tuple[float, ...]], *, where: str) -> Iterator[ConfigError]:

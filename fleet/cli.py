@@ -21,6 +21,7 @@ _SHORT = {
     "alerts": "Alert rules: generate, check, watch, diagnose.",
     "console": "The console (Streamlit).",
     "bench": "Experiments behind every performance claim.",
+    "plan": "Plan a fleet: size, advise, optimise, render manifests.",
     "sim": "Simulated engines and traffic: serve, replay.",
     "history": "What was recorded: show, export, prune.",
 }

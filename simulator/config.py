@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fleet.errors import ConfigError
+from fleet.hardware import Precision
 from simulator.lora import LoraConfig
 from simulator.steptime import StepTimer, kv_tokens_for, timer_for
 from simulator.tokens import BLOCK_TOKENS
@@ -59,13 +60,14 @@ def engine_config(
     max_num_seqs: int | None = None,
     max_num_batched_tokens: int | None = None,
     max_model_len: int | None = None,
+    precision: Precision = "bf16",
 ) -> EngineConfig:
     """A config with vLLM's defaults where ``None`` is given; a KV cache never larger than the GPU's memory.
 
     Raises: ConfigError for an unknown model or GPU, weights larger than memory, or limits that do not fit.
     """
-    timer = timer_for(shape, accelerator, count)
-    room = kv_tokens_for(shape, accelerator, count)
+    timer = timer_for(shape, accelerator, count, precision=precision)
+    room = kv_tokens_for(shape, accelerator, count, precision=precision)
     tokens = room if kv_tokens is None else kv_tokens
     if not BLOCK_TOKENS <= tokens <= room:
         raise ConfigError(f"kv_tokens is {tokens}", limit=f"{BLOCK_TOKENS}..{room} on {count} x {accelerator}",

@@ -1,0 +1,178 @@
+"""How requests reach the engines: InferencePool, HTTPRoute and picker behind a Gateway, or our own proxy. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import yaml
+
+from planner.document import InferenceCluster
+from planner.render.parts import (
+    ENGINE_PORT,
+    Manifest,
+    http_probe,
+    labels,
+    manifest,
+    pod_security,
+    restricted,
+    selector,
+)
+
+GRPC_PORT: Final = 9002
+HEALTH_PORT: Final = 9003
+METRICS_PORT: Final = 9090
+PROXY_PORT: Final = 8080
+ADMIN_PORT: Final = 8081
+RESOURCES: Final = {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
+"""Of a picker, as the source documents ask; one process uses one core."""
+CLIENT_LABEL: Final = "llm-fleet/router"
+
+
+def routing(cluster: InferenceCluster, image: str) -> Iterator[Manifest]:
+    """Everything between a client and the engines."""
+    name = router_name(cluster)
+    yield manifest("v1", "ServiceAccount", f"{cluster.metadata.name}-engine", cluster, "engine",
+                   automountServiceAccountToken=False)  # fmt: skip
+    yield manifest("v1", "ServiceAccount", name, cluster, "router")
+    yield from _access(cluster)
+    yield _profile(cluster)
+    yield _pool(cluster)
+    yield _router(cluster, image)
+    yield _service(cluster)
+    if cluster.spec.routing.replicas > 1:
+        yield manifest(
+            "policy/v1",
+            "PodDisruptionBudget",
+            name,
+            cluster,
+            "router",
+            spec={"maxUnavailable": 1, "selector": {"matchLabels": selector(cluster, "router")}},
+        )
+    yield _route(cluster)
+
+
+def router_name(cluster: InferenceCluster) -> str:
+    """Of the picker's or the proxy's objects."""
+    return f"{cluster.metadata.name}-{'epp' if cluster.spec.routing.mode == 'picker' else 'router'}"
+
+
+def _access(cluster: InferenceCluster) -> Iterator[Manifest]:
+    """What the router reads: pods and slices of its own namespace, and the pool with its objectives."""
+    name = router_name(cluster)
+    rules = [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["inference.networking.k8s.io"], "resources": ["inferencepools"],
+         "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["llm-d.ai"], "resources": ["inferenceobjectives", "inferencemodelrewrites"],
+         "verbs": ["get", "list", "watch"]},
+    ]  # fmt: skip
+    yield manifest("rbac.authorization.k8s.io/v1", "Role", name, cluster, "router", rules=rules)
+    subject = {"kind": "ServiceAccount", "name": name, "namespace": cluster.metadata.namespace}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name}
+    yield manifest("rbac.authorization.k8s.io/v1", "RoleBinding", name, cluster, "router", roleRef=role,
+                   subjects=[subject])  # fmt: skip
+
+
+def _profile(cluster: InferenceCluster) -> Manifest:
+    """The scheduling profile and the promises, as the router reads them."""
+    slo = cluster.spec.slo
+    promises = {"models": {cluster.spec.model.name: {
+        "ttft": {"threshold_s": slo.ttft_seconds, "objective": 0.95},
+        "tpot": {"threshold_s": slo.tpot_seconds, "objective": 0.95}}}}  # fmt: skip
+    return manifest("v1", "ConfigMap", router_name(cluster), cluster, "router",
+                    data={"slos.yaml": yaml.safe_dump(promises, sort_keys=False)})  # fmt: skip
+
+
+def _pool(cluster: InferenceCluster) -> Manifest:
+    """All engines of the model; groups of several pods are reached through their leader."""
+    body: dict[str, Any] = {
+        "selector": {"matchLabels": selector(cluster, "engine")},
+        "targetPorts": [{"number": ENGINE_PORT}], "appProtocol": "http",
+    }  # fmt: skip
+    if cluster.spec.routing.mode == "picker":
+        body["endpointPickerRef"] = {
+            "group": "", "kind": "Service", "name": router_name(cluster), "port": {"number": GRPC_PORT},
+            "failureMode": "FailOpen" if cluster.spec.routing.fail_open else "FailClose",
+        }  # fmt: skip
+    return manifest(
+        "inference.networking.k8s.io/v1", "InferencePool", cluster.metadata.name, cluster, "router", spec=body
+    )
+
+
+def _router(cluster: InferenceCluster, image: str) -> Manifest:
+    spec = {
+        "serviceAccountName": router_name(cluster), "securityContext": pod_security(),
+        "terminationGracePeriodSeconds": 60, "containers": [_container(cluster, image)],
+        "volumes": [{"name": "config", "configMap": {"name": router_name(cluster)}},
+                    {"name": "home", "emptyDir": {"sizeLimit": "2Gi"}}],
+        "topologySpreadConstraints": [{
+            "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": selector(cluster, "router")}}],
+    }  # fmt: skip
+    template = {"metadata": {"labels": _labels(cluster)}, "spec": spec}
+    body = {"replicas": cluster.spec.routing.replicas, "selector": {"matchLabels": selector(cluster, "router")},
+            "template": template}  # fmt: skip
+    return manifest("apps/v1", "Deployment", router_name(cluster), cluster, "router", spec=body)
+
+
+def _labels(cluster: InferenceCluster) -> dict[str, str]:
+    return labels(cluster, "router", **{"app.kubernetes.io/name": "fleet-router"})
+
+
+def _container(cluster: InferenceCluster, image: str) -> Manifest:
+    picker = cluster.spec.routing.mode == "picker"
+    pool = ["--pool", cluster.metadata.name, "--namespace", cluster.metadata.namespace]
+    shared = ["--profile", cluster.spec.routing.profile, "--home", "/var/lib/fleet"]
+    if picker:
+        args = ["router", "picker", *pool, *shared, "--host", "0.0.0.0", "--grpc-port", str(GRPC_PORT),
+                "--health-port", str(HEALTH_PORT), "--admin-port", str(METRICS_PORT)]  # fmt: skip
+        ports = [("grpc", GRPC_PORT), ("health", HEALTH_PORT), ("metrics", METRICS_PORT)]
+    else:
+        args = ["router", "serve", *pool, *shared, "--host", "0.0.0.0", "--port", str(PROXY_PORT),
+                "--admin-port", str(ADMIN_PORT)]  # fmt: skip
+        ports = [("http", PROXY_PORT), ("metrics", ADMIN_PORT)]
+    probe = (
+        {"grpc": {"port": HEALTH_PORT}, "periodSeconds": 5} if picker else http_probe("/healthz", "metrics", period_s=5)
+    )
+    return {
+        "name": "router", "image": image, "args": args, "resources": RESOURCES, "securityContext": restricted(),
+        "env": [{"name": "FLEET_SLO_FILE", "value": "/etc/fleet/slos.yaml"}],
+        "ports": [{"name": name, "containerPort": port} for name, port in ports],
+        "readinessProbe": probe, "livenessProbe": {**probe, "periodSeconds": 15},
+        "volumeMounts": [{"name": "config", "mountPath": "/etc/fleet", "readOnly": True},
+                         {"name": "home", "mountPath": "/var/lib/fleet"}],
+    }  # fmt: skip
+
+
+def _service(cluster: InferenceCluster) -> Manifest:
+    if cluster.spec.routing.mode == "picker":
+        ports: list[dict[str, Any]] = [
+            {"name": "grpc", "port": GRPC_PORT, "targetPort": "grpc", "appProtocol": "kubernetes.io/h2c"},
+            {"name": "metrics", "port": METRICS_PORT, "targetPort": "metrics"}]  # fmt: skip
+    else:
+        ports = [{"name": "http", "port": 80, "targetPort": "http"},
+                 {"name": "metrics", "port": ADMIN_PORT, "targetPort": "metrics"}]  # fmt: skip
+    found = manifest("v1", "Service", router_name(cluster), cluster, "router",
+                     spec={"selector": selector(cluster, "router"), "ports": ports})  # fmt: skip
+    found["metadata"]["labels"]["app.kubernetes.io/name"] = "fleet-router"
+    return found
+
+
+def _route(cluster: InferenceCluster) -> Manifest:
+    """The Gateway's route for this model, by the header that body-based routing sets."""
+    match = {"headers": [{"type": "Exact", "name": "X-Gateway-Model-Name", "value": cluster.spec.model.name}],
+             "path": {"type": "PathPrefix", "value": "/"}}  # fmt: skip
+    if cluster.spec.routing.mode == "picker":
+        backend: dict[str, Any] = {"group": "inference.networking.k8s.io", "kind": "InferencePool",
+                                   "name": cluster.metadata.name}  # fmt: skip
+    else:
+        backend = {"kind": "Service", "name": router_name(cluster), "port": 80}
+    body: dict[str, Any] = {
+        "parentRefs": [{"name": cluster.spec.routing.gateway}],
+        "rules": [{"matches": [match], "backendRefs": [backend], "timeouts": {"request": "0s"}}],
+    }  # fmt: skip
+    if cluster.spec.routing.hostnames:
+        body["hostnames"] = list(cluster.spec.routing.hostnames)
+    return manifest("gateway.networking.k8s.io/v1", "HTTPRoute", cluster.metadata.name, cluster, "router", spec=body)
