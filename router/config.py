@@ -10,7 +10,8 @@ Two forms are read. The short one:
 
 where what is left out comes from a built-in profile (``profile: default``; ``documents`` where none is named),
 ``selection`` may name another picker (``{type: max-score}``), and ``staleAfterSeconds`` sets the age at which a scrape
-is no longer believed. And upstream's ``EndpointPickerConfig``, with one scheduling profile. In both, a scorer without
+is no longer believed. And upstream's ``EndpointPickerConfig``; several scheduling profiles are read where a plugin is
+declared that works with several (``Profile.others``). In both, a scorer without
 a weight weighs 1, and the model-compatibility filter is put first where none is named.
 
 What cannot be used is refused with its line and the nearest right word. What other routers' files carry and has no
@@ -20,16 +21,19 @@ effect here is accepted and said in ``Profile.notes``.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from router.config_words import BUILT_IN, OTHERWISE, SECTIONS, SEVERAL_PROFILES
 from router.filters import FILTERS, Filter, ModelCompatibility
 from router.located import Located, locate, nearest, shown
 from router.parameters import Plugin, parameters
 from router.pickers import PICKERS, MaxScore, Picker
-from router.profile import PROFILES, NamedFilter, Profile, WeightedScorer
-from router.scorers import SCORERS, PrefixAware, Scorer
+from router.prefix import AUTO_BLOCK
+from router.profile import PROFILES, AdaptiveWeights, NamedFilter, Profile, WeightedScorer
+from router.scorers import SCORERS, LoadAware, PrefixAware, QueueThreshold, Scorer
+from router.traffic import START_PROMPT_TOKENS
 
 T = TypeVar("T")
 
@@ -41,25 +45,6 @@ MAX_WEIGHT: Final = 1e6
 _PRODUCERS: Final[Mapping[str, Plugin[PrefixAware]]] = {
     "approx-prefix-cache-producer": Plugin(kind=PrefixAware, idle=SCORERS["prefix-cache-scorer"].idle)
 }
-_BUILT_IN: Final = (
-    "single-profile-handler",
-    "inflight-load-producer",
-    "predicted-latency-producer",
-    "token-producer",
-    "metrics-data-source",
-    "core-metrics-extractor",
-    "openai-parser",
-    "models-responder",
-)
-"""Upstream's plugins for what this router always does."""
-_OWN_WAY: Final = {
-    "featureGates": "there are no gates here",
-    "dataLayer": "the router's own settings say what is scraped and how often",
-    "requestHandler": "the OpenAI API is always read",
-    "parser": "the OpenAI API is always read",
-    "kvcacheIndexer": "the router keeps its own approximate prefix index",
-}
-"""Sections of other routers' files that have no effect here."""
 
 
 def parse_profile(text: str, where: str = "router.yaml") -> Profile:
@@ -95,8 +80,8 @@ class _Notes:
 
     def sections(self, entries: Mapping[str, Located]) -> None:
         for key, entry in entries.items():
-            if key in _OWN_WAY:
-                self.add(entry, key, _OWN_WAY[key])
+            if key in SECTIONS:
+                self.add(entry, key, SECTIONS[key])
 
 
 def _guarded(profile: Profile) -> Profile:
@@ -121,7 +106,7 @@ def _bind(plugin: Plugin[T], name: str, given: Mapping[str, Located], notes: _No
         else:
             field_name, parameter = accepted[key]
             try:
-                values[field_name] = parameter.accept(entry.value)
+                values[field_name] = parameter.accept(entry.plain())
             except ValueError as error:
                 raise entry.refuse(
                     f"{key} of {name} is {shown(entry.value)}", limit=str(error), next_step="Change the value."
@@ -159,7 +144,9 @@ def _settings(entry: Located) -> Mapping[str, Located]:
 
 # The short form.
 
-_SHORT_KEYS: Final = ("profile", "filters", "scorers", "selection", "staleAfterSeconds", "kvcacheIndexer")
+_SHORT_KEYS: Final = (
+    "profile", "filters", "scorers", "selection", "staleAfterSeconds", "adaptiveWeights", "kvcacheIndexer",
+)  # fmt: skip
 
 
 def _short(document: Located, notes: _Notes) -> Profile:
@@ -174,7 +161,32 @@ def _short(document: Located, notes: _Notes) -> Profile:
         picker=_selection(entries["selection"], notes) if "selection" in entries else base.picker,
         stale_after_s=_stale_after(entries.get("staleAfterSeconds"), base.stale_after_s),
         prefix=_prefix(scorers, None),
+        adaptive=_adaptive(entries["adaptiveWeights"], scorers) if "adaptiveWeights" in entries else base.adaptive,
     )
+
+
+def _adaptive(node: Located, scorers: Sequence[WeightedScorer]) -> AdaptiveWeights | None:
+    """``adaptiveWeights: true``, ``false`` or ``{highHitRate: 0.7, lowHitRate: 0.2}``."""
+    if node.value is False:
+        return None
+    prefix = next((entry.name for entry in scorers if isinstance(entry.scorer, PrefixAware)), "")
+    load = next((entry.name for entry in scorers if isinstance(entry.scorer, LoadAware | QueueThreshold)), "")
+    if not prefix or not load:
+        raise node.refuse("adaptiveWeights needs a prefix and a load scorer",
+                          next_step="List prefix-aware and load-aware under scorers.")  # fmt: skip
+    entries = {} if node.value is True else node.only("adaptiveWeights", ("highHitRate", "lowHitRate"))
+    high, low = (_share(entries.get(key), key, default) for key, default in (("highHitRate", 0.7), ("lowHitRate", 0.2)))
+    if low > high:
+        raise node.refuse(f"lowHitRate {low:g} is above highHitRate {high:g}", next_step="Swap them.")
+    return AdaptiveWeights(prefix=prefix, load=load, high=high, low=low)
+
+
+def _share(entry: Located | None, key: str, default: float) -> float:
+    if entry is None:
+        return default
+    if isinstance(entry.value, bool) or not isinstance(entry.value, int | float) or not 0 <= entry.value <= 1:
+        raise entry.refuse(f"{key} is {shown(entry.value)}", limit="0 to 1", next_step="Give a share.")
+    return float(entry.value)
 
 
 def _base(entry: Located | None) -> Profile:
@@ -232,10 +244,9 @@ def _stale_after(entry: Located | None, default: float) -> float:
 
 def _prefix(scorers: Sequence[WeightedScorer], producer: PrefixAware | None) -> PrefixAware:
     """The settings for hashing: the producer's, else the prefix scorer's, else the defaults."""
-    if producer is not None:
-        return producer
-    found = (entry.scorer for entry in scorers if isinstance(entry.scorer, PrefixAware))
-    return next(found, PrefixAware())
+    found = [entry.scorer for entry in scorers if isinstance(entry.scorer, PrefixAware)]
+    settings = producer or (found[0] if found else PrefixAware())
+    return settings.sized(START_PROMPT_TOKENS) if settings.block_tokens == AUTO_BLOCK else settings
 
 
 # Upstream's form.
@@ -250,10 +261,12 @@ class _Declared:
     scorers: dict[str, Scorer] = field(default_factory=dict)
     pickers: dict[str, Picker] = field(default_factory=dict)
     producer: PrefixAware | None = None
+    several: bool = False
+    """A plugin that works with more than one scheduling profile is among them."""
 
 
 def _upstream(document: Located, notes: _Notes) -> Profile:
-    entries = document.only("the document", ("apiVersion", "kind", "plugins", "schedulingProfiles", *_OWN_WAY))
+    entries = document.only("the document", ("apiVersion", "kind", "plugins", "schedulingProfiles", *SECTIONS))
     _check_header(entries)
     notes.sections(entries)
     declared = _Declared()
@@ -263,11 +276,38 @@ def _upstream(document: Located, notes: _Notes) -> Profile:
     if profiles is None:
         return _assemble("default", dict.fromkeys(declared.lines), declared)
     listed = profiles.sequence("schedulingProfiles")
-    if len(listed) != 1:
+    if len(listed) != 1 and not (listed and declared.several):
         raise profiles.refuse(
             f"{len(listed)} scheduling profiles", limit="exactly 1", next_step="Keep the one that serves requests."
         )
-    return _scheduling_profile(listed[0], declared, notes)
+    found = [_scheduling_profile(entry, declared, notes) for entry in listed]
+    _unused(declared, listed, notes)
+    return _several(found, profiles)
+
+
+def _several(found: Sequence[Profile], node: Located) -> Profile:
+    """The profile that serves whole requests and decoding, with the others beside it."""
+    by_name = {profile.name: profile for profile in found}
+    if len(by_name) < len(found):
+        raise node.refuse("two scheduling profiles have the same name", next_step="Rename one.")
+    main = by_name.get("decode", by_name.get("default", found[0]))
+    others = {name: _guarded(profile) for name, profile in by_name.items() if profile is not main}
+    return dataclasses.replace(main, others=others)
+
+
+def _unused(declared: _Declared, listed: Sequence[Located], notes: _Notes) -> None:
+    """Say what is declared and in no profile."""
+    used = {part["pluginRef"].value for entry in listed for part in _parts(entry) if "pluginRef" in part}
+    for name in declared.filters | declared.scorers | declared.pickers:
+        if name not in used:
+            notes.add(declared.lines[name], name, "no scheduling profile refers to it")
+
+
+def _parts(profile: Located) -> Iterator[Mapping[str, Located]]:
+    """The plugin references of a scheduling profile."""
+    entries = profile.only("a scheduling profile", ("name", "plugins"))
+    for entry in entries["plugins"].sequence("plugins") if "plugins" in entries else ():
+        yield entry.only("a profile's plugin", ("pluginRef", "weight"))
 
 
 def _check_header(entries: Mapping[str, Located]) -> None:
@@ -280,7 +320,7 @@ def _check_header(entries: Mapping[str, Located]) -> None:
 
 def _declare(entry: Located, declared: _Declared, notes: _Notes) -> None:
     entries = entry.only("a plugin", ("name", "type", "parameters"))
-    known = (*FILTERS, *SCORERS, *PICKERS, *_PRODUCERS, *_BUILT_IN)
+    known = (*FILTERS, *SCORERS, *PICKERS, *_PRODUCERS, *BUILT_IN, *OTHERWISE)
     if "type" not in entries:
         raise entry.refuse("a plugin has no type", next_step="Write - type: queue-scorer, for example.")
     kind = entries["type"].word("type")
@@ -296,9 +336,12 @@ def _declare(entry: Located, declared: _Declared, notes: _Notes) -> None:
         declared.pickers[name] = _bind(PICKERS[kind], kind, given, notes)
     elif kind in _PRODUCERS:
         declared.producer = _bind(_PRODUCERS[kind], kind, given, notes)
-    elif kind not in _BUILT_IN:
+    elif kind in OTHERWISE:
+        notes.add(entries["type"], kind, OTHERWISE[kind])
+    elif kind not in BUILT_IN:
         raise entries["type"].refuse(f"unknown plugin {kind!r}", next_step=nearest(kind, known))
     else:
+        declared.several |= kind in SEVERAL_PROFILES
         for key, value in given.items():
             notes.add(value, f"{key} of {kind}", "the router does this its own way")
 
@@ -306,21 +349,18 @@ def _declare(entry: Located, declared: _Declared, notes: _Notes) -> None:
 def _scheduling_profile(node: Located, declared: _Declared, notes: _Notes) -> Profile:
     entries = node.only("a scheduling profile", ("name", "plugins"))
     weights: dict[str, Located | None] = {}
-    for entry in entries["plugins"].sequence("plugins") if "plugins" in entries else ():
-        parts = entry.only("a profile's plugin", ("pluginRef", "weight"))
+    for parts in _parts(node):
         if "pluginRef" not in parts:
-            raise entry.refuse("a profile's plugin has no pluginRef", next_step="Name a declared plugin.")
+            raise node.refuse("a profile's plugin has no pluginRef", next_step="Name a declared plugin.")
         name = parts["pluginRef"].word("pluginRef")
         if name not in declared.lines:
             raise parts["pluginRef"].refuse(
                 f"pluginRef {name!r} is not declared", next_step=nearest(name, declared.lines)
             )
-        _once(entry, name, weights)
+        _once(parts["pluginRef"], name, weights)
         weights[name] = parts.get("weight")
         if "weight" in parts and name not in declared.scorers:
             notes.add(parts["weight"], f"weight of {name}", "only scorers are weighed")
-    for name in (declared.filters | declared.scorers | declared.pickers).keys() - weights.keys():
-        notes.add(declared.lines[name], name, "no scheduling profile refers to it")
     return _assemble(entries["name"].word("name") if "name" in entries else "default", weights, declared)
 
 

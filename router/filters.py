@@ -6,13 +6,13 @@ round robin. What is unknown passes: a filter drops only what it knows to be unf
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, Final, NamedTuple, Protocol
+from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
 from fleet.types import Role
-from router.parameters import Plugin, choice, number, whole
+from router.parameters import Plugin, choice, flag, number, structured, whole, word, word_list, word_map
 from router.types import EndpointView, InferenceRequest
 
 
@@ -46,12 +46,19 @@ class QueueDepth:
     """Keeps endpoints whose engine has fewer than ``max_queue_length`` requests waiting."""
 
     overload: ClassVar[bool] = True
-    max_queue_length: int = whole(50, "maxQueueLength")
-    """Requests; about 80 % of the engine's max_num_seqs is a good value."""
+    max_queue_length: int = whole(50, "maxQueueLength", "threshold")
+    """Requests."""
+    max_num_seqs: int = whole(0, "maxNumSeqs", low=0)
+    """The engine's max_num_seqs: the limit is then 80 % of it; 0: ``max_queue_length`` holds."""
+
+    @property
+    def limit(self) -> int:
+        """Waiting requests at which an endpoint is out."""
+        return max(1, int(0.8 * self.max_num_seqs)) if self.max_num_seqs else self.max_queue_length
 
     def __call__(self, request: InferenceRequest, endpoints: Sequence[EndpointView]) -> Filtered:
         """Drop the long queues."""
-        limit = self.max_queue_length
+        limit = self.limit
         return _split(
             endpoints,
             [
@@ -141,7 +148,163 @@ class RoleFilter:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterRoom:
+    """For a request that names a LoRA adapter: endpoints that have it loaded, else those with a free slot.
+
+    All pass when neither can be told, and when the request names a base model.
+    """
+
+    overload: ClassVar[bool] = False
+
+    def __call__(self, request: InferenceRequest, endpoints: Sequence[EndpointView]) -> Filtered:
+        """Drop those that would have to swap an adapter out, while others would not."""
+        adapter = request.adapter
+        if not adapter:
+            return Filtered(endpoints, ())
+        loaded = [one for one in endpoints if adapter in one.adapters]
+        kept = loaded or [
+            one for one in endpoints if one.adapter_slots is None or len(one.adapters) < one.adapter_slots
+        ]
+        return _keep(endpoints, kept)
+
+
+def _keep(endpoints: Sequence[EndpointView], kept: Sequence[EndpointView]) -> Filtered:
+    """``kept`` and the rest; all, where nothing would be left."""
+    if not kept or len(kept) == len(endpoints):
+        return Filtered(endpoints, ())
+    held = {id(endpoint) for endpoint in kept}
+    return Filtered(kept, [endpoint for endpoint in endpoints if id(endpoint) not in held])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """Keeps the endpoint that served the session's last request, while it is a candidate; else all."""
+
+    overload: ClassVar[bool] = False
+
+    def __call__(self, request: InferenceRequest, endpoints: Sequence[EndpointView]) -> Filtered:
+        """Drop all but the session's own."""
+        url = request.session_url
+        return _keep(endpoints, [one for one in endpoints if one.url == url]) if url else Filtered(endpoints, ())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """Keeps endpoints whose labels match, as a Kubernetes selector does."""
+
+    overload: ClassVar[bool] = False
+    match_labels: Mapping[str, str] = structured(MappingProxyType({}), "matchLabels", read=word_map)
+    """Every label with this very value."""
+    label: str = structured("", "label", read=word)
+    """One label whose value must be among ``valid_values``."""
+    valid_values: tuple[str, ...] = structured((), "validValues", read=word_list)
+    allows_no_label: bool = flag(False, "allowsNoLabel")
+    """An endpoint without ``label`` passes."""
+
+    def __call__(self, request: InferenceRequest, endpoints: Sequence[EndpointView]) -> Filtered:
+        """Drop those that do not match."""
+        return _split(endpoints, [one for one in endpoints if not self._matches(one.labels)])
+
+    def _matches(self, labels: Mapping[str, str]) -> bool:
+        if any(labels.get(name) != value for name, value in self.match_labels.items()):
+            return False
+        if not self.label:
+            return True
+        found = labels.get(self.label)
+        return self.allows_no_label if found is None else not self.valid_values or found in self.valid_values
+
+
+def _conditions(value: Any) -> tuple[tuple[str, float], ...]:
+    """``[{metric: running-requests, maxValue: 20}]``."""
+    if not isinstance(value, list):
+        raise ValueError("a list of {metric, maxValue}")
+    found = []
+    for entry in value:
+        if not isinstance(entry, dict) or entry.keys() != {"metric", "maxValue"} or entry["metric"] not in _MEASURES:
+            raise ValueError(f"entries {{metric, maxValue}} with a metric among {', '.join(_MEASURES)}")
+        limit = entry["maxValue"]
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or limit < 0:
+            raise ValueError("a maxValue of 0 or more")
+        found.append((entry["metric"], float(limit)))
+    return tuple(found)
+
+
+_MEASURES: Final[Mapping[str, Callable[[EndpointView], float | None]]] = MappingProxyType(
+    {
+        "active-requests": lambda one: float(one.requests_in_flight),
+        "running-requests": lambda one: one.sample.running if one.sample else None,
+        "waiting-queue": lambda one: one.sample.waiting if one.sample else None,
+        "kv-cache-utilization": lambda one: one.sample.kv_utilisation if one.sample else None,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Utilisation:
+    """Keeps endpoints below every limit; what is not known counts as below."""
+
+    overload: ClassVar[bool] = True
+    conditions: tuple[tuple[str, float], ...] = structured((), "conditions", read=_conditions)
+    """(metric, greatest value that passes)."""
+    fallback_on_empty: bool = flag(False, "fallbackOnEmpty")
+    """Keep all where none is below; else the request goes round robin, as with any filter for load."""
+
+    def __call__(self, request: InferenceRequest, endpoints: Sequence[EndpointView]) -> Filtered:
+        """Drop those above a limit."""
+        checks = [(_MEASURES[name], limit) for name, limit in self.conditions]
+        out = [
+            one
+            for one in endpoints
+            if any((found := read(one)) is not None and found > limit for read, limit in checks)
+        ]
+        return (
+            Filtered(endpoints, ()) if self.fallback_on_empty and len(out) == len(endpoints) else _split(endpoints, out)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixAffinity:
+    """Sticky until saturated: keeps endpoints that hold most of the prompt, unless their queue of prompts is too long.
+
+    Too long: the best of them has more uncached prompt tokens in flight than the best of all, by more than
+    ``peak_prefill_throughput`` * ``max_ttft_penalty_ms``.
+    """
+
+    overload: ClassVar[bool] = False
+    affinity: float = number(0.8, "affinityThreshold", high=1.0)
+    """Share of the prompt that must be cached."""
+    exploration: float = number(0.0, "explorationProbability", high=1.0)
+    """Share of the requests that ignore affinity."""
+    max_ttft_penalty_ms: float = number(18_000.0, "maxTTFTPenaltyMs")
+    peak_prefill_throughput: float = number(15_928.0, "peakPrefillThroughput")
+    """Prompt tokens that an engine computes in a second."""
+    ttft_source: str = choice("prefillThroughput", "ttftSource", among=("prefillThroughput",),
+                              why="filters run before predictions are made")  # fmt: skip
+
+    def __call__(self, request: InferenceRequest, endpoints: Sequence[EndpointView]) -> Filtered:
+        """Drop those without the prefix."""
+        if self.exploration and request.chance < self.exploration:
+            return Filtered(endpoints, ())
+        enough = self.affinity * request.input_tokens
+        sticky = [one for one in endpoints if one.matched_tokens >= enough > 0]
+        if not sticky:
+            return Filtered(endpoints, ())
+        least = min([one.prefill_tokens_in_flight for one in endpoints])
+        beyond = min([one.prefill_tokens_in_flight for one in sticky]) - least
+        if beyond > self.peak_prefill_throughput * self.max_ttft_penalty_ms / 1000.0:
+            return Filtered(endpoints, ())
+        return _keep(endpoints, sticky)
+
+
 _CHECKED_ALWAYS: Final = {"checkInterval": "every decision checks the newest scrape; the scrape interval sets its age"}
+
+SESSION_OURS: Final = {
+    "strategy": "a session is what x-session-id names: a header that names an endpoint is never obeyed",
+    "headerName": "a session is what x-session-id names",
+    "evictionTtlSeconds": "the router's own settings say how long a session is remembered",
+    "sweep": "the router's own settings say how long a session is remembered",
+}
 
 FILTERS: Final[Mapping[str, Plugin[Filter]]] = MappingProxyType(
     {
@@ -153,6 +316,17 @@ FILTERS: Final[Mapping[str, Plugin[Filter]]] = MappingProxyType(
         "role": Plugin(kind=RoleFilter),
         "decode-filter": Plugin(kind=RoleFilter, preset={"role": Role.DECODE}),
         "prefill-filter": Plugin(kind=RoleFilter, preset={"role": Role.PREFILL}),
+        "lora": Plugin(kind=AdapterRoom),
+        "lora-affinity-filter": Plugin(kind=AdapterRoom, idle={"threshold": "an adapter that is loaded always wins"}),
+        "session": Plugin(kind=Session),
+        "session-affinity-filter": Plugin(kind=Session, idle=SESSION_OURS),
+        "label": Plugin(kind=Labels),
+        "by-label": Plugin(kind=Labels),
+        "label-selector-filter": Plugin(kind=Labels),
+        "utilisation": Plugin(kind=Utilisation),
+        "utilization-filter": Plugin(kind=Utilisation),
+        "prefix-affinity": Plugin(kind=PrefixAffinity),
+        "prefix-cache-affinity-filter": Plugin(kind=PrefixAffinity),
     }
 )
 """Filters by the names they have in configuration."""

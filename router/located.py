@@ -33,6 +33,14 @@ class Located:
         """An error at this value, to be raised."""
         return ConfigError(what, where=self.at, limit=limit, next_step=next_step)
 
+    def plain(self) -> Any:
+        """The value without its lines."""
+        if isinstance(self.value, dict):
+            return {key: entry.plain() for key, entry in self.value.items()}
+        if isinstance(self.value, list):
+            return [entry.plain() for entry in self.value]
+        return self.value
+
     def mapping(self, what: str) -> Mapping[str, Located]:
         """The value as a mapping; ``what`` names it in the error. Raises: ConfigError."""
         if self.value is None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from predictor.client import Watcher
 from predictor.features import NAMES
-from predictor.model import Array, LatencyModel
+from predictor.model import Array, LatencyModel, LatencyPrediction
 from router.types import EndpointView, InferenceRequest, Prediction
 
 
@@ -43,16 +43,19 @@ class Predictor:
         """There is no model yet."""
         return self._watcher.cold
 
-    def __call__(self, request: InferenceRequest, endpoints: Sequence[EndpointView]) -> Sequence[Prediction] | None:
+    def __call__(
+        self, request: InferenceRequest, endpoints: Sequence[EndpointView], level: float = 0.5
+    ) -> Sequence[Prediction] | None:
         """Predicted latencies in the order of ``endpoints``."""
         model = self._watcher.model
-        return None if model is None else predictions(model, request, endpoints)
+        return None if model is None else predictions(model, request, endpoints, level)
 
 
 def predictions(
-    model: LatencyModel, request: InferenceRequest, endpoints: Sequence[EndpointView]
-) -> list[Prediction]:  # fmt: skip
-    """What ``model`` says of ``request`` at each endpoint, and of the endpoints themselves.
+    model: LatencyModel, request: InferenceRequest, endpoints: Sequence[EndpointView], level: float = 0.5
+) -> list[Prediction]:
+    """What ``model`` says of ``request`` at each endpoint, and of the endpoints themselves; above the median also at
+    the percentile ``level``.
 
     Their slowness is what it predicts for one and the same load, the candidates' mean, at each of them.
     """
@@ -62,11 +65,12 @@ def predictions(
     both = np.concatenate((rows, np.broadcast_to(mean, rows.shape)))
     found = model.predict_for(both, urls * 2, variants * 2)
     slowness = _agreed(*(latency[count:] / latency[count:].mean() for latency in (found.ttft_s, found.tpot_s)))
-    columns = (found.ttft_s[:count], found.tpot_s[:count], slowness)
-    return [
-        Prediction(ttft_s=ttft_s, tpot_s=tpot_s, slowness=slow)
-        for ttft_s, tpot_s, slow in zip(*(column.tolist() for column in columns), strict=True)
-    ]
+    ttft_s, tpot_s = found.ttft_s[:count], found.tpot_s[:count]
+    columns = [ttft_s.tolist(), tpot_s.tolist(), slowness.tolist()]
+    if level != 0.5:
+        high = model.quantile(rows, LatencyPrediction(ttft_s=ttft_s, tpot_s=tpot_s), level)
+        columns += [high.ttft_s.tolist(), high.tpot_s.tolist()]
+    return list(map(Prediction, *columns))
 
 
 def _agreed(one: Array, two: Array) -> Array:

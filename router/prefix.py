@@ -18,10 +18,21 @@ BYTES_PER_TOKEN: Final = 4
 """Bytes of UTF-8 that count as one token where the tokenizer is not at hand."""
 DEFAULT_BLOCK_TOKENS: Final = 64
 DEFAULT_BLOCK_BYTES: Final = DEFAULT_BLOCK_TOKENS * BYTES_PER_TOKEN
+AUTO_BLOCK: Final = 0
+"""A block size to be worked out by :func:`auto_block`."""
 DEFAULT_MAX_BLOCKS: Final = 2048
 """Blocks of one prompt that are hashed: 131 072 tokens at 64 a block."""
 DEFAULT_CAPACITY_BLOCKS: Final = 31_250
 """Blocks remembered for one endpoint: two million tokens at 64 a block, about 4 MB."""
+
+
+def auto_block(mean_prompt_tokens: float) -> int:
+    """Tokens of a block by the sizing rule of the source documents: max(3, min(20, mean prompt length / 200)).
+
+    >>> [auto_block(tokens) for tokens in (100, 1000, 2400, 100_000)]
+    [3, 5, 12, 20]
+    """
+    return max(3, min(20, int(mean_prompt_tokens / 200)))
 
 
 def model_seed(model: str) -> int:

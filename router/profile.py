@@ -15,9 +15,20 @@ from types import MappingProxyType
 from typing import Final
 
 from router.delay import LeastDelay
-from router.filters import Filter, MemoryPressure, ModelCompatibility, QueueDepth
+from router.filters import Filter, MemoryPressure, ModelCompatibility, PrefixAffinity, QueueDepth
 from router.pickers import MaxScore, Picker, Rng, TopKRandom
-from router.scorers import Candidates, LoadAware, PredictedLatency, PrefixAware, Scorer
+from router.scorers import (
+    Candidates,
+    KvUtilisation,
+    LoadAware,
+    NetworkDistance,
+    NoHitLru,
+    PredictedLatency,
+    PrefixAware,
+    Queue,
+    Scorer,
+    TokenLoad,
+)
 from router.types import EndpointView, InferenceRequest, Pick, Predict
 
 PICKED: Final = "picked"
@@ -45,6 +56,26 @@ class WeightedScorer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptiveWeights:
+    """Weights of the prefix and the load scorer by the recent hit rate: 100/30 where prompts are mostly cached, 20/100
+    where they hardly are, else 60/60 (the source documents' rule)."""
+
+    prefix: str = "prefix-aware"
+    load: str = "load-aware"
+    high: float = 0.7
+    low: float = 0.2
+
+    def weights(self, hit_rate: float) -> Mapping[str, float]:
+        """By scorer's name.
+
+        >>> AdaptiveWeights().weights(0.75)
+        {'prefix-aware': 100.0, 'load-aware': 30.0}
+        """
+        prefix, load = (100.0, 30.0) if hit_rate > self.high else (20.0, 100.0) if hit_rate < self.low else (60.0, 60.0)
+        return {self.prefix: prefix, self.load: load}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """Everything that shapes a decision."""
 
@@ -57,6 +88,10 @@ class Profile:
     """An endpoint whose sample is older counts as never scraped."""
     prefix: PrefixAware = field(default_factory=PrefixAware)
     """Block size, lengths and capacity for hashing prompts and for the index, scored or not."""
+    adaptive: AdaptiveWeights | None = None
+    """Moves two of the weights with the hit rate; ``None``: they stay as they are."""
+    others: Mapping[str, Profile] = field(default_factory=dict)
+    """Profiles beside this one in the same file, by name; ``prefill`` is for the first leg of split requests."""
     notes: tuple[str, ...] = ()
     """What its file asked for that has no effect here; to be logged once."""
 
@@ -65,37 +100,90 @@ class Profile:
         """Some scorer reads predictions."""
         return any(scorer.scorer.predicts for scorer in self.scorers)
 
+    @property
+    def percentile(self) -> float:
+        """Of the latencies to predict: the highest that a scorer asks for."""
+        return max([entry.scorer.percentile for entry in self.scorers if isinstance(entry.scorer, PredictedLatency)],
+                   default=0.5)  # fmt: skip
+
+
+def _scorers(**entries: tuple[float, Scorer]) -> tuple[WeightedScorer, ...]:
+    """Scorers by name (with underscores for dashes), each with its weight."""
+    return tuple(
+        WeightedScorer(name=name.replace("_", "-"), weight=weight, scorer=scorer)
+        for name, (weight, scorer) in entries.items()
+    )
+
+
+_FITS: Final = NamedFilter(name="model-compatibility", filter=ModelCompatibility())
+_NOT_FULL: Final = (
+    _FITS, NamedFilter(name="queue-depth", filter=QueueDepth()),
+    NamedFilter(name="memory-pressure", filter=MemoryPressure()),
+)  # fmt: skip
 
 PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(
     {
         "default": Profile(
             name="default",
-            filters=(NamedFilter(name="model-compatibility", filter=ModelCompatibility()),),
-            scorers=(WeightedScorer(name="least-delay", weight=100.0, scorer=LeastDelay()),),
+            filters=(_FITS,),
+            scorers=_scorers(least_delay=(100.0, LeastDelay())),
             picker=MaxScore(),
         ),
         "documents": Profile(
             name="documents",
-            filters=(
-                NamedFilter(name="model-compatibility", filter=ModelCompatibility()),
-                NamedFilter(name="queue-depth", filter=QueueDepth()),
-                NamedFilter(name="memory-pressure", filter=MemoryPressure()),
-            ),
-            scorers=(
-                WeightedScorer(name="prefix-aware", weight=100.0, scorer=PrefixAware()),
-                WeightedScorer(name="load-aware", weight=50.0, scorer=LoadAware()),
-                WeightedScorer(name="predicted-latency", weight=30.0, scorer=PredictedLatency()),
+            filters=_NOT_FULL,
+            scorers=_scorers(
+                prefix_aware=(100.0, PrefixAware()),
+                load_aware=(50.0, LoadAware()),
+                predicted_latency=(30.0, PredictedLatency()),
             ),
             picker=TopKRandom(top_k=3),
+        ),
+        "adaptive": Profile(
+            name="adaptive",
+            filters=_NOT_FULL,
+            scorers=_scorers(prefix_aware=(60.0, PrefixAware()), load_aware=(60.0, LoadAware())),
+            picker=TopKRandom(top_k=3),
+            adaptive=AdaptiveWeights(),
+        ),
+        "weighted": Profile(
+            name="weighted",
+            filters=_NOT_FULL,
+            scorers=_scorers(
+                load_aware=(0.3, LoadAware()),
+                prefix_aware=(0.4, PrefixAware()),
+                network_distance=(0.2, NetworkDistance()),
+                kv_utilisation=(0.1, KvUtilisation()),
+            ),
+            picker=MaxScore(),
+        ),
+        "sticky-until-saturated": Profile(
+            name="sticky-until-saturated",
+            filters=(_FITS, NamedFilter(name="prefix-affinity", filter=PrefixAffinity())),
+            scorers=_scorers(token_load=(1.0, TokenLoad())),
+            picker=MaxScore(),
+        ),
+        "blend": Profile(
+            name="blend",
+            filters=(_FITS,),
+            scorers=_scorers(
+                prefix_aware=(3.0, PrefixAware()),
+                queue=(2.0, Queue()),
+                kv_utilisation=(2.0, KvUtilisation()),
+                no_hit_lru=(2.0, NoHitLru()),
+            ),
+            picker=MaxScore(),
         ),
     }
 )
 """Profiles by name.
 
-``documents`` is the published rule: weights 100/50/30, one of the best three at random. ``default`` sends a request
-where it has and causes the least delay (:class:`router.delay.LeastDelay`). It has no filter for load: a full cache or
-a long queue is part of the delay, and turning requests away from the one endpoint that holds their prefix makes the
-next endpoint full too. Evidence: ``docs/adr/0005-default-routing-profile.md`` and ``fleet bench routing``.
+``documents`` is the source documents' rule: weights 100/50/30, one of the best three at random; ``adaptive`` moves its
+weights with the hit rate; ``weighted`` is their formula of 0.3 load, 0.4 cache, 0.2 network, 0.1 memory.
+``sticky-until-saturated`` and ``blend`` are llm-d's of 2026 and of 2025. ``default`` sends a request where it has and
+causes the least delay (:class:`router.delay.LeastDelay`). It has no filter for load: a full cache or a long queue is
+part of the delay, and turning requests away from the one endpoint that holds their prefix makes the next endpoint full
+too. Evidence: ``docs/adr/0005-default-routing-profile.md`` and ``fleet bench routing``.
 """
 
 DEFAULT: Final = PROFILES["default"]
@@ -104,7 +192,17 @@ DEFAULT: Final = PROFILES["default"]
 class Scheduler:
     """Picks endpoints by one profile; holds nothing else, so a new profile is a new scheduler."""
 
-    __slots__ = ("_fit", "_overload", "_penalties", "_predicts", "_scorers", "profile")
+    __slots__ = (
+        "_adaptive",
+        "_explores",
+        "_fit",
+        "_level",
+        "_overload",
+        "_penalties",
+        "_predicts",
+        "_scorers",
+        "profile",
+    )
 
     def __init__(self, profile: Profile = DEFAULT) -> None:
         self.profile = profile
@@ -113,7 +211,10 @@ class Scheduler:
         self._penalties = tuple(
             (entry.name, entry.filter) for entry in profile.filters if isinstance(entry.filter, MemoryPressure)
         )
-        self._predicts = profile.predicts
+        self._explores = any(
+            isinstance(entry.filter, PrefixAffinity) and entry.filter.exploration > 0.0 for entry in profile.filters
+        )
+        self._predicts, self._level, self._adaptive = profile.predicts, profile.percentile, profile.adaptive
         self._scorers = tuple((entry.name, entry.weight, entry.scorer) for entry in profile.scorers)
 
     def pick(
@@ -137,6 +238,8 @@ class Scheduler:
         """
         if not endpoints:
             return Pick(None, NO_ENDPOINTS)
+        if self._explores:
+            request.chance = rng.random()
         dropped: dict[str, str] = {}
         fit = _apply(self._fit, request, _fresh(endpoints, self.profile.stale_after_s), dropped)
         if not fit:
@@ -155,7 +258,10 @@ class Scheduler:
         rng: Rng,
         predict: Predict | None,
     ) -> Pick:
-        predicted = predict(request, kept) if self._predicts and predict is not None else None
+        predicted = None
+        if self._predicts and predict is not None:
+            level = self._level
+            predicted = predict(request, kept) if level == 0.5 else predict(request, kept, level)
         columns = self._columns(Candidates(request=request, endpoints=kept, predictions=predicted))
         chosen, chance = self.profile.picker.choose(columns["total"], rng)
         if predicted is None:
@@ -166,7 +272,9 @@ class Scheduler:
         """By scorer, then the penalties where there are any, then ``total``."""
         columns: dict[str, list[float]] = {}
         totals: list[float] = []
-        for name, weight, scorer in self._scorers:
+        moved = self._adaptive.weights(candidates.request.expected_reuse) if self._adaptive is not None else {}
+        for name, fixed, scorer in self._scorers:
+            weight = moved.get(name, fixed) if moved else fixed
             columns[name] = scores = _clamped(scorer(candidates))
             if totals:
                 totals = [total + weight * score for total, score in zip(totals, scores, strict=True)]

@@ -6,21 +6,24 @@ score needs its metrics it gets :data:`UNKNOWN`, and less when the router's own 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar, Final
 
 from fleet.types import EngineSample
+from router.affinity import ContextLength, LoraAware, NetworkDistance, NoHitLru, SessionAffinity, Topology
 from router.delay import LeastDelay
-from router.parameters import Plugin, choice, number, whole
-from router.prefix import DEFAULT_BLOCK_TOKENS, DEFAULT_CAPACITY_BLOCKS, DEFAULT_MAX_BLOCKS
-from router.scoring import UNKNOWN, Candidates, Scorer, sane
-from router.types import Prediction
+from router.filters import SESSION_OURS
+from router.latency import BothLatencies, PredictedLatency
+from router.parameters import Plugin, number, whole
+from router.prefix import AUTO_BLOCK, DEFAULT_BLOCK_TOKENS, DEFAULT_CAPACITY_BLOCKS, DEFAULT_MAX_BLOCKS, auto_block
+from router.scoring import UNKNOWN, Candidates, Scorer
 
-__all__ = ["SCORERS", "UNKNOWN", "BothLatencies", "Candidates", "KvUtilisation", "LeastDelay", "LoadAware",
-           "PredictedLatency", "PrefixAware", "Queue", "QueueThreshold", "RunningRequests", "Scorer"]  # fmt: skip
+__all__ = ["SCORERS", "UNKNOWN", "ActiveRequests", "BothLatencies", "Candidates", "ContextLength", "KvUtilisation",
+           "LeastDelay", "LoadAware", "LoraAware", "NetworkDistance", "NoHitLru", "PredictedLatency", "PrefixAware",
+           "Queue", "QueueThreshold", "RunningRequests", "Scorer", "SessionAffinity", "TokenLoad",
+           "Topology"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +35,11 @@ class PrefixAware:
     """
 
     predicts: ClassVar[bool] = False
-    block_tokens: int = whole(DEFAULT_BLOCK_TOKENS, "hashBlockSize", "blockSizeTokens")
-    """Tokens of a block; smaller finds shorter matches and costs more hashes."""
+    block_tokens: int = whole(
+        DEFAULT_BLOCK_TOKENS, "hashBlockSize", "blockSizeTokens", "blockSize", words={"auto": AUTO_BLOCK}
+    )
+    """Tokens of a block; smaller finds shorter matches and costs more hashes. ``auto``: max(3, min(20, mean prompt
+    length / 200)), the sizing rule of the source documents, as prompts have been at the start of the profile."""
     max_blocks: int = whole(DEFAULT_MAX_BLOCKS, "maxPrefixBlocksToMatch")
     """Blocks of a prompt that are hashed."""
     max_tokens: int = whole(DEFAULT_MAX_BLOCKS * DEFAULT_BLOCK_TOKENS, "maxPrefixTokensToMatch")
@@ -48,6 +54,10 @@ class PrefixAware:
         if total <= 0:
             return [0.0] * len(candidates.endpoints)
         return [min(1.0, endpoint.matched_tokens / total) for endpoint in candidates.endpoints]
+
+    def sized(self, mean_prompt_tokens: float) -> PrefixAware:
+        """The same with the block size worked out (:func:`router.prefix.auto_block`)."""
+        return replace(self, block_tokens=auto_block(mean_prompt_tokens))
 
     @property
     def hashed_blocks(self) -> int:
@@ -154,74 +164,64 @@ class KvUtilisation:
         return [_kv_free(endpoint.sample) for endpoint in candidates.endpoints]
 
 
-def _against_best(candidates: Candidates, read: Callable[[Prediction], float]) -> list[float]:
-    """Best predicted latency / predicted latency; :data:`UNKNOWN` while cold and for endpoints never scraped."""
-    if candidates.predictions is None:
-        return [UNKNOWN] * len(candidates.endpoints)
-    latencies = [
-        None if endpoint.sample is None else sane(read(prediction))
-        for endpoint, prediction in zip(candidates.endpoints, candidates.predictions, strict=True)
-    ]
-    best = min((latency for latency in latencies if latency is not None), default=math.inf)
-    if math.isinf(best):
-        return [UNKNOWN] * len(latencies)
-    return [UNKNOWN if latency is None else best / latency for latency in latencies]
-
-
-def _ttft(prediction: Prediction) -> float:
-    return prediction.ttft_s
-
-
-def _tpot(prediction: Prediction) -> float:
-    return prediction.tpot_s
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PredictedLatency:
-    """Predicted latency of this request here against the best candidate's: best / predicted.
+class TokenLoad:
+    """Room for prompt tokens: 1 - uncached tokens in flight / ``threshold``. Range 0..1.
 
-    Range 0..1: the best scores 1, one twice as slow 0.5. While the model is cold all score :data:`UNKNOWN`, which
-    changes nothing between them.
+    The tokens are this router's own: uncached prompt tokens whose first output token has not come back.
     """
 
-    predicts: ClassVar[bool] = True
-    target_metric: str = choice("ttft", "targetMetric", among=("ttft", "tpot"))
-    percentile: float = choice(0.5, "percentile", among=(0.5,), why="the latency model gives the median")
+    predicts: ClassVar[bool] = False
+    threshold: int = whole(4_194_304, "queueThresholdTokens")
+    """Tokens at which the score is 0."""
 
     def __call__(self, candidates: Candidates) -> list[float]:
-        """Best / predicted."""
-        return _against_best(candidates, _ttft if self.target_metric == "ttft" else _tpot)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BothLatencies:
-    """Both predicted latencies against the best candidate's, weighed 0.8 (TTFT) to 0.2 (TPOT). Range 0..1."""
-
-    predicts: ClassVar[bool] = True
-    ttft_weight: float = number(0.8, "ttftWeight")
-    tpot_weight: float = number(0.2, "tpotWeight")
-    """The two weights are taken relative to their sum."""
-
-    def __call__(self, candidates: Candidates) -> list[float]:
-        """The weighted mean of the two."""
-        weights = self.ttft_weight + self.tpot_weight
-        if weights <= 0:
-            return [UNKNOWN] * len(candidates.endpoints)
-        ttft, tpot = _against_best(candidates, _ttft), _against_best(candidates, _tpot)
+        """1 for none in flight."""
+        limit = self.threshold
         return [
-            (self.ttft_weight * one + self.tpot_weight * two) / weights for one, two in zip(ttft, tpot, strict=True)
+            1.0 - tokens / limit if (tokens := one.prefill_tokens_in_flight) < limit else 0.0
+            for one in candidates.endpoints
         ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActiveRequests:
+    """This router's requests in flight: (most - own) / most * ``max_busy_score``, and 1 up to ``idle_threshold``.
+    Range 0..1."""
+
+    predicts: ClassVar[bool] = False
+    idle_threshold: int = whole(0, "idleThreshold", low=0)
+    """Requests up to which an endpoint counts as idle."""
+    max_busy_score: float = number(1.0, "maxBusyScore", high=1.0)
+    """Best score of an endpoint that is not idle."""
+
+    def __call__(self, candidates: Candidates) -> list[float]:
+        """1 for idle, 0 for the most."""
+        counts = [one.requests_in_flight for one in candidates.endpoints]
+        most, idle = max(counts), self.idle_threshold
+        return [1.0 if count <= idle else self.max_busy_score * (most - count) / most for count in counts]
+
+
 _INDEX_IS_OURS: Final = {
+    "prefixMatchInfoProducerName": "the router's own index tells what is cached",
+    "matchLengthWeight": "the share that matches is the score",
+    "matchLengthScaleTokens": "the share that matches is the score",
     "cacheIndexerURL": "the router keeps its own approximate prefix index",
     "autoTune": "an engine that reports the size of its cache sets its own capacity",
 }
+
+_EVENTS_ARE_SET: Final = dict.fromkeys(
+    ("tokenProcessorConfig", "indexerConfig", "kvEventsConfig", "kvCacheIndexerConfig", "speculativeIndexing",
+     "speculativeTTL", "hashAlgorithm", "tokenizersPoolConfig"),
+    "the router's own settings say how caches are followed",
+)  # fmt: skip
 
 SCORERS: Final[Mapping[str, Plugin[Scorer]]] = MappingProxyType(
     {
         "prefix-aware": Plugin(kind=PrefixAware, idle=_INDEX_IS_OURS),
         "prefix-cache-scorer": Plugin(kind=PrefixAware, idle=_INDEX_IS_OURS),
+        "prefix-cache": Plugin(kind=PrefixAware, idle=_INDEX_IS_OURS),
+        "precise-prefix-cache-scorer": Plugin(kind=PrefixAware, idle={**_INDEX_IS_OURS, **_EVENTS_ARE_SET}),
         "load-aware": Plugin(kind=LoadAware),
         "load-aware-scorer": Plugin(kind=QueueThreshold),
         "predicted-latency": Plugin(kind=PredictedLatency),
@@ -229,6 +229,19 @@ SCORERS: Final[Mapping[str, Plugin[Scorer]]] = MappingProxyType(
         "least-delay": Plugin(kind=LeastDelay),
         "queue": Plugin(kind=Queue),
         "queue-scorer": Plugin(kind=Queue),
+        "token-load": Plugin(kind=TokenLoad),
+        "token-load-scorer": Plugin(kind=TokenLoad),
+        "active-requests": Plugin(kind=ActiveRequests),
+        "active-request-scorer": Plugin(kind=ActiveRequests, idle={"requestTimeout": "a request counts until it ends"}),
+        "lora-aware": Plugin(kind=LoraAware),
+        "lora-affinity-scorer": Plugin(kind=LoraAware, preset={"room": 0.8}),
+        "session-affinity": Plugin(kind=SessionAffinity),
+        "session-affinity-scorer": Plugin(kind=SessionAffinity, idle=SESSION_OURS),
+        "no-hit-lru": Plugin(kind=NoHitLru),
+        "no-hit-lru-scorer": Plugin(kind=NoHitLru, idle={"lruSize": "every endpoint is remembered"}),
+        "network-distance": Plugin(kind=NetworkDistance),
+        "topology-affinity-scorer": Plugin(kind=Topology),
+        "context-length-aware": Plugin(kind=ContextLength),
         "running-requests": Plugin(kind=RunningRequests),
         "running-requests-size-scorer": Plugin(kind=RunningRequests),
         "kv-utilisation": Plugin(kind=KvUtilisation),

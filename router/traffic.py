@@ -12,6 +12,8 @@ START_OUTPUT_TOKENS: Final = 256.0
 """Expected length of an answer before one was seen."""
 START_REUSE: Final = 0.5
 """Expected share of a prompt that is cached where it goes, before one was seen."""
+START_PROMPT_TOKENS: Final = 2000.0
+"""Expected length of a prompt before one was seen."""
 _RATE: Final = 0.01
 """Weight of the newest request in a mean: it remembers about a hundred."""
 _NEW_SHARE: Final = 0.5
@@ -24,11 +26,13 @@ _RESCALE: Final = 1e100
 class Traffic:
     """Running means, and the tally of new prompts by endpoint."""
 
-    __slots__ = ("_new", "_unit", "output_tokens", "reuse")
+    __slots__ = ("_new", "_unit", "input_tokens", "output_tokens", "reuse")
 
     def __init__(self) -> None:
         self.output_tokens = START_OUTPUT_TOKENS
         """Mean output tokens of an answer."""
+        self.input_tokens = START_PROMPT_TOKENS
+        """Mean length of a prompt."""
         self.reuse = START_REUSE
         """Mean share of a prompt that was expected in the cache of its endpoint, 0..1."""
         self._new: dict[str, float] = {}
@@ -36,6 +40,7 @@ class Traffic:
 
     def dispatched(self, url: str, uncached_tokens: int, input_tokens: int) -> None:
         """A request went to ``url``, of whose prompt so many tokens are not expected in the cache there."""
+        self.input_tokens += _RATE * (input_tokens - self.input_tokens)
         fresh = uncached_tokens / input_tokens if input_tokens > 0 else 0.0
         self.reuse += _RATE * (1.0 - fresh - self.reuse)
         if fresh > _NEW_SHARE:

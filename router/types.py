@@ -31,6 +31,18 @@ class InferenceRequest:
     """Requests in flight that share their prompt with earlier ones up to the same block as this one."""
     expected_reuse: float = START_REUSE
     """Share of a prompt that others share, in recent traffic, 0..1."""
+    adapter: str = ""
+    """The LoRA adapter that ``model`` names; empty: it names a base model."""
+    session: str = ""
+    """The client's name of the conversation; empty: it gave none."""
+    session_url: str = ""
+    """Where that session's last request went; empty: nowhere yet."""
+    slo_ttft_s: float | None = None
+    """Limit for the time to its first token, where it or its model has one."""
+    slo_tpot_s: float | None = None
+    """Limit for the mean time of a later token, where it or its model has one."""
+    chance: float = 1.0
+    """Uniform in [0, 1), drawn by the caller, for filters that explore; 1: they do not."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,6 +72,16 @@ class EndpointView:
     """Prompt tokens of *this* request expected in its prefix cache."""
     new_prompts: float = 0.0
     """Prompts placed there lately that were new to it, in units that only compare (:mod:`router.traffic`)."""
+    adapters: frozenset[str] = frozenset()
+    """LoRA adapters that are loaded there, or will be: as scraped, and those of this router's requests in flight."""
+    adapter_slots: int | None = None
+    """LoRA adapters that it can hold at once; ``None``: not known."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels of its pod or its entry in a file."""
+    distance_s: float | None = None
+    """Least time that a scrape of it took lately: network and HTTP; ``None``: never scraped."""
+    last_cold: int = 0
+    """Turn of the last request without any cached prefix that went there; 0: none did."""
 
 
 class Prediction(NamedTuple):
@@ -70,13 +92,21 @@ class Prediction(NamedTuple):
     slowness: float = 1.0
     """How long the same request takes here at the same load, relative to the candidates' mean: above 1 is a slower
     engine."""
+    ttft_high_s: float | None = None
+    """At the percentile that the profile asks for; ``None``: it asks for the median."""
+    tpot_high_s: float | None = None
 
 
 class Predict(Protocol):
     """In-process latency prediction for all candidates at once."""
 
-    def __call__(self, request: InferenceRequest, endpoints: Sequence[EndpointView]) -> Sequence[Prediction] | None:
-        """Predictions in the order of ``endpoints``; ``None`` while the model is cold."""
+    def __call__(
+        self, request: InferenceRequest, endpoints: Sequence[EndpointView], level: float = 0.5
+    ) -> Sequence[Prediction] | None:
+        """Predictions in the order of ``endpoints``; ``None`` while the model is cold.
+
+        ``level``: the percentile of ``ttft_high_s`` and ``tpot_high_s``; 0.5 leaves them out.
+        """
         ...
 
 

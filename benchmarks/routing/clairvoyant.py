@@ -45,7 +45,9 @@ class Clairvoyant:
     def finished(self, request_id: str, served: Served, now_s: float) -> None:
         """Nothing to learn."""
 
-    def _speeds(self, request: InferenceRequest, endpoints: Sequence[EndpointView]) -> list[Prediction]:
+    def _speeds(
+        self, request: InferenceRequest, endpoints: Sequence[EndpointView], level: float = 0.5
+    ) -> list[Prediction]:
         return [Prediction(ttft_s=0.0, tpot_s=0.0, slowness=engine.slow_factor) for engine in self._engines]
 
 

@@ -35,11 +35,13 @@ class Learning:
         self._under_way: dict[str, tuple[EndpointView, tuple[float, ...], Prediction | None]] = {}
         self._next_s, self._fitted_at = 0.0, 0
 
-    def __call__(self, request: InferenceRequest, endpoints: Sequence[EndpointView]) -> Sequence[Prediction] | None:
+    def __call__(
+        self, request: InferenceRequest, endpoints: Sequence[EndpointView], level: float = 0.5
+    ) -> Sequence[Prediction] | None:
         """Latencies in the order of ``endpoints``; ``None`` while cold."""
         if self.model is None:
             return None
-        return predictions(self.model, request, endpoints)
+        return predictions(self.model, request, endpoints, level)
 
     def sent(self, request: InferenceRequest, endpoint: EndpointView, prediction: Prediction | None) -> None:
         """Remember what was known at dispatch."""

@@ -89,7 +89,7 @@ def test_names_of_the_source_and_of_upstream_stand_for_the_same():
 
 def test_only_load_counts_as_overload():
     overload = {name for name, plugin in FILTERS.items() if plugin.kind.overload}
-    assert overload == {"queue-depth", "low-queue-filter", "memory-pressure"}
+    assert overload == {"queue-depth", "low-queue-filter", "memory-pressure", "utilisation", "utilization-filter"}
 
 
 ratios = st.none() | st.floats(0, 1.5)

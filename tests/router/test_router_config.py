@@ -10,18 +10,32 @@ from fleet.errors import ConfigError
 from fleet.types import Role
 from router.config import parse_profile
 from router.config_file import load_profile
-from router.filters import MemoryPressure, ModelCompatibility, QueueDepth, RoleFilter
-from router.pickers import MaxScore, TopKRandom, UniformRandom, WeightedRandom
-from router.profile import DEFAULT, PROFILES
+from router.config_words import BUILT_IN, OTHERWISE
+from router.filters import (
+    FILTERS,
+    AdapterRoom,
+    MemoryPressure,
+    ModelCompatibility,
+    QueueDepth,
+    RoleFilter,
+    Session,
+    Utilisation,
+)
+from router.pickers import PICKERS, MaxScore, TopKRandom, UniformRandom, WeightedRandom
+from router.prefix import auto_block
+from router.profile import DEFAULT, PROFILES, AdaptiveWeights
 from router.scorers import (
+    SCORERS,
     BothLatencies,
     KvUtilisation,
     LoadAware,
+    LoraAware,
     PredictedLatency,
     PrefixAware,
     Queue,
     RunningRequests,
 )
+from router.traffic import START_PROMPT_TOKENS
 
 DOCUMENTS = """
 filters:
@@ -230,13 +244,30 @@ featureGates: [flowControl]
             "scorers: [{type: predicted-latency, parameters: {targetMetric: e2e}}]", "ttft or tpot", id="a wrong choice"
         ),
         pytest.param(
-            "scorers: [{type: predicted-latency, parameters: {percentile: 0.9}}]", "gives the median", id="a percentile"
+            "scorers: [{type: predicted-latency, parameters: {percentile: 1.0}}]", "to 0.99", id="a percentile of all"
+        ),
+        pytest.param(
+            "scorers: [{type: prefix-aware, parameters: {hashBlockSize: automatic}}]", "or auto", id="no size"
+        ),
+        pytest.param("adaptiveWeights: {hihgHitRate: 0.5}", "Did you mean 'highHitRate'", id="a misspelt rate"),
+        pytest.param("adaptiveWeights: {lowHitRate: 0.9}", "0.9 is above", id="rates the wrong way round"),
+        pytest.param("adaptiveWeights: {lowHitRate: 9}", "lowHitRate is 9 .*0 to 1", id="a rate above all"),
+        pytest.param(
+            "scorers: [{type: queue}]\nadaptiveWeights: true", "line 2: .*a prefix and a load", id="nothing to adapt"
+        ),
+        pytest.param(
+            "filters: [{type: utilisation, parameters: {conditions: [{metric: queue, maxValue: 3}]}}]",
+            "a metric among active-requests",
+            id="an unknown metric",
+        ),
+        pytest.param(
+            "filters: [{type: label, parameters: {matchLabels: [a]}}]", "a mapping of words", id="labels as a list"
         ),
         pytest.param("kind: Endpoints", "kind is 'Endpoints' .*EndpointPickerConfig", id="another kind"),
         pytest.param("apiVersion: v1", "apiVersion is 'v1' .*llm-d.ai/v1alpha1", id="another version"),
         pytest.param("plugins: [{type: queue-scorrer}]", "Did you mean 'queue-scorer'", id="a misspelt plugin"),
         pytest.param("plugins: [{name: x}]", "a plugin has no type", id="a plugin without a type"),
-        pytest.param("plugins: []\nflowControl: {}", "line 2: .*'flowControl'", id="what we cannot promise"),
+        pytest.param("plugins: []\nflowCtrl: {}", "line 2: .*Did you mean 'flowControl'", id="a misspelt section"),
         pytest.param(
             "plugins: [{type: decode-filter, parameters: {role: both}}]", "no parameter 'role'", id="a fixed parameter"
         ),
@@ -258,6 +289,106 @@ def test_refused_with_place_and_remedy(text, error):
         parse_profile(text)
     assert "\n" not in str(raised.value)
     assert raised.value.next_step
+
+
+PREFILL_DECODE = """
+apiVersion: inference.networking.x-k8s.io/v1alpha1
+kind: EndpointPickerConfig
+plugins:
+- type: prefill-header-handler
+- type: prefix-cache-scorer
+  parameters: {hashBlockSize: 5, maxPrefixBlocksToMatch: 256, lruCapacityPerServer: 31250}
+- type: prefill-filter
+- type: decode-filter
+- type: max-score-picker
+- type: pd-profile-handler
+  parameters: {threshold: 10, hashBlockSize: 5}
+schedulingProfiles:
+- name: prefill
+  plugins:
+  - pluginRef: prefill-filter
+  - pluginRef: max-score-picker
+  - {pluginRef: prefix-cache-scorer, weight: 50}
+- name: decode
+  plugins:
+  - pluginRef: decode-filter
+  - pluginRef: max-score-picker
+  - {pluginRef: prefix-cache-scorer, weight: 50}
+"""
+
+
+def test_profiles_for_prefill_and_decode_stand_beside_each_other():
+    profile = parse_profile(PREFILL_DECODE)
+    assert (profile.name, filters(profile)) == ("decode", [ModelCompatibility(), RoleFilter(role=Role.DECODE)])
+    prefill = profile.others["prefill"]
+    assert filters(prefill) == [ModelCompatibility(), RoleFilter(role=Role.PREFILL)]
+    assert prefill.prefix == profile.prefix == PrefixAware(block_tokens=5, max_blocks=256)
+
+
+def test_a_precise_configuration_is_read_with_notes():
+    profile = parse_profile(
+        """
+plugins:
+- type: token-producer
+- type: precise-prefix-cache-scorer
+  parameters: {tokenProcessorConfig: {blockSize: 64}, kvEventsConfig: {topicFilter: "kv@"}}
+- type: lora-affinity-scorer
+- type: slo-headroom-tier-filter
+schedulingProfiles:
+- plugins: [{pluginRef: precise-prefix-cache-scorer, weight: 3}, {pluginRef: lora-affinity-scorer}]
+flowControl: {maxRequests: 10}
+saturationDetector: {pluginRef: x}
+"""
+    )
+    assert scorers(profile) == [
+        ("precise-prefix-cache-scorer", 3, PrefixAware()),
+        ("lora-affinity-scorer", 1, LoraAware(room=0.8)),
+    ]
+    told = {note.split(": ")[1].removesuffix(" has no effect") for note in profile.notes}
+    assert told == {
+        "tokenProcessorConfig of precise-prefix-cache-scorer", "kvEventsConfig of precise-prefix-cache-scorer",
+        "slo-headroom-tier-filter", "flowControl", "saturationDetector",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted({*BUILT_IN, *OTHERWISE, *FILTERS, *SCORERS, *PICKERS}))
+def test_every_word_of_upstream_that_is_known_is_read(name):
+    profile = parse_profile(f"plugins: [{{type: {name}}}]")
+    assert bool(profile.notes) == (name in OTHERWISE)
+
+
+def test_the_new_filters_take_their_parameters():
+    profile = parse_profile(
+        """
+filters:
+- {type: queue-depth, parameters: {maxNumSeqs: 256}}
+- {type: utilisation, parameters: {conditions: [{metric: running-requests, maxValue: 20}], fallbackOnEmpty: true}}
+- {type: label, parameters: {label: gpu, validValues: [h100, h200], matchLabels: {app: vllm}, allowsNoLabel: true}}
+- {type: prefix-affinity, parameters: {affinityThreshold: 0.5, maxTTFTPenaltyMs: 1000}}
+- {type: session}
+- {type: lora}
+"""
+    )
+    queue, utilisation, label, affinity, session, lora = filters(profile)[1:]
+    assert queue.limit == 204
+    assert utilisation == Utilisation(conditions=(("running-requests", 20.0),), fallback_on_empty=True)
+    assert (label.label, label.valid_values, dict(label.match_labels)) == ("gpu", ("h100", "h200"), {"app": "vllm"})
+    assert (affinity.affinity, affinity.max_ttft_penalty_ms) == (0.5, 1000.0)
+    assert (session, lora) == (Session(), AdapterRoom())
+
+
+def test_weights_that_move_with_the_hit_rate():
+    assert parse_profile("profile: adaptive").adaptive == AdaptiveWeights()
+    assert parse_profile("profile: adaptive\nadaptiveWeights: false").adaptive is None
+    mine = parse_profile(
+        "scorers: [{type: prefix-cache-scorer}, {type: load-aware-scorer}]\nadaptiveWeights: {highHitRate: 0.5}"
+    )
+    assert mine.adaptive == AdaptiveWeights(prefix="prefix-cache-scorer", load="load-aware-scorer", high=0.5)
+
+
+def test_the_block_size_by_the_sizing_rule():
+    profile = parse_profile("scorers: [{type: prefix-aware, parameters: {hashBlockSize: auto}}]")
+    assert profile.prefix.block_tokens == auto_block(START_PROMPT_TOKENS) == 10
 
 
 def test_aliases_cannot_fill_the_memory():

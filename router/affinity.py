@@ -1,0 +1,160 @@
+"""Scorers for what ties a request to an endpoint beside its load: adapter, session, cold placement, distance. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar, Final
+
+import xxhash
+
+from router.parameters import number, structured, word_map
+from router.scoring import UNKNOWN, Candidates
+from router.types import EndpointView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraAware:
+    """1 where the request's LoRA adapter is loaded, ``room`` where a slot is free, 0 where one would be swapped out.
+
+    Range 0..1; a request for a base model scores all 1, an endpoint whose slots are not known :data:`UNKNOWN` of the
+    ``room`` score. Against a stampede that loads one adapter everywhere, the score of a free slot is divided by the
+    number of endpoints that have the adapter already, and where none has it, only the endpoint that the adapter's
+    name chooses by rendezvous hashing keeps all of it, the others half: the first requests meet at one place.
+    """
+
+    predicts: ClassVar[bool] = False
+    room: float = number(0.5, "roomScore", high=1.0)
+    """Score of a free slot."""
+    swap: float = number(0.0, "swapScore", high=1.0)
+    """Score where all slots are taken."""
+
+    def __call__(self, candidates: Candidates) -> list[float]:
+        """Loaded, room, or neither."""
+        adapter, endpoints = candidates.request.adapter, candidates.endpoints
+        if not adapter:
+            return [1.0] * len(endpoints)
+        holders = sum([adapter in one.adapters for one in endpoints])
+        home = "" if holders else max(endpoints, key=lambda one: _weight(adapter, one.url)).url
+        return [self._score(one, adapter, holders, home) for one in endpoints]
+
+    def _score(self, one: EndpointView, adapter: str, holders: int, home: str) -> float:
+        if adapter in one.adapters:
+            return 1.0
+        if one.adapter_slots is not None and len(one.adapters) >= one.adapter_slots:
+            return self.swap
+        score = self.room if one.adapter_slots is not None else self.room * UNKNOWN
+        return score / holders if holders else score if one.url == home else 0.5 * score
+
+
+def _weight(adapter: str, url: str) -> int:
+    """Highest-random-weight hashing: every adapter orders the endpoints, and joins and leaves hardly change that."""
+    return int(xxhash.xxh3_64_intdigest(f"{adapter}\n{url}".encode()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionAffinity:
+    """1 for the endpoint that served the session's last request, 0 for the others. A request without a session, or with
+    a new one, scores all 0, which changes nothing between them."""
+
+    predicts: ClassVar[bool] = False
+
+    def __call__(self, candidates: Candidates) -> list[float]:
+        """Where the session is."""
+        url = candidates.request.session_url
+        return [1.0 if url and one.url == url else 0.0 for one in candidates.endpoints]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoHitLru:
+    """For a prompt that no candidate has cached: the endpoint that has waited longest for such a prompt scores 1, the
+    one that had the last 0; endpoints that never had one come first, and equals share their score.
+
+    Range 0..1; a prompt of which something is cached scores all :data:`UNKNOWN`. So new prefixes spread evenly.
+    """
+
+    predicts: ClassVar[bool] = False
+
+    def __call__(self, candidates: Candidates) -> list[float]:
+        """Rank by the turn of the last cold request."""
+        endpoints = candidates.endpoints
+        if any(one.matched_tokens for one in endpoints):
+            return [UNKNOWN] * len(endpoints)
+        turns = sorted([one.last_cold for one in endpoints])
+        last = max(1, len(turns) - 1)
+        rank = {turn: place for place, turn in reversed(list(enumerate(turns)))}
+        return [1.0 - rank[one.last_cold] / last for one in endpoints]
+
+
+_TOPOLOGY: Final[Mapping[str, float]] = MappingProxyType(
+    {
+        "kubernetes.io/hostname": 1.0,
+        "topology.kubernetes.io/rack": 0.2,
+        "topology.kubernetes.io/zone": 0.05,
+        "topology.kubernetes.io/region": 0.02,
+    }
+)
+"""Upstream's score of sharing a place, nearest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkDistance:
+    """1 / network latency against the nearest candidate: least / distance.
+
+    Range 0..1. The distance is the least time that a scrape took lately, counted in steps of ``floor_ms`` so that noise
+    makes no difference. Never scraped: :data:`UNKNOWN`.
+    """
+
+    predicts: ClassVar[bool] = False
+    floor_ms: float = number(2.0, "floorMs", low=0.01)
+    """Distances below this count as this."""
+
+    def __call__(self, candidates: Candidates) -> list[float]:
+        """Nearest / distance."""
+        floor = self.floor_ms / 1000.0
+        distances = [None if one.distance_s is None else max(floor, one.distance_s) for one in candidates.endpoints]
+        nearest = min((distance for distance in distances if distance is not None), default=floor)
+        return [UNKNOWN if distance is None else nearest / distance for distance in distances]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topology:
+    """How near an endpoint's labels say it is: same host 1, rack 0.2, zone 0.05, region 0.02, else 0. Range 0..1."""
+
+    predicts: ClassVar[bool] = False
+    own: Mapping[str, str] = structured(MappingProxyType({}), "ownLabels", read=word_map)
+    """The router's own place, by the same labels."""
+
+    def __call__(self, candidates: Candidates) -> list[float]:
+        """The nearest place that is shared."""
+        places = [(name, self.own[name], score) for name, score in _TOPOLOGY.items() if name in self.own]
+        return [_shared(one.labels, places) for one in candidates.endpoints]
+
+
+def _shared(labels: Mapping[str, str], places: Sequence[tuple[str, str, float]]) -> float:
+    return next((score for name, value, score in places if labels.get(name) == value), 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextLength:
+    """1 where the prompt and its answer fit the endpoint's label ``"min-max"`` of context lengths in tokens, 0 where
+    they do not; without such a label :data:`UNKNOWN`."""
+
+    predicts: ClassVar[bool] = False
+    label: str = structured("llm-d.ai/context-length-range", "label", read=str)
+
+    def __call__(self, candidates: Candidates) -> list[float]:
+        """Fits or not."""
+        request = candidates.request
+        size = request.input_tokens + (request.max_tokens or int(request.expected_output_tokens))
+        return [_fits(one.labels.get(self.label), size) for one in candidates.endpoints]
+
+
+def _fits(label: str | None, size: int) -> float:
+    if label is None:
+        return UNKNOWN
+    low, dash, high = label.partition("-")
+    if not dash or not low.isdigit() or not high.isdigit():
+        return UNKNOWN
+    return float(int(low) <= size <= int(high))
