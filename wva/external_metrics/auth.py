@@ -12,8 +12,8 @@ from email.message import Message
 from typing import Any
 
 from fleet.errors import ConfigError
+from fleet.kube.api import ACCESS_REVIEWS, CONFIG_MAPS, KubeApi, KubeError
 from wva.external_metrics.answers import GROUP, VERSION, Query
-from wva.kube.api import ACCESS_REVIEWS, CONFIG_MAPS, KubeApi, KubeError
 
 CONFIG_MAP = CONFIG_MAPS.path("kube-system", "extension-apiserver-authentication")
 REFRESH_S = 60.0

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from fleet.errors import ConfigError
-from wva.kube.api import LEASES, KubeApi, KubeError, Object
+from fleet.kube.api import LEASES, KubeApi, KubeError, Object
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ import uuid
 from pathlib import Path
 
 from fleet.errors import ConfigError
+from fleet.kube.api import KubeApi, connect
 from wva.external_metrics.auth import FrontProxy, Gate, Reviewer, published_proxy
 from wva.external_metrics.server import Api, Server, serve
-from wva.kube.api import KubeApi, connect
 from wva.kube.lease import Elector
 from wva.kube.platform import KubePlatform
 from wva.kube.report import Reporter

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fleet.errors import SourceError
+from fleet.kube import api as k
+from fleet.kube.api import KubeApi, Object, Resource
+from fleet.kube.reflector import Reflector, whole
 from fleet.types import Variant
-from wva.kube import api as k
-from wva.kube.api import KubeApi, Object, Resource
 from wva.kube.objects import Miss, slim_pod, slim_replica_set
-from wva.kube.reflector import Reflector, whole
 from wva.kube.world import ClusterObjects, Found, World, assemble
 
 WORKLOADS = {"Deployment": k.DEPLOYMENTS, "LeaderWorkerSet": k.LEADER_WORKER_SETS}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from fleet.kube.api import EVENTS, VARIANT_AUTOSCALINGS, KubeApi, KubeError
 from fleet.types import Decision, Direction
 from wva.collect import Problem
-from wva.kube.api import EVENTS, VARIANT_AUTOSCALINGS, KubeApi, KubeError
 from wva.kube.crd import KIND
 from wva.kube.lease import micro_time
 from wva.kube.objects import Miss

@@ -10,11 +10,11 @@ from typing import Any
 from kubernetes import client
 
 from fleet.history import History
+from fleet.kube.api import KubeApi
 from fleet.sources import EngineReading
 from fleet.types import EngineSample, Replica
 from tests.fake_kubernetes import FakeKubernetes
 from wva.collect import Collector
-from wva.kube.api import KubeApi
 from wva.kube.lease import Elector
 from wva.kube.platform import KubePlatform
 from wva.kube.report import Reporter

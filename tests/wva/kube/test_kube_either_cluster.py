@@ -15,10 +15,7 @@ from typing import Any
 import pytest
 
 from fleet.history import History
-from tests.fake_kubernetes import serving
-from tests.wva.kube.kube_cluster import Load, api_of, template, until
-from wva.collect import Collector
-from wva.kube.api import (
+from fleet.kube.api import (
     DEPLOYMENTS,
     EVENTS,
     LEASES,
@@ -29,6 +26,9 @@ from wva.kube.api import (
     Resource,
     connect,
 )
+from tests.fake_kubernetes import serving
+from tests.wva.kube.kube_cluster import Load, api_of, template, until
+from wva.collect import Collector
 from wva.kube.lease import Elector
 from wva.kube.parts import KubeParts
 from wva.loop import ControlLoop

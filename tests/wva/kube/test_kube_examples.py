@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from fleet.kube import api as k
 from fleet.signals import BY_ANY_NAME, WVA_DESIRED
 from tests.fake_kubernetes_store import check_variant
 from wva.cli import run
 from wva.external_metrics.answers import GROUP, METRICS, VERSION
-from wva.kube import api as k
 from wva.kube import world
 from wva.kube.platform import _COLLECTIONS, WORKLOADS
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from fleet.errors import SourceError
-from wva.kube.api import OPTIONAL, KubeApi, KubeError, Object, Resource, error_in
+from fleet.kube.api import OPTIONAL, KubeApi, KubeError, Object, Resource, error_in
 
 log = logging.getLogger(__name__)
 
