@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from fleet import __version__
-from router.endpoints import Endpoint
+from router.dataplane.hub import Hub
+from router.director import Decision, Director
+from router.endpoints import Endpoint, EndpointSet
+from router.profile import Profile
+from router.settings import RouterSettings
 
-if TYPE_CHECKING:
-    from router.dataplane.gateway import Decision
-    from router.profile import Profile
-    from router.service import RouterService
+
+class Inside(Protocol):
+    """What the admin port may see of the router."""
+
+    settings: RouterSettings
+    endpoints: EndpointSet
+    director: Director
+    clock: Callable[[], float]
+
+    @property
+    def gateway(self) -> Hub:
+        """Clients and connections."""
+        ...
+
+    @property
+    def platform_error(self) -> str:
+        """Why the platform's last answer is missing; empty: it is not."""
+        ...
 
 
-def make_app(service: RouterService, registry: CollectorRegistry) -> FastAPI:
+def make_app(service: Inside, registry: CollectorRegistry) -> FastAPI:
     """The application.
 
     Args:
@@ -51,11 +70,11 @@ def make_app(service: RouterService, registry: CollectorRegistry) -> FastAPI:
     return app
 
 
-def _add_debug(app: FastAPI, service: RouterService) -> None:
+def _add_debug(app: FastAPI, service: Inside) -> None:
     @app.get("/debug/decisions")
     async def decisions(last: int = Query(default=50, ge=1, le=10_000)) -> list[dict[str, Any]]:
         """The newest picks with every score, newest first."""
-        recent = list(service.gateway.decisions)[-last:]
+        recent = list(service.director.decisions)[-last:]
         return [decision_to_json(decision) for decision in reversed(recent)]
 
     @app.get("/debug/endpoints")
@@ -67,7 +86,7 @@ def _add_debug(app: FastAPI, service: RouterService) -> None:
     async def config() -> dict[str, Any]:
         """The active profile and settings."""
         return {
-            "profile": profile_to_json(service.gateway.scheduler.profile),
+            "profile": profile_to_json(service.director.scheduler.profile),
             "settings": service.settings.model_dump(mode="json"),
         }
 
@@ -94,9 +113,9 @@ def decision_to_json(decision: Decision) -> dict[str, Any]:
     }
 
 
-def _endpoint(service: RouterService, endpoint: Endpoint) -> dict[str, Any]:
-    now_s, gateway = service.clock(), service.gateway
-    pool = gateway.pools.get(endpoint.url)
+def _endpoint(service: Inside, endpoint: Endpoint) -> dict[str, Any]:
+    now_s, director = service.clock(), service.director
+    pool = service.gateway.pools.get(endpoint.url)
     return {
         "url": endpoint.url,
         "name": endpoint.name,
@@ -105,8 +124,8 @@ def _endpoint(service: RouterService, endpoint: Endpoint) -> dict[str, Any]:
         "models": sorted(endpoint.models),
         "sample": asdict(endpoint.sample) if endpoint.sample else None,
         "age_s": now_s - endpoint.sampled_s if endpoint.sample else None,
-        **gateway.ledger.of(endpoint.url)._asdict(),
-        "prefix_blocks": gateway.prefix.sizes().get(endpoint.url, 0),
+        **director.ledger.of(endpoint.url)._asdict(),
+        "prefix_blocks": director.prefix.sizes().get(endpoint.url, 0),
         "ejected": endpoint.ejected(now_s),
         "ejections": endpoint.ejections,
         "failures": endpoint.failures,

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from fleet.history import RequestOutcome, RequestRecord
 from router.dataplane.observe import Usage
-from router.metrics import ModelMeters
 from router.predict import features
-
-if TYPE_CHECKING:
-    from router.dataplane.exchange import Exchange
+from router.ticket import Ticket
 
 
 class Writer(Protocol):
@@ -34,59 +31,60 @@ class Facts:
     usage: Usage
 
 
-def facts(exchange: Exchange, now_s: float) -> Facts:
-    """What was observed of ``exchange`` until ``now_s`` (``perf_counter``)."""
-    observer = exchange.observer
+def facts(ticket: Ticket, now_s: float) -> Facts:
+    """What was observed of ``ticket`` until ``now_s`` (``perf_counter``)."""
+    observer = ticket.observer
     usage = observer.usage()
     output = observer.output_tokens(usage)
-    ttft_s = observer.first_s - exchange.started_s if observer.first_s else None
+    ttft_s = observer.first_s - ticket.started_s if observer.first_s else None
     tpot_s = None
     if ttft_s is not None and output > 1 and observer.last_s > observer.first_s:
         tpot_s = (observer.last_s - observer.first_s) / (output - 1)
-    return Facts(now_s - exchange.started_s, ttft_s, tpot_s, output, usage)
+    return Facts(now_s - ticket.started_s, ttft_s, tpot_s, output, usage)
 
 
-def count(exchange: Exchange, seen: Facts, meters: ModelMeters) -> None:
+def count(ticket: Ticket, seen: Facts) -> None:
     """Enter a finished request into the metrics."""
+    meters = ticket.meters
     meters.requests += 1
     meters.running -= 1
-    if exchange.outcome in (RequestOutcome.ERROR, RequestOutcome.TIMEOUT, RequestOutcome.REJECTED):
-        meters.error(str(exchange.status))
+    if ticket.outcome in (RequestOutcome.ERROR, RequestOutcome.TIMEOUT, RequestOutcome.REJECTED):
+        meters.error(str(ticket.status))
     if seen.ttft_s is not None:
         meters.ttft_stream.observe(seen.ttft_s)
-    if exchange.outcome is not RequestOutcome.OK:
+    if ticket.outcome is not RequestOutcome.OK:
         return
     if seen.ttft_s is None:
         meters.ttft_plain.observe(seen.e2e_s)
     if seen.tpot_s is not None:
         meters.tpot.observe(seen.tpot_s)
     meters.duration.observe(seen.e2e_s)
-    meters.input_tokens.observe(_input_tokens(exchange, seen))
+    meters.input_tokens.observe(_input_tokens(ticket, seen))
     meters.output_tokens.observe(seen.output_tokens)
 
 
-def _input_tokens(exchange: Exchange, seen: Facts) -> int:
+def _input_tokens(ticket: Ticket, seen: Facts) -> int:
     said = seen.usage.prompt_tokens
-    return exchange.inference.input_tokens if said is None else said
+    return ticket.parsed.input_tokens if said is None else said
 
 
-def record(exchange: Exchange, seen: Facts) -> RequestRecord:
+def record(ticket: Ticket, seen: Facts) -> RequestRecord:
     """The history's row: features and prediction as they were when the engine was picked."""
-    pick, request = exchange.pick, exchange.inference
+    pick, request = ticket.pick, ticket.request
     endpoint = pick.endpoint if pick else None
     prediction = pick.prediction if pick else None
     matched = endpoint.matched_tokens if endpoint else 0
     cached = seen.usage.cached_tokens
     return RequestRecord(
-        at_s=exchange.started_at_s,
-        request_id=request.request_id,
-        model=request.model,
-        outcome=exchange.outcome or RequestOutcome.ERROR,
-        status=exchange.status,
+        at_s=ticket.started_at_s,
+        request_id=ticket.request_id,
+        model=ticket.parsed.model,
+        outcome=ticket.outcome or RequestOutcome.ERROR,
+        status=ticket.status,
         endpoint=endpoint.url if endpoint else "",
         variant=endpoint.variant if endpoint else "",
-        streaming=request.streaming,
-        input_tokens=_input_tokens(exchange, seen),
+        streaming=ticket.parsed.stream,
+        input_tokens=_input_tokens(ticket, seen),
         output_tokens=seen.output_tokens,
         cached_tokens=matched if cached is None else cached,
         ttft_s=seen.ttft_s,
@@ -95,7 +93,8 @@ def record(exchange: Exchange, seen: Facts) -> RequestRecord:
         predicted_ttft_s=prediction.ttft_s if prediction else None,
         predicted_tpot_s=prediction.tpot_s if prediction else None,
         pick_probability=pick.probability if pick else None,
-        features=features(request, endpoint) if endpoint else {},
+        features=features(request, endpoint) if request and endpoint else {},
+        tenant=ticket.tenant,
     )
 
 
@@ -115,7 +114,7 @@ class Recorder:
         self.skipped = 0
         """Requests not recorded because there were too many."""
 
-    def __call__(self, exchange: Exchange, seen: Facts) -> None:
+    def __call__(self, ticket: Ticket, seen: Facts) -> None:
         """Record one, if the rate allows."""
         now_s = perf_counter()
         self._tokens = min(max(1.0, self._rate_rps), self._tokens + (now_s - self._at_s) * self._rate_rps)
@@ -124,4 +123,4 @@ class Recorder:
             self.skipped += 1
             return
         self._tokens -= 1.0
-        self._writer.put(record(exchange, seen))
+        self._writer.put(record(ticket, seen))

@@ -22,9 +22,9 @@ from fleet.shell import bind
 from predictor import artifact
 from predictor.client import Watcher
 from router.app import make_app
-from router.dataplane.client import ClientConnection
-from router.dataplane.gateway import Gateway, Parts
-from router.endpoints import Endpoint, EndpointSet, PlatformWatcher
+from router.dataplane.gateway import Gateway
+from router.director import Director, Parts
+from router.endpoints import EndpointSet, PlatformWatcher
 from router.metrics import EndpointGauges, RouterCollector, RouterMetrics
 from router.predict import Predictor
 from router.profile import Profile, Scheduler
@@ -68,13 +68,14 @@ class RouterService:
         self._writer = HistoryWriter(history) if history is not None else None
         self.metrics = RouterMetrics()
         self.endpoints = EndpointSet(clock=self.clock, on_gone=self._gone)
-        self.gateway = Gateway(self._parts(profile, home))
-        self.endpoints.on_restart = self.gateway.restarted
+        self.director = Director(self._parts(profile, home))
+        self.gateway = Gateway(self.director)
+        self.endpoints.on_restart = self.director.restarted
         self._platform = (
             PlatformWatcher(settings.platform, self.endpoints, every_s=settings.poll_s) if settings.platform else None
         )
         self._scraper = Scraper(self.endpoints, every_s=settings.scrape_s, models_s=settings.models_s, clock=self.clock,
-                                on_sample=self._sampled, on_done=self._watch)  # fmt: skip
+                                on_sample=self.director.sampled, on_done=self._watch)  # fmt: skip
         if settings.engines:
             self.endpoints.update(static_fleet(settings.engines.split(",")))
         self._tasks: list[asyncio.Task[None]] = []
@@ -92,16 +93,6 @@ class RouterService:
 
     def _gone(self, url: str) -> None:
         self.gateway.gone(url)
-
-    def _sampled(self, endpoint: Endpoint) -> None:
-        """Note the requests of other routers; remember no more prefixes than the engine's KV cache can hold."""
-        sample, gateway = endpoint.sample, self.gateway
-        if sample is None:
-            return
-        gateway.ledger.observed(endpoint.url, (sample.waiting or 0.0) + (sample.running or 0.0))
-        if sample.kv_capacity_tokens:
-            block = gateway.scheduler.profile.prefix.block_tokens
-            gateway.prefix.resize(endpoint.url, int(sample.kv_capacity_tokens // block))
 
     @property
     def platform_error(self) -> str:
@@ -143,7 +134,7 @@ class RouterService:
         self._tasks.append(loop.create_task(self._ticks()))
         for task in self._tasks:
             task.add_done_callback(self._watch)
-        self._server = await loop.create_server(lambda: ClientConnection(self.gateway), sock=self._sockets[0])
+        self._server = await loop.create_server(self.gateway.client, sock=self._sockets[0])
         await self._start_admin()
 
     def _watch(self, task: asyncio.Task[None]) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Callable
+from typing import Protocol, cast
 
+from router.dataplane.hub import Hub
 from router.dataplane.reader import ClientRequest, RequestReader
 from router.dataplane.replies import Refusal
-
-if TYPE_CHECKING:
-    from router.dataplane.gateway import Gateway
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _HELD_LIMIT = 64 << 10
@@ -39,31 +38,32 @@ class Work(Protocol):
 
 
 class ClientConnection(asyncio.Protocol):
-    """Bytes in, requests to the gateway, answers out."""
+    """Bytes in, requests to ``serve``, answers out."""
 
     __slots__ = (
         "_advancing",
         "_closing",
         "_counted",
         "_deadline_s",
-        "_gateway",
         "_held",
+        "_hub",
         "_paused_s",
         "_reader",
+        "_serve",
         "_transport",
         "_was_head",
         "_work",
     )  # fmt: skip
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-        self._reader = RequestReader(gateway.settings)
+    def __init__(self, hub: Hub, serve: Callable[[ClientConnection, ClientRequest], Work | None]) -> None:
+        self._hub, self._serve = hub, serve
+        self._reader = RequestReader(hub.settings)
         self._transport: asyncio.Transport | None = None
         self._work: Work | None = None
         self._held = b""
         self._counted = 0
         self._closing = self._advancing = self._was_head = False
-        self._deadline_s = gateway.now_s + gateway.settings.idle_s
+        self._deadline_s = hub.now_s + hub.settings.idle_s
         self._paused_s = math.inf
 
     # What asyncio calls.
@@ -71,7 +71,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connects."""
         self._transport = cast(asyncio.Transport, transport)
-        if not self._gateway.admit(self):
+        if not self._hub.admit(self):
             self._transport.abort()
             return
         self._transport.set_write_buffer_limits(high=_WRITE_HIGH)
@@ -98,7 +98,7 @@ class ClientConnection(asyncio.Protocol):
         self._closing = True
         self._transport = None
         self._count(0)
-        self._gateway.clients.discard(self)
+        self._hub.clients.discard(self)
         work, self._work = self._work, None
         if work is not None:
             work.cancel()
@@ -106,7 +106,7 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Too much is unsent."""
-        self._paused_s = self._gateway.now_s
+        self._paused_s = self._hub.now_s
         if self._work is not None:
             self._work.pause()
 
@@ -134,7 +134,7 @@ class ClientConnection(asyncio.Protocol):
         """The answer is whole: on with the next request, or close."""
         self._work = None
         self._count(0)
-        if not keep_alive or self._gateway.draining:
+        if not keep_alive or self._hub.draining:
             self.close()
         elif not self._advancing:
             self._advance()
@@ -143,7 +143,7 @@ class ClientConnection(asyncio.Protocol):
         """Close once everything written has been sent."""
         self._closing = True
         self._work = None
-        self._deadline_s = self._gateway.now_s + self._gateway.settings.stall_s
+        self._deadline_s = self._hub.now_s + self._hub.settings.stall_s
         if self._transport is not None:
             self._transport.close()
 
@@ -175,7 +175,7 @@ class ClientConnection(asyncio.Protocol):
     def _begin(self, request: ClientRequest) -> None:
         if not request.keep_alive and self._reader.requests:
             self._reader.requests.clear()
-        self._work = self._gateway.serve(self, request)
+        self._work = self._serve(self, request)
 
     def _feed_held(self) -> None:
         held, self._held = self._held, b""
@@ -194,7 +194,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _wait(self) -> None:
         """Nothing to serve: set the time until which more must come."""
-        reader, settings, now_s = self._reader, self._gateway.settings, self._gateway.now_s
+        reader, settings, now_s = self._reader, self._hub.settings, self._hub.now_s
         if reader.wants_continue:
             reader.wants_continue = False
             self.write(_CONTINUE)
@@ -207,21 +207,21 @@ class ClientConnection(asyncio.Protocol):
             if not self._counted:
                 self._deadline_s, self._was_head = now_s + settings.body_s, False
             if not self._count(max(1, reader.held_bytes)):
-                self._refuse(self._gateway.overfull())
+                self._refuse(self._hub.overfull())
 
     def _count(self, held: int) -> bool:
         """Account for the body held; False when all bodies together are too large."""
         if held == self._counted:
             return True
-        self._gateway.buffered += held - self._counted
+        self._hub.buffered += held - self._counted
         self._counted = held
-        return self._gateway.buffered <= self._gateway.settings.buffered_bytes
+        return self._hub.buffered <= self._hub.settings.buffered_bytes
 
     def _refuse(self, refusal: Refusal) -> None:
-        self._gateway.refused(refusal)
+        self._hub.director.refused(refusal.status)
         self._count(0)
         self._closing = True
-        self._deadline_s = self._gateway.now_s + _LINGER_S
+        self._deadline_s = self._hub.now_s + _LINGER_S
         if self._transport is not None:
             self._transport.write(refusal.reply(close=True))
             if self._transport.can_write_eof():
@@ -229,7 +229,7 @@ class ClientConnection(asyncio.Protocol):
 
     def tick(self, now_s: float) -> None:
         """Look at the time: idle, slow to send, slow to read, or an engine that is silent."""
-        if now_s - self._paused_s > self._gateway.settings.stall_s:
+        if now_s - self._paused_s > self._hub.settings.stall_s:
             self.abort_stalled()
         elif self._work is not None:
             self._work.tick(now_s)

@@ -7,21 +7,14 @@ reached, or that dies on a new connection, is left for another one while the bud
 
 from __future__ import annotations
 
-from time import perf_counter
-from typing import TYPE_CHECKING
-
 from fleet.history import RequestOutcome
-from router.dataplane.observe import Observer
+from router.dataplane.client import ClientConnection
+from router.dataplane.hub import Hub
 from router.dataplane.reader import ClientRequest
 from router.dataplane.replies import Refusal, server_error, status_line
 from router.dataplane.response import ResponseReader
 from router.dataplane.upstream import Pool, UpstreamConnection
-from router.metrics import ModelMeters
-from router.types import InferenceRequest, Pick
-
-if TYPE_CHECKING:
-    from router.dataplane.client import ClientConnection
-    from router.dataplane.gateway import Gateway
+from router.ticket import Ticket
 
 _NO_BODY = (204, 304)
 _CLIENT_CLOSED = 499
@@ -32,74 +25,49 @@ class Exchange:
     """A request, the client that sent it, and the engine that answers."""
 
     __slots__ = (
-        "_active_s",
-        "_chunked",
-        "_client",
-        "_delimited",
-        "_fresh",
-        "_gateway",
-        "_head_sent",
-        "_paused",
-        "_pool",
-        "_retries",
-        "_upstream",
-        "done",
-        "inference",
-        "key",
-        "meters",
-        "observer",
-        "outcome",
-        "pick",
-        "request",
-        "started_at_s",
-        "started_s",
-        "status",
-        "tried",
+        "_active_s", "_chunked", "_client", "_delimited", "_director", "_fresh", "_head_sent", "_hub", "_paused",
+        "_pool", "_status", "_upstream", "request", "ticket",
     )  # fmt: skip
 
-    def __init__(
-        self, gateway: Gateway, client: ClientConnection, request: ClientRequest, inference: InferenceRequest,
-        meters: ModelMeters, *, key: str, at_s: float,
-    ) -> None:  # fmt: skip
-        self._gateway, self._client = gateway, client
-        self.request, self.inference, self.meters = request, inference, meters
-        self.key = key
-        """The router's own name of it; clients may send the same ``x-request-id`` twice."""
-        self.started_at_s, self.started_s = at_s, perf_counter()
-        self.observer = Observer()
-        self.pick: Pick | None = None
-        self.tried: set[str] = set()
-        """Engines that failed it."""
-        self.status = 0
-        self.outcome: RequestOutcome | None = None
-        self.done = False
+    def __init__(self, hub: Hub, client: ClientConnection, request: ClientRequest, ticket: Ticket) -> None:
+        self._hub, self._director, self._client = hub, hub.director, client
+        self.request, self.ticket = request, ticket
         self._pool: Pool | None = None
         self._upstream: UpstreamConnection | None = None
-        self._active_s = gateway.now_s
-        self._retries = 0
+        self._active_s = hub.now_s
+        self._status = 0
         self._fresh = self._head_sent = self._chunked = self._delimited = self._paused = False
+
+    @property
+    def done(self) -> bool:
+        """It is over and accounted for."""
+        return self.ticket.outcome is not None
 
     # To an engine.
 
     def route(self) -> None:
-        """Choose an engine and send the request there, or say that there is none."""
-        choice = self._gateway.choose(self)
-        if isinstance(choice, Refusal):
-            self._refuse(choice, RequestOutcome.ERROR if self.tried else RequestOutcome.REJECTED)
+        """Have an engine chosen, now or when one has room."""
+        self._director.route(self.ticket, self._on_routed)
+
+    def _on_routed(self, answer: str | Refusal) -> None:
+        """Send the request to the engine chosen, or say that there is none."""
+        if isinstance(answer, Refusal):
+            self._refuse(answer, RequestOutcome.ERROR if self.ticket.tried else RequestOutcome.REJECTED)
             return
-        self._pool, self._fresh = choice, False
-        if (connection := choice.take()) is not None:
+        pool = self._pool = self._hub.pool(answer)
+        self._fresh = False
+        if (connection := pool.take()) is not None:
             self.on_connected(connection)
         else:
             self._fresh = True
-            choice.connect(self)
+            pool.connect(self)
 
     def on_connected(self, connection: UpstreamConnection) -> None:
         """See :class:`router.dataplane.upstream.Carrier`."""
         if self.done:
             connection.pool.give(connection, keep=True)
             return
-        self._upstream, self._active_s = connection, self._gateway.now_s
+        self._upstream, self._active_s = connection, self._hub.now_s
         connection.send(self, self._wire(connection.pool))
 
     def _wire(self, pool: Pool) -> bytes:
@@ -115,9 +83,7 @@ class Exchange:
         """See :class:`router.dataplane.upstream.Carrier`."""
         if self.done or self._pool is None:
             return
-        if not ours:
-            self._gateway.unreachable(self._pool.url, reason)
-        self._elsewhere(reason)
+        self._elsewhere(reason, unreachable=not ours)
 
     def on_failed(self, reason: str, *, answered: bool, reused: bool) -> None:
         """See :class:`router.dataplane.upstream.Carrier`."""
@@ -132,13 +98,10 @@ class Exchange:
         else:
             self._elsewhere(reason)
 
-    def _elsewhere(self, reason: str) -> None:
+    def _elsewhere(self, reason: str, *, unreachable: bool = False) -> None:
         """Try another engine, if any is left and the budget allows."""
-        if self._pool is not None:
-            self.tried.add(self._pool.url)
-        self._gateway.release(self)
-        if self._retries < self._gateway.settings.retries and self._gateway.budget.take():
-            self._retries += 1
+        self._director.failed(self.ticket, reason, unreachable=unreachable)
+        if self._director.retry(self.ticket):
             self.route()
         else:
             self._broken(reason)
@@ -146,7 +109,7 @@ class Exchange:
     def _broken(self, reason: str) -> None:
         """The engine failed and nothing can be done about it: say so, or show it by breaking off."""
         url = self._pool.url if self._pool else "?"
-        self._gateway.note_failure(url, reason)
+        self._director.note_failure(url, reason)
         if self._head_sent:
             self._break_off(RequestOutcome.ERROR, 502)
         else:
@@ -167,7 +130,7 @@ class Exchange:
         """See :class:`router.dataplane.upstream.Carrier`."""
         if self.done or not reader.status:
             return
-        self._active_s = self._gateway.now_s
+        self._active_s = self._hub.now_s
         data = reader.take()
         parts = [] if self._head_sent else [self._head(reader)]
         if data:
@@ -184,12 +147,12 @@ class Exchange:
 
     def _head(self, reader: ResponseReader) -> bytes:
         """The response's head with our own framing; from here on no retry, so the body is let go."""
-        self._head_sent, self.status = True, reader.status
+        self._head_sent, self._status = True, reader.status
         request = self.request
         request.body = b""
         framing = self._framing(reader)
         connection = b""
-        if not request.keep_alive or self._gateway.draining:
+        if not request.keep_alive or self._hub.draining:
             connection = b"connection: close\r\n"
         elif request.http10:
             connection = b"connection: keep-alive\r\n"
@@ -213,10 +176,9 @@ class Exchange:
 
     def _observe(self, reader: ResponseReader, data: bytes) -> None:
         if reader.events:
-            if events := self.observer.stream(data, perf_counter()):
-                self._gateway.ledger.token(self.key, events)
+            self._director.stream(self.ticket, data)
         else:
-            self.observer.plain(data)
+            self._director.plain(self.ticket, data)
 
     def _complete(self, reader: ResponseReader) -> None:
         self._end(RequestOutcome.OK if reader.status < 400 else RequestOutcome.ERROR, reader.status)
@@ -225,27 +187,24 @@ class Exchange:
     def _refuse(self, refusal: Refusal, outcome: RequestOutcome) -> None:
         """The router's own answer."""
         self._end(outcome, refusal.status)
-        keep_alive = self.request.keep_alive and not self.request.http10 and not self._gateway.draining
+        keep_alive = self.request.keep_alive and not self.request.http10 and not self._hub.draining
         self._client.write(refusal.reply(request_id=self.request.request_id, close=not keep_alive))
         self._client.finish(keep_alive=keep_alive)
 
     def _end(self, outcome: RequestOutcome, status: int) -> None:
         """Account for it; a second call does nothing."""
-        if self.done:
+        if not self._director.close(self.ticket, outcome, status):
             return
-        self.done = True
-        self.outcome, self.status = outcome, status
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.abort()
         self.request.body = b""
-        self._gateway.finished(self)
 
     # What the client's connection calls.
 
     def cancel(self) -> None:
         """See :class:`router.dataplane.client.Work`."""
-        self._end(RequestOutcome.ABORTED, self.status or _CLIENT_CLOSED)
+        self._end(RequestOutcome.ABORTED, self._status or _CLIENT_CLOSED)
 
     def pause(self) -> None:
         """See :class:`router.dataplane.client.Work`."""
@@ -255,15 +214,15 @@ class Exchange:
 
     def resume(self) -> None:
         """See :class:`router.dataplane.client.Work`."""
-        self._paused, self._active_s = False, self._gateway.now_s
+        self._paused, self._active_s = False, self._hub.now_s
         if self._upstream is not None:
             self._upstream.resume()
 
     def tick(self, now_s: float) -> None:
         """See :class:`router.dataplane.client.Work`."""
-        if self.done or self._paused or now_s - self._active_s <= self._gateway.settings.response_s:
+        if self.done or self._paused or now_s - self._active_s <= self._hub.settings.response_s:
             return
-        message = f"no byte from the engine for {self._gateway.settings.response_s:g} s"
+        message = f"no byte from the engine for {self._hub.settings.response_s:g} s"
         if self._head_sent:
             self._break_off(RequestOutcome.TIMEOUT, 504)
         else:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from router.dataplane.reader import ClientRequest
 from router.dataplane.replies import Refusal, reply
-
-if TYPE_CHECKING:
-    from router.dataplane.gateway import Gateway
+from router.endpoints import EndpointSet
 
 _PASSED_ON: Final = re.compile(rb"/v1(?:/[A-Za-z0-9_-]{1,64}){1,4}")
 _ENGINE_ADMIN: Final = frozenset({b"/v1/load_lora_adapter", b"/v1/unload_lora_adapter", b"/v1/models"})
@@ -39,7 +37,7 @@ def _refuse(status: int, message: str, code: str, **extra: str) -> Local:
     return Local(status, Refusal(status, message, code=code).body(), extra or None)
 
 
-def answer(gateway: Gateway, request: ClientRequest) -> Local | None:
+def answer(endpoints: EndpointSet, request: ClientRequest, *, draining: bool) -> Local | None:
     """The router's own answer to ``request``, or ``None`` where an engine has to give it."""
     target = request.target
     if not target.startswith(b"/"):
@@ -50,30 +48,30 @@ def answer(gateway: Gateway, request: ClientRequest) -> Local | None:
     path = target.partition(b"?")[0]
     if request.method == b"POST" and _PASSED_ON.fullmatch(path) and path not in _ENGINE_ADMIN:
         return None
-    return _own(gateway, request.method, path)
+    return _own(endpoints, request.method, path, draining=draining)
 
 
-def _own(gateway: Gateway, method: bytes, path: bytes) -> Local:
+def _own(endpoints: EndpointSet, method: bytes, path: bytes, *, draining: bool) -> Local:
     if path in (b"/health", b"/healthz", b"/v1/models"):
         if method not in _READ:
             return _refuse(405, "this path is read with GET", "method_not_allowed", allow="GET, HEAD")
-        return _models(gateway) if path == b"/v1/models" else _health(gateway)
+        return _models(endpoints) if path == b"/v1/models" else _health(endpoints, draining=draining)
     if _PASSED_ON.fullmatch(path) and path not in _ENGINE_ADMIN:
         return _refuse(405, "this path takes POST", "method_not_allowed", allow="POST")
     return _refuse(404, "there is no such path here", "not_found")
 
 
-def _health(gateway: Gateway) -> Local:
-    if gateway.draining:
+def _health(endpoints: EndpointSet, *, draining: bool) -> Local:
+    if draining:
         return Local(503, b'{"status":"stopping"}')
-    ready = len(gateway.endpoints.ready)
+    ready = len(endpoints.ready)
     return Local(200, b'{"status":"ok","ready_endpoints":%d}' % ready)
 
 
-def _models(gateway: Gateway) -> Local:
+def _models(endpoints: EndpointSet) -> Local:
     """Every model once, as the first engine that serves it describes it."""
     merged: dict[str, Any] = {}
-    for endpoint in gateway.endpoints.ready:
+    for endpoint in endpoints.ready:
         for entry in endpoint.model_entries:
             merged.setdefault(str(entry["id"]), entry)
         for name in sorted(endpoint.models):

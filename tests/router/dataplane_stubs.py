@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import uvloop
 
 from fleet.discovery import static_fleet
-from router.dataplane.client import ClientConnection
-from router.dataplane.gateway import Gateway, Parts
+from router.dataplane.gateway import Gateway
+from router.director import Director, Parts
 from router.endpoints import EndpointSet
 from router.metrics import RouterMetrics
 from router.profile import Scheduler
@@ -196,12 +196,12 @@ class Router:
 
     @property
     def outcomes(self) -> list[str]:
-        return [str(exchange.outcome) for exchange, _ in self.records]
+        return [str(ticket.outcome) for ticket, _ in self.records]
 
     async def settled(self) -> None:
         """Wait until nothing is in flight."""
-        await until(lambda: not len(self.gateway.ledger))
-        await until(lambda: not any(m.running for m in self.gateway.metrics.models().values()))
+        await until(lambda: not len(self.gateway.director.ledger))
+        await until(lambda: not any(m.running for m in self.gateway.director.metrics.models().values()))
 
 
 @contextlib.asynccontextmanager
@@ -214,9 +214,10 @@ async def routed(*engines: Engine | str, **settings) -> AsyncIterator[Router]:
     urls = [engine if isinstance(engine, str) else engine.url for engine in engines]
     if urls:
         endpoints.update(static_fleet(urls, model=MODEL))
-    gateway = Gateway(Parts(settings=options, scheduler=Scheduler(), endpoints=endpoints, metrics=RouterMetrics(),
-                            rng=random.Random(1), record=lambda *row: records.append(row)))  # fmt: skip
-    server = await asyncio.get_running_loop().create_server(lambda: ClientConnection(gateway), "127.0.0.1", 0)
+    parts = Parts(settings=options, scheduler=Scheduler(), endpoints=endpoints, metrics=RouterMetrics(),
+                  rng=random.Random(1), record=lambda *row: records.append(row))  # fmt: skip
+    gateway = Gateway(Director(parts))
+    server = await asyncio.get_running_loop().create_server(gateway.client, "127.0.0.1", 0)
     ticks = asyncio.ensure_future(_tick(gateway))
     try:
         yield Router(gateway, server.sockets[0].getsockname()[1], records)
@@ -225,12 +226,12 @@ async def routed(*engines: Engine | str, **settings) -> AsyncIterator[Router]:
         gateway.abort()
         ticks.cancel()
         await asyncio.sleep(0.01)
-    assert len(gateway.ledger) == 0, "requests left in the ledger"
+    assert len(gateway.director.ledger) == 0, "requests left in the ledger"
     assert gateway.buffered == 0, "body bytes left in the books"
     assert not gateway.clients
-    for meters in gateway.metrics.models().values():
+    for meters in gateway.director.metrics.models().values():
         assert meters.running == 0
-    assert len({exchange.key for exchange, _ in records}) == len(records), "a request was accounted twice"
+    assert len({ticket.key for ticket, _ in records}) == len(records), "a request was accounted twice"
 
 
 async def _tick(gateway: Gateway) -> None:

@@ -65,11 +65,11 @@ async def test_an_engine_that_refuses_connections_is_left_out_and_another_answer
     async with Engine() as engine, routed(dead, engine) as router:
         client = await router.connect()
         assert [(await client.ask(completion(prompt=f"{n}"))).status for n in range(12)] == [200] * 12
-        endpoint = router.gateway.endpoints.get(dead)
+        endpoint = router.gateway.director.endpoints.get(dead)
         assert endpoint.ejections == 1
         assert endpoint.ejected(router.gateway.now_s)
         assert router.outcomes == ["ok"] * 12
-        assert all(exchange.pick.endpoint.url == engine.url for exchange, _ in router.records)
+        assert all(ticket.pick.endpoint.url == engine.url for ticket, _ in router.records)
 
 
 @on_loop
@@ -79,7 +79,7 @@ async def test_an_engine_that_dies_before_it_answers_is_replaced_by_another():
         answers = [await client.ask(completion(prompt=f"{n}")) for n in range(12)]
         assert {answer.status for answer in answers} == {200}
         assert bad.requests, "the bad one was never picked: the test shows nothing"
-        assert router.gateway.ledger.of(bad.url).requests_in_flight == 0
+        assert router.gateway.director.ledger.of(bad.url).requests_in_flight == 0
 
 
 @on_loop
@@ -141,8 +141,8 @@ async def test_an_engine_that_dies_mid_stream_is_seen_as_a_truncated_answer():
         assert not answer.complete
         assert await client.ended()
         assert router.outcomes == ["error"]
-        exchange, seen = router.records[0]
-        assert (exchange.status, seen.output_tokens) == (502, 1)
+        ticket, seen = router.records[0]
+        assert (ticket.status, seen.output_tokens) == (502, 1)
         assert len(bad.requests) + len(other.requests) == 1, "a request that had begun to answer was sent again"
 
 
@@ -227,7 +227,7 @@ async def test_a_client_that_leaves_cancels_the_engines_work(script):
         client = await router.connect()
         client.send(completion())
         await until(lambda: engine.requests)
-        assert router.gateway.ledger.of(engine.url).requests_in_flight == 1
+        assert router.gateway.director.ledger.of(engine.url).requests_in_flight == 1
         client.close()
         await until(lambda: engine.closed)
         await router.settled()
@@ -270,7 +270,7 @@ async def test_hundreds_of_cancellations_leave_nothing_in_flight():
             for client in clients:
                 client.close()
         await router.settled()
-        loads = [router.gateway.ledger.of(engine.url) for engine in (one, two)]
+        loads = [router.gateway.director.ledger.of(engine.url) for engine in (one, two)]
         assert all(tuple(load) == (0, 0, 0) for load in loads)
         assert set(router.outcomes) <= {"aborted"}
         await until(lambda: one.closed + two.closed >= one.connections + two.connections)
@@ -312,7 +312,7 @@ async def test_an_engine_that_went_away_is_forgotten_while_its_last_answer_goes_
         client = await router.connect()
         client.send(completion(stream=True))
         await client.reader.readuntil(b"\r\n\r\n")
-        router.gateway.endpoints.update(())
+        router.gateway.director.endpoints.update(())
         router.gateway.gone(engine.url)
         gate.set()
         assert (await client._body({"transfer-encoding": "chunked"})) == EVENT * 2

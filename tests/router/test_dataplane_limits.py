@@ -222,16 +222,16 @@ async def test_an_unknown_model_gives_404():
         assert (answer.status, answer.error["code"]) == (404, "model_not_found")
         assert "nobody/serves-this" in answer.error["message"]
         assert router.outcomes == ["rejected"]
-        assert "nobody/serves-this" not in router.gateway.metrics.models()
+        assert "nobody/serves-this" not in router.gateway.director.metrics.models()
 
 
 @on_loop
 async def test_a_model_whose_engines_are_not_ready_gives_503_not_404():
     async with Engine() as engine, routed(engine) as router:
-        router.gateway.endpoints.update((*static_fleet([engine.url], model="m"), _no_replicas("other")))
+        router.gateway.director.endpoints.update((*static_fleet([engine.url], model="m"), _no_replicas("other")))
         answer = await (await router.connect()).ask(completion(model="other"))
         assert (answer.status, answer.error["code"]) == (503, "no_ready")
-        assert router.gateway.metrics.models()["other"].shed == {"no_ready": 1}
+        assert router.gateway.director.metrics.models()["other"].shed == {"no_ready": 1}
 
 
 def _no_replicas(model: str) -> Variant:
@@ -287,7 +287,7 @@ async def test_paths(method, path, status):
 @on_loop
 async def test_models_of_all_engines_are_listed_once():
     async with Engine() as one, Engine() as two, routed(one, two) as router:
-        first, second = router.gateway.endpoints.ready
+        first, second = router.gateway.director.endpoints.ready
         first.model_entries = [{"id": "a", "max_model_len": 10}, {"id": "b"}]
         second.model_entries = [{"id": "a", "max_model_len": 99}, {"id": "c"}]
         first.models = second.models = frozenset()

@@ -45,15 +45,15 @@ async def test_a_stream_passes_byte_for_byte_and_each_piece_at_once():
         await client.reader.readuntil(b"\r\n\r\n")
         first = await client.reader.readuntil(CHUNKS[0] + b"\r\n")
         assert first == b"%x\r\n%b\r\n" % (len(CHUNKS[0]), CHUNKS[0])
-        assert router.gateway.ledger.of(engine.url).prefill_tokens_in_flight == 0
-        assert router.gateway.ledger.of(engine.url).requests_in_flight == 1
+        assert router.gateway.director.ledger.of(engine.url).prefill_tokens_in_flight == 0
+        assert router.gateway.director.ledger.of(engine.url).requests_in_flight == 1
         gate.set()
         assert await client._body({"transfer-encoding": "chunked"}) == b"".join(CHUNKS[1:]) + USAGE + DONE
         await router.settled()
-        exchange, seen = router.records[0]
+        ticket, seen = router.records[0]
         assert (seen.output_tokens, seen.usage.prompt_tokens) == (5, 11)
         assert seen.ttft_s is not None and seen.ttft_s <= seen.e2e_s
-        assert exchange.outcome == "ok"
+        assert ticket.outcome == "ok"
 
 
 @on_loop
@@ -265,7 +265,7 @@ async def test_request_ids(sent, kept):
     async with Engine() as engine, routed(engine) as router:
         answer = await (await router.connect()).ask(completion(sent))
         given = answer.headers["x-request-id"]
-        assert given == engine.requests[0].headers["x-request-id"] == router.records[0][0].inference.request_id
+        assert given == engine.requests[0].headers["x-request-id"] == router.records[0][0].request_id
         assert given == kept if kept else 8 < len(given) <= 128
 
 
@@ -282,7 +282,7 @@ async def test_one_request_id_twice_at_once_is_two_requests():
         for client in clients:
             client.send(completion(b"X-Request-Id: same"))
         await until(lambda: len(engine.requests) >= 2)
-        assert router.gateway.ledger.of(engine.url).requests_in_flight == 2
+        assert router.gateway.director.ledger.of(engine.url).requests_in_flight == 2
         gate.set()
         assert [(await client.answer()).status for client in clients] == [200, 200]
 

@@ -20,7 +20,7 @@ async def test_a_row_holds_what_was_known_at_dispatch_and_what_came_of_it():
         return [Prediction(ttft_s=0.25, tpot_s=0.01) for _ in endpoints]
 
     async with Engine(events(*PIECES, USAGE, gap_s=0.01)) as engine, routed(engine) as router:
-        router.gateway._predict = predict
+        router.gateway.director.predict = predict
         client = await router.connect()
         prompt = "word " * 400
         await client.ask(completion(prompt=prompt, stream=True))

@@ -111,7 +111,7 @@ async def test_a_stop_does_not_wait_for_ever(tmp_path):
         client.send(completion(stream=True))
         await client.reader.readuntil(b"\r\n\r\n")
         await service.stop()
-        assert len(service.gateway.ledger) == 0
+        assert len(service.gateway.director.ledger) == 0
 
 
 @on_loop
@@ -122,7 +122,7 @@ async def test_the_index_remembers_no_more_than_an_engine_can_cache(tmp_path):
         service = await started(engine.url, tmp_path)
         await until(lambda: service.endpoints.ready[0].sample)
         await ask(service.port, completion(prompt="word " * 4000))
-        assert service.gateway.prefix.sizes()[engine.url] == 640 // 64
+        assert service.gateway.director.prefix.sizes()[engine.url] == 640 // 64
         await service.stop()
 
 
