@@ -148,6 +148,9 @@ class StepCoefficients:
     p2: float
     eta: float = 1.13
     """Prefill kernels run this much slower in an engine than alone (fitted to published engines)."""
+    reuse: float = 0.0
+    """Of the context that several sequences of a batch share, the part whose repeated reading costs nothing, because
+    the GPU's second-level cache still holds it. ``sum(K)`` is smaller by that; 0: every sequence reads all of its own."""
 
 
 _NOV = "2026-11"
@@ -251,6 +254,38 @@ COEFFICIENTS: dict[tuple[str, str, int], StepCoefficients] = {
         d0=20.92, d_s=0.0363, d_kv=1.916e-04, p0=2.70, p1=0.0552, p2=2.88e-06, eta=1.2),
     ("Llama-3.1-8B", "l40s", 2): StepCoefficients(d0=10.78, d_s=0.0428, d_kv=9.440e-05, p0=3.47, p1=0.0528, p2=1.71e-06),
 }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """A published deployment with step times fitted to its own results; the general coefficients stay beside it."""
+
+    name: str
+    model: str
+    gpu: str
+    count: int
+    """GPUs of one engine."""
+    engine: str
+    as_of: str
+    source: str
+    kv_tokens: int
+    """Of one engine's KV cache."""
+    coefficients: StepCoefficients
+
+
+DEPLOYMENTS: Final[dict[str, Deployment]] = {
+    deployment.name: deployment
+    for deployment in (
+        Deployment(
+            name="llm-d-optimized-baseline", model="Qwen3-32B", gpu="h100_sxm", count=2,
+            engine="vLLM as of the guide, --gpu-memory-utilization=0.95", as_of="2026-08",
+            source="llm-d guides/optimized-baseline/README.md @021723b", kv_tokens=339_936,
+            coefficients=StepCoefficients(d0=9.79, d_s=0.0238, d_kv=4.421e-05, p0=2.18, p1=0.0428, p2=1.51e-06, eta=1.113, reuse=0.425)),
+    )
+}  # fmt: skip
+"""KV cache: the 307,328 tokens that are published for this engine are those of vLLM's default, 0.9 of the memory; the
+guide asks for 0.95, which is 3.98 GiB more on each GPU of 79.65 GiB. How the rest was fitted: ``docs/simulator.md``,
+:mod:`benchmarks.routing.fitting`."""
 
 
 def shape_of(model: str) -> ModelShape | None:

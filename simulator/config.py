@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fleet.errors import ConfigError
-from fleet.hardware import Precision
+from fleet.hardware import DEPLOYMENTS, MODELS, Precision
 from simulator.lora import LoraConfig
 from simulator.steptime import StepTimer, kv_tokens_for, timer_for
 from simulator.tokens import BLOCK_TOKENS
@@ -82,3 +82,18 @@ def engine_config(
         max_num_batched_tokens=max_num_batched_tokens or max(seqs, 8192 if large else 2048),
         max_model_len=max_model_len or min(MODEL_CONTEXT, blocks * BLOCK_TOKENS),
     )
+
+
+def deployment_config(name: str) -> EngineConfig:
+    """One engine of a published deployment, with vLLM's defaults for all that its calibration does not say.
+
+    Raises: ConfigError for a name that :data:`fleet.hardware.DEPLOYMENTS` lacks.
+    """
+    found = DEPLOYMENTS.get(name)
+    if found is None:
+        raise ConfigError(f"unknown deployment {name!r}", limit=", ".join(sorted(DEPLOYMENTS)),
+                          next_step="Choose one of those.")  # fmt: skip
+    timer = StepTimer(coefficients=found.coefficients, layers=MODELS[found.model].layers, source="fitted")
+    general = engine_config(found.model, found.gpu, found.count)
+    blocks = found.kv_tokens // BLOCK_TOKENS
+    return replace(general, timer=timer, blocks=blocks, max_model_len=min(MODEL_CONTEXT, blocks * BLOCK_TOKENS))

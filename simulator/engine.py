@@ -20,6 +20,7 @@ from simulator.scheduler import Chunk
 from simulator.sequence import Counters, Sequence, StepResult
 from simulator.steptime import INGRESS_S
 from simulator.tiers import Offload
+from simulator.tokens import BLOCK_TOKENS
 
 
 class Group(Protocol):
@@ -268,8 +269,9 @@ class Engine(Intake):
             attention += length * (present + length / 2)
         result.prefill_tokens = prefill
         result.end_s += self._adapter_s + self._slow_factor * self.config.timer.step_s(
-            decoding=result.decoding, context=context, prefill=prefill, attention=attention
-        )
+            decoding=result.decoding, context=context, prefill=prefill, attention=attention,
+            repeated=self._kv.repeated * BLOCK_TOKENS,
+        )  # fmt: skip
         self._adapter_s = 0.0
         self._batch.pace = None
 
@@ -278,7 +280,8 @@ class Engine(Intake):
         batch, now_s = self._batch, result.start_s
         if batch.pace is None or now_s != self._end_s:
             timer, slow = self.config.timer, self._slow_factor
-            first_s = slow * timer.step_s(decoding=result.decoding, context=context)
+            repeated = self._kv.repeated * BLOCK_TOKENS
+            first_s = slow * timer.step_s(decoding=result.decoding, context=context, repeated=repeated)
             batch.pace = Pace(now_s, first_s, slow * timer.coefficients.d_kv * result.decoding / 1000.0)
             self._pace_from = batch.step - 1
         more = batch.until_finish() if leap else 0

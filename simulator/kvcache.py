@@ -44,7 +44,8 @@ class KVCache:
     """Block book-keeping; every method keeps ``pinned + private + cached <= capacity``."""
 
     __slots__ = (
-        "_idle", "cached", "capacity", "evictions", "listener", "pinned", "private", "root", "spill", "version",
+        "_idle", "cached", "capacity", "evictions", "listener", "pinned", "private", "repeated", "root", "spill",
+        "version",
     )  # fmt: skip
 
     def __init__(self, capacity: int) -> None:
@@ -58,6 +59,8 @@ class KVCache:
         """Hashed blocks in use, shared ones once."""
         self.cached = 0
         """Hashed blocks that nothing uses: free, but still findable."""
+        self.repeated = 0
+        """Blocks that holders have in common, each as often as it has holders beyond the first."""
         self.evictions = 0
         self.version = 0
         """Moves whenever something may fit that did not before."""
@@ -117,7 +120,9 @@ class KVCache:
             run = self._split(run, depth)
         above: Run | None = run
         while above is not held and above is not None and above.parent is not None:
-            if not above.users:
+            if above.users:
+                self.repeated += above.end - above.start
+            else:
                 del self._idle[above]
                 self._use(above.end - above.start)
             above.users += 1
@@ -157,7 +162,9 @@ class KVCache:
         above: Run | None = run
         while above is not None and above.parent is not None:
             above.users -= 1
-            if not above.users:
+            if above.users:
+                self.repeated -= above.end - above.start
+            else:
                 self._idle[above] = None
                 self._use(above.start - above.end)
             above = above.parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,5 +34,14 @@ def round_robin() -> Pick:
         nonlocal turn
         turn = (turn + 1) % len(engines)
         return turn
+
+    return pick
+
+
+def at_random(rng: random.Random) -> Pick:
+    """Any engine: what a Kubernetes Service comes to, whose kube-proxy draws one for each new connection."""
+
+    def pick(_request: EngineRequest, engines: Sequence[Engine], _now_s: float) -> int:
+        return rng.randrange(len(engines))
 
     return pick

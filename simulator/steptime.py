@@ -48,7 +48,9 @@ class StepTimer:
         step_s = self.step_s(decoding=NOMINAL_BATCH, context=NOMINAL_BATCH * NOMINAL_CONTEXT)
         return HOST_INGRESS_S + STEPS_AHEAD * step_s
 
-    def step_s(self, *, decoding: int, context: int, prefill: int = 0, attention: float = 0.0) -> float:
+    def step_s(
+        self, *, decoding: int, context: int, prefill: int = 0, attention: float = 0.0, repeated: int = 0
+    ) -> float:  # fmt: skip
         """Seconds of one step.
 
         Args:
@@ -56,6 +58,7 @@ class StepTimer:
             context: tokens their attention reads, summed; a shared prefix is read by each sequence (sum of K).
             prefill: prompt tokens computed in this step (P).
             attention: ``sum(c * (k + c/2))`` over the chunks of ``c`` tokens that follow ``k`` present ones.
+            repeated: of ``context``, tokens in blocks that another sequence of the batch reads as well.
 
         >>> timer = timer_for("Llama-3.1-8B", "h100_sxm", 1)
         >>> round(1000 * timer.step_s(decoding=64, context=64 * 2048), 1)
@@ -65,7 +68,8 @@ class StepTimer:
         busy = c.d0 + c.d_s * decoding
         if prefill:
             busy = max(busy, c.eta * (c.p0 + c.p1 * (prefill + decoding)))
-        return (self.overhead_ms + busy + c.d_kv * context + c.eta * 2.0 * c.p2 * attention) / 1000.0
+        read = context - c.reuse * min(repeated, context)
+        return (self.overhead_ms + busy + c.d_kv * read + c.eta * 2.0 * c.p2 * attention) / 1000.0
 
 
 def timer_for(shape: str, accelerator: str, count: int, *, precision: Precision = "bf16") -> StepTimer:

@@ -8,9 +8,11 @@ import pytest
 
 from fleet.hardware import (
     COEFFICIENTS,
+    DEPLOYMENTS,
     GPUS,
     MODELS,
     PRECISIONS,
+    Deployment,
     Gpu,
     ModelShape,
     kv_bytes_per_token,
@@ -111,3 +113,24 @@ def test_a_served_name_finds_its_shape(served: str, shape: str | None) -> None:
 def test_eight_bit_weights_leave_more_capacity() -> None:
     wide, narrow = (kv_capacity_tokens(MODELS["Qwen3-32B"], GPUS["h100_sxm"], 1, precision=p) for p in PRECISIONS)
     assert narrow > wide + 100_000
+
+
+@pytest.mark.parametrize("row", DEPLOYMENTS.values(), ids=lambda row: row.name)
+def test_a_deployment_is_no_faster_than_its_memory(row: Deployment) -> None:
+    """Weights and a context that nobody shares are read once a step, at the peak bandwidth at best."""
+    model, bytes_per_ms = MODELS[row.model], row.count * GPUS[row.gpu].hbm_tb_s * 1e9
+    host_ms = 0.13 + 0.032 * model.layers
+    assert row.coefficients.d0 + host_ms > 2 * (model.linear_parameters + model.head_parameters) / bytes_per_ms
+    assert row.coefficients.d_kv > kv_bytes_per_token(model) / bytes_per_ms
+    assert 0 <= row.coefficients.reuse < 1
+    assert row.coefficients.eta >= 1
+
+
+@pytest.mark.parametrize("row", DEPLOYMENTS.values(), ids=lambda row: row.name)
+def test_a_deployment_is_dated_with_its_source_and_fits_the_memory(row: Deployment) -> None:
+    assert row.source
+    assert row.engine
+    assert re.fullmatch(r"20\d\d-\d\d", row.as_of)
+    gpu, model = GPUS[row.gpu], MODELS[row.model]
+    used_gib = (weights_gib(model) + row.kv_tokens * kv_bytes_per_token(model) / 1024**3) / row.count
+    assert used_gib < gpu.memory_gib

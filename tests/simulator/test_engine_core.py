@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -332,3 +333,34 @@ def test_tokens_are_conserved_and_no_request_is_lost(limits: tuple[int, int, int
 @given(LIMITS, REQUESTS)
 def test_the_same_requests_give_the_same_run(limits: tuple[int, int, int], requests: list) -> None:
     assert drive(limits, requests)[0] == drive(limits, requests)[0]
+
+
+# ---- a shared context
+
+
+def sharing(reuse: float) -> Engine:
+    timer = replace(TIMER, coefficients=replace(TIMER.coefficients, reuse=reuse))
+    config = EngineConfig(timer=timer, blocks=64, max_num_seqs=4, max_num_batched_tokens=640, max_model_len=1024)
+    return Engine(config, ingress_s=0.0)
+
+
+def last_step(reuse: float, *, alike: bool) -> StepResult:
+    """The last step of two sequences of 160 tokens that decode together, with the same prompt or each its own."""
+    engine = sharing(reuse)
+    for name in "ab":
+        engine.submit(request(name, 160, 4, text="same " * 200 if alike else f"{name}" * 800), 0.0)
+    return run(engine)[-1]
+
+
+def test_a_context_that_is_shared_is_read_in_part_only_where_the_engine_reuses_it() -> None:
+    alone, together, reused = last_step(0.5, alike=False), last_step(0.0, alike=True), last_step(0.5, alike=True)
+    assert alone.decoding == together.decoding == reused.decoding == 2
+    assert alone.duration_s == together.duration_s
+    saved_s = 0.5 * 160 * TIMER.coefficients.d_kv / 1000
+    assert together.duration_s - reused.duration_s == pytest.approx(saved_s, rel=1e-6)
+
+
+def test_what_is_shared_is_never_more_than_what_is_read() -> None:
+    timer = replace(TIMER, coefficients=replace(TIMER.coefficients, reuse=1.0))
+    least_s = timer.step_s(decoding=1, context=0)
+    assert timer.step_s(decoding=1, context=100, repeated=1000) == pytest.approx(least_s)

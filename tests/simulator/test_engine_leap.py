@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
@@ -30,6 +30,7 @@ from simulator.steptime import timer_for
 from simulator.tiers import TIERS, Offload, Tier
 
 TIMER = timer_for("Llama-3.1-8B", "h100_sxm", 1)
+SHARING = replace(TIMER, coefficients=replace(TIMER.coefficients, reuse=0.5))
 
 
 class SteppingEngine(Engine):
@@ -47,6 +48,7 @@ class Options:
     adapters: bool
     tiers: bool
     split: bool
+    reuse: bool = False
     looks_s: float
     """Somebody looks at all engines this often."""
     seed: int
@@ -54,7 +56,8 @@ class Options:
 
 def engine(kind: type[Engine], limits: tuple[int, int, int], options: Options, disk: Tier) -> Engine:
     blocks, seqs, budget = limits
-    config = EngineConfig(timer=TIMER, blocks=blocks, max_num_seqs=seqs, max_num_batched_tokens=max(seqs, budget),
+    config = EngineConfig(timer=SHARING if options.reuse else TIMER, blocks=blocks, max_num_seqs=seqs,
+                          max_num_batched_tokens=max(seqs, budget),
                           max_model_len=blocks * 16, priority_scheduling=options.by_priority,
                           lora=LoraConfig(max_loras=1, load_s=0.1))  # fmt: skip
     offload = Offload([Tier(TIERS["cpu_dram"], 256), disk], bytes_per_token=131_072.0) if options.tiers else None
@@ -87,6 +90,7 @@ FAILURES = st.lists(
 
 OPTIONS = st.builds(
     Options, by_priority=st.booleans(), adapters=st.booleans(), tiers=st.booleans(), split=st.booleans(),
+    reuse=st.booleans(),
     looks_s=st.floats(0.01, 1.0), seed=st.integers(0, 99),
 )  # fmt: skip
 

@@ -256,6 +256,7 @@ class CacheMachine(RuleBasedStateMachine):
         cache, blocks = self.cache, self.blocks
         assert (cache.private, cache.pinned, cache.cached) == (blocks.private, len(blocks.refs), len(blocks.idle))
         assert cache.private == sum(holder.private for holder in self.holders)
+        assert cache.repeated == sum(users - 1 for users in blocks.refs.values())
         assert self.told.here == {*blocks.refs, *blocks.idle}
         assert min(cache.private, cache.pinned, cache.cached, cache.free, cache.empty) >= 0
         assert [hash_ for run in cache._idle for hash_ in reversed(run.source[run.start : run.end])] == [*blocks.idle]
