@@ -89,9 +89,10 @@ def _simulate(workload: Workload, arm: str, entry: Entry, seed: int) -> Run:
         served = simulation.run(stage)
         if stage.warm_up or not served:
             continue
-        stages.append(stage_figures(served, rate_rps=stage.rate_rps, slo=workload.slo, pods=pods))
+        stages.append(stage_figures(served, rate_rps=stage.rate_rps, slo=workload.slo, pods=pods,
+                                    counted=workload.counted))  # fmt: skip
         kept.append((stages[-1], served))
     error = simulation.arm.prediction_error if isinstance(simulation.arm, Ours) else None
     return Run(workload=workload.name, what=workload.what, main=workload.main, slo=workload.slo, arm=arm, seed=seed,
-               stages=stages, whole=run_figures(kept, slo=workload.slo, pods=pods),
+               stages=stages, whole=run_figures(kept, slo=workload.slo, pods=pods, counted=workload.counted),
                prediction_error=error)  # fmt: skip

@@ -59,25 +59,31 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-def stage_figures(served: Sequence[Served], *, rate_rps: float, slo: Slo, pods: int) -> StageFigures:
-    """Figures of the requests of one stage.
+def stage_figures(
+    served: Sequence[Served], *, rate_rps: float, slo: Slo, pods: int, counted: float = 1.0
+) -> StageFigures:  # fmt: skip
+    """Figures of the requests of one stage; ``counted`` as in :class:`benchmarks.routing.workloads.Workload`.
 
     Raises: ValueError when there is none.
     """
     if not served:
         raise ValueError("a stage without requests has no figures")
     span_s = max(one.sent_s + one.e2e_s for one in served) - min(one.sent_s for one in served)
-    return _figures(served, rate_rps=rate_rps, slo=slo, pods=pods, span_s=span_s)
+    return _figures(served, rate_rps=rate_rps, slo=slo, pods=pods, span_s=span_s, counted=counted)
 
 
-def run_figures(stages: Sequence[tuple[StageFigures, Sequence[Served]]], *, slo: Slo, pods: int) -> StageFigures:
+def run_figures(
+    stages: Sequence[tuple[StageFigures, Sequence[Served]]], *, slo: Slo, pods: int, counted: float = 1.0
+) -> StageFigures:  # fmt: skip
     """Figures of all stages together: their spans are added, the pauses between them do not count."""
     everyone = [one for _, served in stages for one in served]
     span_s = sum(figures.span_s for figures, _ in stages)
-    return _figures(everyone, rate_rps=len(everyone) / span_s, slo=slo, pods=pods, span_s=span_s)
+    return _figures(everyone, rate_rps=len(everyone) / span_s, slo=slo, pods=pods, span_s=span_s, counted=counted)
 
 
-def _figures(served: Sequence[Served], *, rate_rps: float, slo: Slo, pods: int, span_s: float) -> StageFigures:
+def _figures(
+    served: Sequence[Served], *, rate_rps: float, slo: Slo, pods: int, span_s: float, counted: float
+) -> StageFigures:  # fmt: skip
     good = sum(one.ttft_s <= slo.ttft_s and one.tpot_s <= slo.tpot_s for one in served)
     tokens = [0] * pods
     for one in served:
@@ -86,7 +92,7 @@ def _figures(served: Sequence[Served], *, rate_rps: float, slo: Slo, pods: int, 
         rate_rps=rate_rps,
         requests=len(served),
         span_s=span_s,
-        output_tok_s=sum(one.output_tokens for one in served) / span_s,
+        output_tok_s=counted * sum(one.output_tokens for one in served) / span_s,
         ttft_s=_latency([one.ttft_s for one in served]),
         tpot_s=_latency([one.tpot_s for one in served]),
         e2e_s=_latency([one.e2e_s for one in served]),

@@ -14,7 +14,7 @@ from typing import Protocol
 from benchmarks.routing.front import Asked, Front
 from benchmarks.routing.workloads import Ask, Fleet, Stage, Workload
 from simulator.cluster import Arrival, Cluster
-from simulator.config import EngineConfig, engine_config
+from simulator.config import EngineConfig, deployment_config, engine_config
 from simulator.engine import Engine
 from simulator.outcome import Outcome
 from simulator.sequence import EngineRequest
@@ -63,11 +63,12 @@ ArmFactory = Callable[[Sequence[Engine], int], Arm]
 class Simulation:
     """Fresh engines, one router, and the stages in turn."""
 
-    def __init__(self, workload: Workload, make: ArmFactory, *, seed: int, precise: bool = False) -> None:
+    def __init__(
+        self, workload: Workload, make: ArmFactory, *, seed: int, precise: bool = False,
+        engines: Sequence[Engine] | None = None,
+    ) -> None:  # fmt: skip
         self.workload = workload
-        config, slow = config_of(workload.fleet), workload.fleet.slow
-        factors = [*slow, *[1.0] * (workload.fleet.pods - len(slow))]
-        engines = [Engine(config, slow_factor=factor) for factor in factors]
+        engines = engines_of(workload.fleet) if engines is None else engines
         self.arm = make(engines, seed)
         self.front = Front(engines, precise=precise)
         self._cluster = Cluster(engines, self._pick, on_first_token=self._first_token, on_outcome=self._over)
@@ -124,8 +125,17 @@ class Simulation:
             self._talking.discard(ask.session)
 
 
+def engines_of(fleet: Fleet) -> list[Engine]:
+    """Fresh engines of a fleet."""
+    config = config_of(fleet)
+    factors = [*fleet.slow, *[1.0] * (fleet.pods - len(fleet.slow))]
+    return [Engine(config, slow_factor=factor) for factor in factors]
+
+
 def config_of(fleet: Fleet) -> EngineConfig:
     """One engine of a fleet."""
+    if fleet.deployment:
+        return deployment_config(fleet.deployment)
     return engine_config(fleet.shape, fleet.accelerator, fleet.count, kv_tokens=fleet.kv_tokens)
 
 

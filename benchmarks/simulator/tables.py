@@ -31,6 +31,8 @@ def notes(origin: str, requests: int) -> list[str]:
         "so its simulated ITL is below the measured one by as much; 'ITL, generated' compares equal counts.",
         "The experiments' engines take requests after StepTimer.ingress_s (the host, and steps that vLLM has scheduled "
         "ahead); the ladder's after the engine's default.",
+        "The ladder's step times are fitted to half of its published steps (benchmarks/routing/fitting.py); seven of "
+        "the sixteen here were not: 22, 30, 40, 46, 52, 57 and 60 requests/s.",
         f"Speed: {requests:,} requests a run, one process, one core, workload made beforehand; median over seeds.",
         "Unseen GPUs: no measured runs on others than H100 were at hand, so GPUs are left out of the kernel fit.",
     ]
@@ -74,7 +76,7 @@ def stages(found: Sequence[Miss]) -> Table:
 
 
 def ladder(steps: Sequence[Step]) -> Table:
-    """The round-robin arm beside the published one."""
+    """The ladder behind a plain Service beside the published one."""
     rows = []
     for step in steps:
         known = PUBLISHED.get(step.rate_rps)
@@ -83,7 +85,7 @@ def ladder(steps: Sequence[Step]) -> Table:
             _signed(step.throughput_error_pct), round(step.ttft_s, 3), known.ttft_s if known else None,
             _signed(step.ttft_error_pct),
         ])  # fmt: skip
-    return Table(title="Ladder, round robin against the published run", rows=rows, columns=[
+    return Table(title="Ladder behind a plain Service, against the published run", rows=rows, columns=[
         "requests/s", "requests", "output tok/s", "published", "%", "TTFT mean, s", "published", "%"])  # fmt: skip
 
 
@@ -108,7 +110,7 @@ def plots(steps: Sequence[Step], found: Sequence[Miss]) -> list[Plot]:
     published = Series(name="published", x=known, y=[PUBLISHED[rate].output_tok_s for rate in known])
     simulated = Series(name="simulated", x=rates, y=[step.output_tok_s for step in steps])
     return [
-        Plot(title="Ladder, round robin", x_label="requests/s", y_label="output tokens/s",
+        Plot(title="Ladder behind a plain Service", x_label="requests/s", y_label="output tokens/s",
              series=[published, simulated]),
         Plot(title="Experiments, each left out", x_label="measured E2E, s", y_label="error of simulated E2E, %",
              series=[_dots(model, [miss for miss in whole if miss.experiment.whole.model == model])
