@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -38,10 +37,14 @@ def round_robin() -> Pick:
     return pick
 
 
-def at_random(rng: random.Random) -> Pick:
-    """Any engine: what a Kubernetes Service comes to, whose kube-proxy draws one for each new connection."""
+def at_random(below: Callable[[int], int]) -> Pick:
+    """Any engine: what a Kubernetes Service comes to, whose kube-proxy draws one for each new connection.
+
+    Args:
+        below: draws an integer from 0 to below its argument (``random.Random.randrange``).
+    """
 
     def pick(_request: EngineRequest, engines: Sequence[Engine], _now_s: float) -> int:
-        return rng.randrange(len(engines))
+        return below(len(engines))
 
     return pick

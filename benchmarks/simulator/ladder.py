@@ -104,7 +104,7 @@ def climb(
 ) -> Climb:
     """Run warm-up and ``stages`` (rate, seconds); a stage begins when the one before it has drained."""
     config = deployment_config(DEPLOYMENT)
-    cluster = Cluster([Engine(config) for _ in range(PODS)], at_random(random.Random(f"pods {seed}")))
+    cluster = Cluster([Engine(config) for _ in range(PODS)], at_random(random.Random(f"pods {seed}").randrange))
     rng, prompts, steps, wall_s, start_s = random.Random(seed), _prompts(), [], 0.0, 0.0
     for index, (rate, seconds) in enumerate([WARM_UP, *stages]):
         arrivals = _arrivals(rng, prompts, rate, int(rate * seconds), start_s, name=f"{index}")
