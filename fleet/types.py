@@ -117,6 +117,8 @@ class Replica:
     state: ReplicaState = ReplicaState.READY
     since_s: float = 0.0
     """Unix time at which it entered this state."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels of its pod, or those that a file gives it."""
     created_s: float = 0.0
     """Unix time at which it was asked for (a pod's creation); 0: not known. Ready ``since_s`` less it: lead time."""
 

@@ -46,6 +46,9 @@ def router() -> None:
 @click.option("--admin-port", type=int, help="Port for health, metrics and debug, 0 for any free one (default 8081).")
 @click.option("--platform", help="URL of the platform API that names the engines.")
 @click.option("--engines", help="Fixed engine URLs, separated by commas.")
+@click.option(
+    "--discover", help="Where the engines are: file:, dns://, kube-service:// or kube-pool:// (see the docs)."
+)
 @click.option("--config", type=click.Path(path_type=Path), help="Scheduling profile (default: the built-in one).")
 @click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="Folder of history and model (.fleet).")
 @click.option("--history-url", help="SQLAlchemy URL of the history (default: FLEET_HISTORY_URL, else in HOME).")
@@ -61,6 +64,7 @@ def serve(*, home: Path | None, history_url: str | None, mortal: bool, **given: 
       fleet router serve --engines http://gpu1:8000,http://gpu2:8000
       fleet router serve --platform http://127.0.0.1:8060 --port 0 --admin-port 0
       fleet router serve --engines http://gpu1:8000 --config router.yaml --seed 1
+      fleet router serve --discover kube-pool://default/qwen --config router.yaml
     """
     if mortal:
         die_with_parent()

@@ -7,16 +7,12 @@ candidates again: a guess is better than a refusal.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
-
-from fleet.discovery import parse_fleet
 from fleet.errors import SourceError
 from fleet.types import EngineSample, Replica, ReplicaState, Role, Variant
 
@@ -30,13 +26,16 @@ class Endpoint:
     """One engine as the router knows it."""
 
     __slots__ = (
-        "ejected_until_s", "ejections", "failures", "last_error", "model_entries", "models", "name", "retry_at_s",
-        "role", "sample", "sampled_s", "since_s", "state", "url", "variant",
+        "distance_s", "ejected_until_s", "ejections", "failures", "labels", "last_error", "model_entries", "models",
+        "name", "retry_at_s", "role", "sample", "sampled_s", "since_s", "state", "url", "variant",
     )  # fmt: skip
 
     def __init__(self, replica: Replica, *, role: Role = Role.BOTH, model: str = "") -> None:
         self.url, self.name, self.variant = replica.url, replica.name, replica.variant
         self.state, self.since_s, self.role = replica.state, replica.since_s, role
+        self.labels: Mapping[str, str] = replica.labels
+        self.distance_s: float | None = None
+        """Least time that one of the latest scrapes took."""
         self.models = frozenset({model} if model else ())
         """Models it serves; until its ``/v1/models`` was read, what the platform says."""
         self.model_entries: Sequence[Any] = ()
@@ -55,6 +54,11 @@ class Endpoint:
             return False
         before, after = self.sample.prompt_tokens_total, sample.prompt_tokens_total
         return before is not None and after is not None and after < before
+
+    def took(self, seconds: float) -> None:
+        """A scrape took so long: the distance is the least, forgotten by a tenth each time."""
+        known = self.distance_s
+        self.distance_s = seconds if known is None else min(seconds, known + 0.1 * (seconds - known))
 
     @property
     def scraped(self) -> bool:
@@ -133,6 +137,7 @@ class EndpointSet:
             if replica.state is ReplicaState.READY and replica.since_s != known.since_s:
                 self.on_restart(replica.url)
             known.state, known.since_s = replica.state, replica.since_s
+            known.labels, known.role, known.variant = replica.labels, variant.spec.role, replica.variant
             return
         if known is not None:  # another replica at an old address: nothing that was known holds
             self._on_gone(replica.url)
@@ -170,43 +175,3 @@ class EndpointSet:
     def known_models(self) -> set[str]:
         """Models that some engine serves, or that the platform could start one for."""
         return {*self.declared, *(model for endpoint in self._by_url.values() for model in endpoint.models)}
-
-
-class PlatformWatcher:
-    """Follows ``GET /fleet``; while the platform is silent, what it said last holds, and that is said once.
-
-    Args:
-        url: base URL of the platform API.
-        endpoints: where its news go.
-        every_s: time between two looks.
-    """
-
-    def __init__(self, url: str, endpoints: EndpointSet, *, every_s: float) -> None:
-        self.url, self._endpoints, self._every_s = url.rstrip("/"), endpoints, every_s
-        self.error = ""
-        """Why the last look failed; empty: it did not."""
-
-    async def run(self, session: aiohttp.ClientSession) -> None:
-        """Look for ever."""
-        while True:
-            await self.look(session)
-            await asyncio.sleep(self._every_s)
-
-    async def look(self, session: aiohttp.ClientSession) -> None:
-        """Look once."""
-        try:
-            async with session.get(self.url + "/fleet") as response:
-                response.raise_for_status()
-                self._endpoints.update(parse_fleet(await response.json(), where=self.url))
-        except (aiohttp.ClientError, TimeoutError, SourceError, ValueError) as error:
-            self._say(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
-            return
-        self._say("")
-
-    def _say(self, error: str) -> None:
-        if error and not self.error:
-            known = len(self._endpoints.ready)
-            log.warning("platform %s does not answer (%s): keeping the %d engines last known", self.url, error, known)
-        elif self.error and not error:
-            log.info("platform %s answers again", self.url)
-        self.error = error

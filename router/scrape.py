@@ -105,6 +105,7 @@ class Scraper:
             self._failed(endpoint, error)
             return
         endpoint.reached(started_s=started_s)
+        endpoint.took(self._clock() - started_s)
         if sample.waiting is None and sample.running is None:  # a page without an engine's series says nothing
             return
         if endpoint.restarted(sample):

@@ -24,7 +24,9 @@ from predictor.client import Watcher
 from router.app import make_app
 from router.dataplane.gateway import Gateway
 from router.director import Director, Parts
-from router.endpoints import EndpointSet, PlatformWatcher
+from router.discovery.choose import source
+from router.discovery.follow import Follower
+from router.endpoints import EndpointSet
 from router.metrics import EndpointGauges, RouterCollector, RouterMetrics
 from router.predict import Predictor
 from router.profile import Profile, Scheduler
@@ -61,8 +63,9 @@ class RouterService:
         self, settings: RouterSettings, profile: Profile, *, home: Path, history: History | None = None
     ) -> None:
         self.settings, self.clock = settings, time.monotonic
-        if bool(settings.platform) == bool(settings.engines):
-            raise ConfigError("name one source of engines", where="router", limit="--platform URL or --engines LIST",
+        if sum(map(bool, (settings.platform, settings.engines, settings.discover))) != 1:
+            raise ConfigError("name one source of engines", where="router",
+                              limit="--platform URL, --engines LIST or --discover SOURCE",
                               next_step="Give exactly one of them.")  # fmt: skip
         self._history = history
         self._writer = HistoryWriter(history) if history is not None else None
@@ -71,9 +74,8 @@ class RouterService:
         self.director = Director(self._parts(profile, home))
         self.gateway = Gateway(self.director)
         self.endpoints.on_restart = self.director.restarted
-        self._platform = (
-            PlatformWatcher(settings.platform, self.endpoints, every_s=settings.poll_s) if settings.platform else None
-        )
+        named = settings.platform or settings.discover
+        self._platform = Follower(source(named), self.endpoints, every_s=settings.poll_s) if named else None
         self._scraper = Scraper(self.endpoints, every_s=settings.scrape_s, models_s=settings.models_s, clock=self.clock,
                                 on_sample=self.director.sampled, on_done=self._watch)  # fmt: skip
         if settings.engines:
@@ -128,8 +130,8 @@ class RouterService:
         timeout = aiohttp.ClientTimeout(total=_SCRAPE_TIMEOUT_S)
         self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
         if self._platform is not None:
-            await self._platform.look(self._session)
-            self._tasks.append(loop.create_task(self._platform.run(self._session)))
+            await self._platform.look()
+            self._tasks.append(loop.create_task(self._platform.run()))
         self._scraper.start(self._session)
         self._tasks.append(loop.create_task(self._ticks()))
         for task in self._tasks:
@@ -186,6 +188,8 @@ class RouterService:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._session.close()
+        if self._platform is not None:
+            await self._platform.source.close()
         if self._writer is not None:
             await asyncio.to_thread(self._writer.close)
         if self._history is not None:

@@ -26,6 +26,9 @@ class RouterSettings(Settings):
     """URL of the platform API whose ``GET /fleet`` names the engines."""
     engines: str = ""
     """Fixed engine URLs, separated by commas, where there is no platform."""
+    discover: str = ""
+    """Where else the engines are: ``file:PATH``, ``dns://HOST:PORT``, ``kube-service://NAMESPACE/NAME[:PORT]`` or
+    ``kube-pool://NAMESPACE/NAME``."""
     config: Path | None = None
     """Scheduling profile; unset: the built-in default."""
     seed: int | None = None

@@ -11,7 +11,8 @@ import pytest
 from fleet.discovery import static_fleet, variant_to_json
 from fleet.errors import SourceError
 from fleet.types import Replica, ReplicaState, Variant, VariantSpec
-from router.endpoints import EndpointSet, PlatformWatcher
+from router.discovery.follow import Follower, HttpPlatform
+from router.endpoints import EndpointSet
 from router.scrape import Scraper
 from tests.router.dataplane_stubs import Engine, on_loop, raw, until
 
@@ -255,23 +256,23 @@ async def test_the_platform_is_followed_and_its_silence_changes_nothing(caplog):
         )
 
     endpoints = EndpointSet(clock=Clock())
-    async with Engine(script) as platform, aiohttp.ClientSession() as session:
-        watcher = PlatformWatcher(platform.url, endpoints, every_s=0.01)
-        await watcher.look(session)
+    async with Engine(script) as platform:
+        watcher = Follower(HttpPlatform(platform.url), endpoints, every_s=0.01)
+        await watcher.look()
         assert len(endpoints.ready) == 1
         documents.append(b'{"nonsense": 1}')
-        await watcher.look(session)
+        await watcher.look()
         assert len(endpoints.ready) == 1
         assert "no fleet document" in watcher.error
         documents.append(b'{"variants": []}')
-        await watcher.look(session)
+        await watcher.look()
         assert len(endpoints.ready) == 0
         assert watcher.error == ""
         documents.append(documents[0])
-        await watcher.look(session)
-    async with aiohttp.ClientSession() as session:
-        for _ in range(3):
-            await watcher.look(session)
+        await watcher.look()
+    for _ in range(3):
+        await watcher.look()
+    await watcher.source.close()
     assert len(endpoints.ready) == 1
-    said = [record for record in caplog.records if "does not answer" in record.message]
+    said = [record for record in caplog.records if "does not say" in record.message]
     assert len(said) == 2, "each silence is said once"
