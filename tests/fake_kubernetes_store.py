@@ -110,6 +110,18 @@ def check_variant(body: Object) -> None:
         raise Refused(422, "Invalid", "spec: a validation rule failed")
 
 
+def check_slice(body: Object) -> None:
+    need(body, "addressType", "endpoints")
+    for endpoint in body["endpoints"]:
+        need(endpoint, "addresses")
+
+
+def check_pool(body: Object) -> None:
+    need(body, "spec.selector.matchLabels", "spec.targetPorts", "spec.endpointPickerRef.name")
+    for port in body["spec"]["targetPorts"]:
+        need(port, "number")
+
+
 def prune(value: Any, schema: Mapping[str, Any]) -> None:
     """Drop unknown fields and fill in defaults, as an API server does."""
     if schema["type"] == "object" and isinstance(value, dict):
@@ -159,6 +171,9 @@ KINDS = (
          check=check_variant, status=True, custom=True),
     Kind(group="coordination.k8s.io", version="v1", plural="leases", kind="Lease", check=check_lease),
     Kind(group="events.k8s.io", version="v1", plural="events", kind="Event", check=check_event),
+    Kind(group="discovery.k8s.io", version="v1", plural="endpointslices", kind="EndpointSlice", check=check_slice),
+    Kind(group="inference.networking.k8s.io", version="v1", plural="inferencepools", kind="InferencePool",
+         check=check_pool, status=True, custom=True),
 )  # fmt: skip
 
 
