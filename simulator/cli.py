@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -51,11 +52,11 @@ def sim() -> None:
 @click.option("--port", type=int, help="Port of the API, 0 for any free one. [default: 8060; env SIM_PORT]")
 @click.option("--engine-port-base", type=int, help="Engines listen from here upwards. [default: 9100]")
 @click.option("--in-process", is_flag=True, default=None, help="Run all engines in this process: for large fleets.")
+@click.option("--vllm", metavar="PROGRAM", help="Run real vLLM servers: vLLM's program (env SIM_VLLM).")
+@click.option("--vllm-model", metavar="MODEL", help="What they load: a folder or a hub name.")
+@click.option("--vllm-args", metavar="ARGS", help="Further arguments of `vllm serve`, in one string.")
 @click.option("--die-with-parent", "linked", is_flag=True, help="Stop when the parent process dies (Linux).")
-def serve(
-    *, config_file: Path, host: str | None, port: int | None, engine_port_base: int | None, in_process: bool | None,
-    linked: bool,
-) -> None:  # fmt: skip
+def serve(*, config_file: Path, linked: bool, **given: Any) -> None:
     """Run the variants of a fleet file as engines behind the platform API.
 
     GET /fleet lists variants and replicas; PUT /variants/NAME/scale {"replicas": N} scales one. Dead engines are
@@ -69,7 +70,7 @@ def serve(
     if linked:
         die_with_parent()
     setup_logging("sim")
-    settings = load(SimSettings, host=host, port=port, engine_port_base=engine_port_base, in_process=in_process)
+    settings = load(SimSettings, **given)
     fleet_file = load_fleet_file(config_file)
     sock = bind(settings.host, settings.port, what="sim", setting="--port")
     log.info("%d variants of %s; platform API at http://%s:%d/fleet", len(fleet_file.variants), fleet_file.model,

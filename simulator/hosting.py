@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import shlex
+import shutil
+import signal
 import sys
 from typing import Protocol
 
-from fleet.shell import bind
+from fleet.errors import ConfigError
+from fleet.shell import bind, die_with_parent
 from simulator.engine_options import EngineOptions
 from simulator.replica import Replica
 
@@ -51,6 +56,76 @@ class ProcessHost:
         # A session of its own: Ctrl-C reaches only us, and we end the engines in order.
         return await asyncio.create_subprocess_exec(*engine_command(options, host=host, port=port),
                                                     start_new_session=True)  # fmt: skip
+
+
+class VllmHost:
+    """Real vLLM servers as processes."""
+
+    def __init__(self, program: str, model: str, arguments: str = "") -> None:
+        """Args:
+        program: vLLM's, a name on PATH or a path.
+        model: a folder or a hub name.
+        arguments: further ones, split as a shell splits words.
+
+        Raises: ConfigError when the program is not there, or the arguments cannot be split.
+        """
+        found = shutil.which(program)
+        if found is None:
+            raise ConfigError(f"no program {program!r}", where="--vllm",
+                              next_step="Install vLLM (pip install 'llm-fleet[engine]') or name its path.")  # fmt: skip
+        try:
+            self._more = shlex.split(arguments)
+        except ValueError as error:
+            raise ConfigError(f"{arguments!r}: {error}", where="--vllm-args", next_step="Close the quote.") from error
+        self._program, self._model = found, model
+
+    def command(self, options: EngineOptions, *, host: str, port: int) -> list[str]:
+        """The command line of one server."""
+        limits = (("--max-num-seqs", options.max_num_seqs), ("--max-model-len", options.max_model_len),
+                  ("--max-num-batched-tokens", options.max_num_batched_tokens))  # fmt: skip
+        given = [word for flag, value in limits if value is not None for word in (flag, str(value))]
+        return [
+            *(self._program, "serve", self._model, "--host", host, "--port", str(port)),
+            *("--served-model-name", options.model, "--tensor-parallel-size", str(options.accelerator_count)),
+            *given, *self._more,
+        ]  # fmt: skip
+
+    async def start(self, options: EngineOptions, *, host: str, port: int) -> Running:
+        """A new server in a session of its own, so that its workers end with it."""
+        command = self.command(options, host=host, port=port)
+        process = await asyncio.create_subprocess_exec(*command, start_new_session=True, preexec_fn=die_with_parent)
+        return ProcessGroup(process)
+
+
+class ProcessGroup:
+    """A server with its workers: killed as one, for a worker that outlives its server keeps the GPU."""
+
+    def __init__(self, leader: asyncio.subprocess.Process) -> None:
+        self._leader = leader
+
+    @property
+    def returncode(self) -> int | None:
+        """The server's; ``None`` while it runs."""
+        return self._leader.returncode
+
+    async def wait(self) -> int:
+        """Returns when the server has ended, and takes what is left of its workers along."""
+        code = await self._leader.wait()
+        self._signal(signal.SIGKILL)
+        return code
+
+    def terminate(self) -> None:
+        """Ask the server to end; it ends its workers."""
+        if self.returncode is None:
+            self._leader.terminate()
+
+    def kill(self) -> None:
+        """End all of them at once."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):  # nobody is left
+            os.killpg(self._leader.pid, number)
 
 
 class LocalHost:

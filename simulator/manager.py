@@ -19,7 +19,7 @@ import msgspec
 from fleet.errors import ConfigError, FleetError
 from fleet.shell import bind
 from fleet.types import Replica, ReplicaState, Variant
-from simulator.hosting import Host, LocalHost, ProcessHost, Running, end
+from simulator.hosting import Host, LocalHost, ProcessHost, Running, VllmHost, end
 from simulator.settings import FleetFile, SimSettings, VariantEntry
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Manager:
     def __init__(self, fleet: FleetFile, settings: SimSettings) -> None:
         """Nothing runs yet."""
         self._fleet, self._settings = fleet, settings
-        self._host: Host = LocalHost() if settings.in_process else ProcessHost()
+        self._host = host_of(settings)
         self._entries = {entry.name: entry for entry in fleet.variants}
         self._requested = {entry.name: entry.first_replicas for entry in fleet.variants}
         self._replicas: dict[str, list[Managed]] = {name: [] for name in self._entries}
@@ -236,6 +236,16 @@ class Manager:
                 return
             await asyncio.sleep(POLL_S)
         log.warning("%s still has requests after %.0f s; stopping it", replica.name, self._settings.drain_s)
+
+
+def host_of(settings: SimSettings) -> Host:
+    """Where engines run, by the settings.
+
+    Raises: ConfigError when vLLM is asked for and not there.
+    """
+    if settings.vllm:
+        return VllmHost(settings.vllm, settings.vllm_model, settings.vllm_args)
+    return LocalHost() if settings.in_process else ProcessHost()
 
 
 def startup_time_s(entry: VariantEntry, *, seed: int, replica: str) -> float:

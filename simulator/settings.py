@@ -33,6 +33,12 @@ class SimSettings(Settings):
     """Port of the platform API; 0 takes any free one."""
     engine_port_base: int = Field(default=9100, ge=1024, le=60_000)
     """Engines take free ports from here upwards."""
+    vllm: str = ""
+    """vLLM's program, to run real engines in place of simulated ones; empty: they are simulated."""
+    vllm_model: str = ""
+    """What it loads: a folder or a hub name."""
+    vllm_args: str = ""
+    """Further arguments of ``vllm serve``, split as a shell splits words."""
     in_process: bool = False
     """Run all engines in this process instead of one process each: cheaper, and nobody can kill one."""
     drain_s: float = Field(default=30.0, ge=0)

@@ -19,6 +19,7 @@ from fleet.discovery import static_fleet
 from fleet.errors import ConfigError
 from fleet.history import History
 from fleet.settings import FleetSettings, Settings, load, load_slos, read_yaml
+from fleet.up import vllm
 from fleet.up.plan import Ports, UpOptions
 from fleet.up.ports import PortBook, choose
 from fleet.up.run import Up
@@ -52,6 +53,11 @@ class UpSettings(Settings):
 @click.option("--headless", is_flag=True, help="No live table; progress lines on standard error.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 @click.option("--engines", default="", metavar="URLS", help="Real engines (comma-separated) instead of simulated ones.")
+@click.option("--vllm", default="", metavar="MODEL", help="Start real vLLM servers of MODEL (folder or hub name).")
+@click.option("--vllm-bin", default="vllm", metavar="PROGRAM", help="vLLM's program (default: vllm on PATH).")
+@click.option("--vllm-args", default="", metavar="ARGS", help="Further arguments of `vllm serve`, in one string.")
+@click.option("--gpu", default="h100_sxm", show_default=True, help="With --vllm: the GPU, for its price.")
+@click.option("--replicas", default=2, show_default=True, help="With --vllm: servers at most.")
 @click.option(
     "--config", type=click.Path(dir_okay=False, path_type=Path), help="The simulated fleet (default: the demo's)."
 )
@@ -88,6 +94,7 @@ def up(*, headless: bool, as_json: bool, **asked: Any) -> None:
       fleet up                                        live table, Ctrl-C ends it
       fleet up --duration 120 --headless --json       two minutes, one JSON object
       fleet up --engines http://gpu1:8000,http://gpu2:8000 --no-traffic
+      fleet up --vllm Qwen/Qwen2.5-0.5B-Instruct --replicas 2     real servers, started and stopped as load asks
     """
     headless = headless or as_json
     say = partial(click.echo, err=True)
@@ -126,7 +133,9 @@ def _finish(run: Up, *, as_json: bool) -> None:
 def _options(shared: FleetSettings, asked: dict[str, Any]) -> tuple[UpOptions, tuple[str, ...]]:
     """Options from settings and the command line, checked before anything starts; and what a person should know."""
     engines = asked["engines"]
-    gentle = _GENTLE_RPS if engines and asked["mean_rps"] is None else asked["mean_rps"]
+    if engines and asked["vllm"]:
+        raise ConfigError("both --engines and --vllm are given", next_step="Choose one.")
+    gentle = _GENTLE_RPS if (engines or asked["vllm"]) and asked["mean_rps"] is None else asked["mean_rps"]
     settings = load(UpSettings, mean_rps=gentle, period_s=asked["period_s"], host=asked["host"])
     slo_file = asked["slo"] or shared.slo_file
     load_slos(slo_file)
@@ -141,6 +150,8 @@ def _options(shared: FleetSettings, asked: dict[str, Any]) -> tuple[UpOptions, t
     _check_prometheus(options.prometheus_url)
     if engines:
         return _with_real_engines(options)
+    if asked["vllm"]:
+        return _with_vllm(options, asked)
     return replace(options, model=_model_of(options.config)), _compressed(options)
 
 
@@ -168,6 +179,17 @@ def _with_real_engines(options: UpOptions) -> tuple[UpOptions, tuple[str, ...]]:
             f"replaying {options.trace} at {options.mean_rps:g} requests/s against them; --no-traffic turns it off"
         )
     return replace(options, engines=urls, model=_served_model(replicas[0].url)), tuple(notes)
+
+
+def _with_vllm(options: UpOptions, asked: dict[str, Any]) -> tuple[UpOptions, tuple[str, ...]]:
+    engines = vllm.RealEngines(model=asked["vllm"], program=asked["vllm_bin"], arguments=asked["vllm_args"],
+                               gpu=asked["gpu"], replicas=asked["replicas"])  # fmt: skip
+    vllm.check(engines)
+    notes = [f"real engines: {engines.program} serve {engines.model}, at most {engines.replicas}"]
+    if options.traffic:
+        notes.append(f"replaying {options.trace} at {options.mean_rps:g} requests/s; --no-traffic turns it off")
+    return replace(options, config=vllm.write(engines, options.home), model=engines.served, vllm=engines.program,
+                   vllm_model=engines.model, vllm_args=engines.arguments), tuple(notes)  # fmt: skip
 
 
 def _served_model(url: str) -> str:

@@ -17,7 +17,11 @@ class UpOptions:
     engines: str = ""
     """Comma-separated URLs of real engines; empty: simulated ones."""
     config: Path = Path("demo.yaml")
-    """The simulated fleet."""
+    """The simulated fleet, or with ``vllm`` the real one."""
+    vllm: str = ""
+    """vLLM's program, to run real servers as processes; empty: engines are simulated."""
+    vllm_model: str = ""
+    vllm_args: str = ""
     model: str = ""
     trace: str = "azure2023_conv"
     traces: Path | None = None
@@ -129,9 +133,13 @@ def _source(options: UpOptions) -> tuple[object, ...]:
 
 
 def _simulator(options: UpOptions, ports: Ports, base: str) -> Part:
-    return Part(name="simulator", role="runs simulated engines", health_url=f"{base}:{ports.sim}/healthz",
+    real: tuple[object, ...] = ()
+    if options.vllm:
+        real = ("--vllm", options.vllm, "--vllm-model", options.vllm_model, f"--vllm-args={options.vllm_args}")
+    role = "runs vLLM servers" if options.vllm else "runs simulated engines"
+    return Part(name="simulator", role=role, health_url=f"{base}:{ports.sim}/healthz",
                 argv=_fleet("sim", "serve", "--host", options.host, "--port", ports.sim, "--config", options.config,
-                            "--engine-port-base", ports.engine_base))  # fmt: skip
+                            "--engine-port-base", ports.engine_base, *real))  # fmt: skip
 
 
 def _console(options: UpOptions, ports: Ports, base: str, history: tuple[str, ...], slo: tuple[object, ...]) -> Part:
