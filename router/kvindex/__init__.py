@@ -1,0 +1,1 @@
+"""Which endpoint holds which blocks of which prompts, as the engines themselves say. Pure."""
