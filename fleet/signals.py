@@ -103,6 +103,16 @@ KV_UTILISATION = _engine(
         "ray_vllm_kv_cache_usage_perc",
     ),
 )
+LORA_INFO = Signal(
+    name="vllm:lora_requests_info",
+    kind=G,
+    unit="s",
+    layer=Layer.APPLICATION,
+    origin=Origin.ENGINE,
+    meaning="LoRA adapters of running and of waiting requests, in labels; the value is when that was so (Unix time).",
+    labels=("max_lora", "running_lora_adapters", "waiting_lora_adapters"),
+    aliases=("kserve_vllm:lora_requests_info", "ray_vllm_lora_requests_info"),
+)
 CACHE_CONFIG = Signal(
     name="vllm:cache_config_info",
     kind=G,

@@ -215,6 +215,10 @@ class EngineSample:
     preemptions_total: float | None = None
     requests_total: float | None = None
     """Finished requests, any finish reason."""
+    adapters: frozenset[str] = frozenset()
+    """LoRA adapters that it runs or has waiting requests for."""
+    adapter_slots: int | None = None
+    """LoRA adapters that it can hold at once (``max_lora``)."""
     ttft_sum_s: float | None = None
     """``vllm:time_to_first_token_seconds_sum``; its ``_count`` is below."""
     ttft_count: float | None = None

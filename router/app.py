@@ -13,6 +13,7 @@ from fleet import __version__
 from router.dataplane.hub import Hub
 from router.director import Decision, Director
 from router.endpoints import Endpoint, EndpointSet
+from router.explain import as_json
 from router.profile import Profile
 from router.settings import RouterSettings
 
@@ -59,6 +60,7 @@ def make_app(service: Inside, registry: CollectorRegistry) -> FastAPI:
             "ready_endpoints": ready,
             "draining": draining,
             "platform_error": service.platform_error,
+            "config_error": service.director.config_error,
         }
 
     @app.get("/metrics")
@@ -102,14 +104,7 @@ def decision_to_json(decision: Decision) -> dict[str, Any]:
         "max_tokens": decision.max_tokens,
         "streaming": decision.streaming,
         "took_s": decision.took_s,
-        "endpoint": pick.endpoint.url if pick.endpoint else None,
-        "matched_tokens": pick.endpoint.matched_tokens if pick.endpoint else None,
-        "reason": pick.reason,
-        "probability": pick.probability,
-        "scores": pick.scores,
-        "dropped": pick.dropped,
-        "predictions": {url: prediction._asdict() for url, prediction in pick.predictions.items()},
-        "predictor_cold": pick.cold,
+        **as_json(pick),
     }
 
 

@@ -52,6 +52,9 @@ def router() -> None:
 @click.option("--config", type=click.Path(path_type=Path), help="Scheduling profile (default: the built-in one).")
 @click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="Folder of history and model (.fleet).")
 @click.option("--history-url", help="SQLAlchemy URL of the history (default: FLEET_HISTORY_URL, else in HOME).")
+@click.option("--record-workload", type=click.Path(dir_okay=False, path_type=Path),
+              help="Record live traffic, without its text, to this file for replays.")  # fmt: skip
+@click.option("--explain", is_flag=True, default=None, help="Answer x-fleet-explain: for trusted clients only.")
 @click.option("--scrape-s", type=float, help="Seconds between two scrapes of an engine (default 1).")
 @click.option("--drain-s", type=float, help="Seconds that requests in flight get at a stop (default 10).")
 @click.option("--seed", type=int, help="Seed of the picker's randomness.")

@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from fleet.errors import ConfigError
 from router.config import parse_profile
+from router.discovery.file import stamp
 from router.profile import DEFAULT, Profile
+
+log = logging.getLogger(__name__)
+
+
+class ProfileWatcher:
+    """Reads the scheduling configuration again when its file changes; a wrong one is said once and changes nothing.
+
+    Args:
+        path: the file.
+        use: called with each new profile.
+    """
+
+    def __init__(self, path: Path, use: Callable[[Profile], None]) -> None:
+        self._path, self._use = path, use
+        self._stamp = stamp(path)
+        self.error = ""
+        """Why the newest file is not in use; empty: it is."""
+
+    def look(self) -> None:
+        """Look once: a look costs one ``stat``."""
+        found = stamp(self._path)
+        if found == self._stamp:
+            return
+        self._stamp = found
+        try:
+            profile = load_profile(self._path)
+        except ConfigError as error:
+            self.error = str(error)
+            log.error("the changed scheduling configuration is not used: %s", error)
+            return
+        self.error = ""
+        for note in profile.notes:
+            log.warning("%s", note)
+        self._use(profile)
+        log.info("%s was read again: profile %s", self._path, profile.name)
 
 
 def load_profile(path: Path | None) -> Profile:

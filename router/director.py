@@ -32,12 +32,14 @@ from router.dataplane.body import ParsedBody
 from router.dataplane.budget import RetryBudget
 from router.dataplane.replies import Refusal, server_error
 from router.endpoints import Endpoint, EndpointSet
+from router.hints import NO_HINTS, Hints
 from router.ledger import NO_PREFIX, Ledger, Load
 from router.metrics import OTHER, ModelMeters, RouterMetrics
 from router.pickers import Rng
 from router.prefix import BYTES_PER_TOKEN, PrefixIndex, block_hashes, model_seed
-from router.profile import NO_MODEL, Scheduler
+from router.profile import NO_MODEL, Profile, Scheduler
 from router.recorder import Facts, count, facts
+from router.sessions import Sessions
 from router.settings import RouterSettings
 from router.ticket import Ticket
 from router.traffic import Traffic
@@ -86,14 +88,27 @@ class Director:
         self._rng, self._record = parts.rng, parts.record
         prefix = parts.scheduler.profile.prefix
         self.ledger = Ledger()
-        self.prefix, self.traffic = PrefixIndex(prefix.capacity_blocks), Traffic()
+        self.prefix, self.traffic, self.sessions = PrefixIndex(prefix.capacity_blocks), Traffic(), Sessions()
         self.budget = RetryBudget(ratio=self.settings.retry_ratio, burst=self.settings.retry_burst)
         self.decisions: deque[Decision] = deque(maxlen=self.settings.decisions)
+        self.config_error = ""
+        """Why the newest scheduling configuration is not in use; empty: it is."""
         self.now_s = time.monotonic()
         """A coarse clock, set by :meth:`tick`."""
         self._seen: dict[str, tuple[object, EndpointView]] = {}
-        self._turn = itertools.count()
+        self._turn = 0
+        self._cold: dict[str, int] = {}
+        """Turn of the last request without any cached prefix, by engine."""
         self._keys = itertools.count()
+
+    def use(self, profile: Profile) -> None:
+        """Decide by another profile from now on. What is remembered of prompts is kept, unless blocks changed size."""
+        before, after = self.scheduler.profile.prefix, profile.prefix
+        self.scheduler = Scheduler(profile)
+        if before.block_tokens != after.block_tokens or before.capacity_blocks != after.capacity_blocks:
+            self.prefix = PrefixIndex(after.capacity_blocks)
+            for endpoint in self.endpoints.ready:
+                self.sampled(endpoint)
 
     # A request comes.
 
@@ -103,7 +118,9 @@ class Director:
         meters.requests += 1
         meters.error(str(status))
 
-    def open(self, parsed: ParsedBody, *, request_id: str, tenant: str = "") -> Ticket:
+    def open(
+        self, parsed: ParsedBody, *, request_id: str, tenant: str = "", hints: Hints = NO_HINTS
+    ) -> Ticket:  # fmt: skip
         """Enter a request into the books; :meth:`close` must follow, whatever happens."""
         self.budget.earn()
         prefix = self.scheduler.profile.prefix
@@ -114,7 +131,7 @@ class Director:
         meters = self._meters(parsed.model)
         meters.running += 1
         return Ticket(str(next(self._keys)), parsed, hashes, meters, request_id=request_id, tenant=tenant,
-                      at_s=time.time(), now_s=perf_counter())  # fmt: skip
+                      at_s=time.time(), now_s=perf_counter(), hints=hints)  # fmt: skip
 
     def _meters(self, model: str) -> ModelMeters:
         """The model's numbers, if any engine serves it: what clients invent does not become a label."""
@@ -131,10 +148,11 @@ class Director:
 
     def _choose(self, ticket: Ticket) -> str | Refusal:
         started_s = perf_counter()
+        self._turn += 1
         views, prefix = self._views(ticket)
         request = ticket.request = self._request(ticket, alike=self.ledger.alike(prefix))
         pick = ticket.pick = self.scheduler.pick(
-            request, views, rng=self._rng, turn=next(self._turn), predict=self.predict
+            request, views, rng=self._rng, turn=self._turn, predict=self.predict
         )  # fmt: skip
         took_s = perf_counter() - started_s
         self.metrics.scheduler.observe(took_s)
@@ -146,13 +164,18 @@ class Director:
             return self._nothing(ticket, pick)
         url = ticket.url = pick.endpoint.url
         uncached = request.input_tokens - pick.endpoint.matched_tokens
-        self.ledger.dispatch(url, ticket.key, uncached, request.input_tokens, prefix)
+        self.ledger.dispatch(url, ticket.key, uncached, request.input_tokens, prefix, adapter=request.adapter)
         self.traffic.dispatched(url, uncached, request.input_tokens)
         self.prefix.record(url, ticket.hashes)
+        if prefix == NO_PREFIX:
+            self._cold[url] = self._turn
+        if request.session:
+            self.sessions.placed(request.session, url, self.now_s)
         return url
 
     def _request(self, ticket: Ticket, *, alike: int) -> InferenceRequest:
-        parsed = ticket.parsed
+        parsed, hints = ticket.parsed, ticket.hints
+        session = hints.session and f"{ticket.tenant}\n{hints.session}"
         return InferenceRequest(
             request_id=ticket.request_id,
             model=parsed.model,
@@ -162,9 +185,14 @@ class Director:
             max_tokens=parsed.max_tokens,
             streaming=parsed.stream,
             tenant=ticket.tenant,
-            expected_output_tokens=self.traffic.output_tokens,
+            expected_output_tokens=self.traffic.expected_output(parsed.model, ticket.tenant, parsed.max_tokens),
             alike=alike,
             expected_reuse=self.traffic.reuse,
+            adapter=parsed.model if parsed.model in self.endpoints.adapters else "",
+            session=session,
+            session_url=self.sessions.url(session, self.now_s) if session else "",
+            slo_ttft_s=hints.slo_ttft_s,
+            slo_tpot_s=hints.slo_tpot_s,
         )
 
     def _block_tokens(self, parsed: ParsedBody) -> int:
@@ -208,7 +236,18 @@ class Director:
             other_requests=self.ledger.others(one.url),
             matched_tokens=matched,
             new_prompts=new_prompts,
+            adapters=self._adapters(one),
+            adapter_slots=one.sample.adapter_slots if one.sample else None,
+            labels=one.labels,
+            distance_s=one.distance_s,
+            last_cold=self._cold.get(one.url, 0),
         )
+
+    def _adapters(self, one: Endpoint) -> frozenset[str]:
+        """LoRA adapters loaded there, or about to be: those scraped, and those of requests on their way."""
+        scraped = one.sample.adapters if one.sample else frozenset()
+        sent = self.ledger.adapters(one.url)
+        return scraped | sent if sent else scraped
 
     def _nothing(self, ticket: Ticket, pick: Pick) -> Refusal:
         meters = ticket.meters
@@ -270,7 +309,7 @@ class Director:
         seen = facts(ticket, perf_counter())
         count(ticket, seen)
         if outcome is RequestOutcome.OK:
-            self.traffic.answered(seen.output_tokens)
+            self.traffic.answered(seen.output_tokens, ticket.parsed.model, ticket.tenant)
         if ticket.pick is not None and ticket.pick.endpoint is not None:
             self._count_pick(ticket, ticket.pick, ticket.pick.endpoint)
         self._record(ticket, seen)
@@ -304,6 +343,7 @@ class Director:
         self.restarted(url)
         self.ledger.forget(url)
         self._seen.pop(url, None)
+        self._cold.pop(url, None)
 
     def tick(self, now_s: float) -> None:
         """Tell the time (``monotonic`` seconds); called several times a second."""

@@ -109,6 +109,8 @@ class EndpointSet:
         self._ready: tuple[Endpoint, ...] = ()
         self.declared: frozenset[str] = frozenset()
         """Models that the platform has variants of, with or without a replica."""
+        self.adapters: frozenset[str] = frozenset()
+        """LoRA adapters that some engine's ``/v1/models`` names (they have a parent)."""
         self.on_new: Callable[[Endpoint], None] = lambda _endpoint: None
         self.on_restart: Callable[[str], None] = lambda _url: None
         """Called with the URL of an engine that became ready again: its prefix cache is empty."""
@@ -171,6 +173,12 @@ class EndpointSet:
         endpoint = self._by_url.get(url)
         if endpoint is not None and endpoint.eject(reason, now_s=self._clock(), for_s=for_s):
             log.warning("engine %s cannot be reached (%s): no requests for %.1f s at least", url, reason, for_s)
+
+    def described(self) -> None:
+        """An engine's ``/v1/models`` was read."""
+        self.adapters = frozenset(
+            str(entry["id"]) for one in self._by_url.values() for entry in one.model_entries if entry.get("parent")
+        )
 
     def known_models(self) -> set[str]:
         """Models that some engine serves, or that the platform could start one for."""

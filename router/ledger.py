@@ -23,20 +23,22 @@ class Load(NamedTuple):
 
 
 _IDLE = Load()
+_NO_ADAPTERS: Final[frozenset[str]] = frozenset()
 
 
 class _Entry:
-    __slots__ = ("context", "prefill", "prefix", "url")
+    __slots__ = ("adapter", "context", "prefill", "prefix", "url")
 
-    def __init__(self, url: str, prefill: int, context: int, prefix: int) -> None:
-        self.url, self.prefill, self.context, self.prefix = url, prefill, context, prefix
+    def __init__(self, url: str, prefill: int, context: int, prefix: int, adapter: str) -> None:
+        self.url, self.prefill, self.context, self.prefix, self.adapter = url, prefill, context, prefix, adapter
 
 
 class _Total:
-    __slots__ = ("context", "prefill", "requests")
+    __slots__ = ("adapters", "context", "prefill", "requests")
 
     def __init__(self) -> None:
         self.requests = self.prefill = self.context = 0
+        self.adapters: dict[str, int] | None = None
 
 
 class Ledger:
@@ -55,8 +57,9 @@ class Ledger:
         self._alike: dict[int, int] = {}
 
     def dispatch(
-        self, url: str, request_id: str, uncached_tokens: int, input_tokens: int, prefix: int = NO_PREFIX
-    ) -> None:
+        self, url: str, request_id: str, uncached_tokens: int, input_tokens: int, prefix: int = NO_PREFIX,
+        *, adapter: str = "",
+    ) -> None:  # fmt: skip
         """The request goes to ``url``; one that is in flight elsewhere (a retry) moves.
 
         Args:
@@ -65,9 +68,10 @@ class Ledger:
             uncached_tokens: prompt tokens not expected in the endpoint's prefix cache.
             input_tokens: prompt tokens.
             prefix: the last block of it that was cached anywhere.
+            adapter: the LoRA adapter that it needs; empty: none.
         """
         self.finish(request_id)
-        entry = _Entry(url, max(0, uncached_tokens), max(0, input_tokens), prefix)
+        entry = _Entry(url, max(0, uncached_tokens), max(0, input_tokens), prefix, adapter)
         if prefix:
             self._alike[prefix] = self._alike.get(prefix, 0) + 1
         self._entries[request_id] = entry
@@ -75,6 +79,10 @@ class Ledger:
         total.requests += 1
         total.prefill += entry.prefill
         total.context += entry.context
+        if adapter:
+            if total.adapters is None:
+                total.adapters = {}
+            total.adapters[adapter] = total.adapters.get(adapter, 0) + 1
 
     def first_token(self, request_id: str) -> None:
         """Prefill is over: its tokens are released (the token itself is counted by :meth:`token`)."""
@@ -102,6 +110,10 @@ class Ledger:
         total.requests -= 1
         total.prefill -= entry.prefill
         total.context -= entry.context
+        if entry.adapter and total.adapters is not None:
+            total.adapters[entry.adapter] -= 1
+            if not total.adapters[entry.adapter]:
+                del total.adapters[entry.adapter]
         if not total.requests:
             del self._totals[entry.url]
 
@@ -138,6 +150,11 @@ class Ledger:
         if (total := self._totals.get(url)) is None:
             return _IDLE
         return Load(total.requests, total.prefill, total.context)
+
+    def adapters(self, url: str) -> frozenset[str]:
+        """LoRA adapters of the requests in flight at ``url``."""
+        total = self._totals.get(url)
+        return frozenset(total.adapters) if total is not None and total.adapters else _NO_ADAPTERS
 
     def __len__(self) -> int:
         """Requests in flight in all."""

@@ -124,6 +124,7 @@ class Scraper:
             self._failed(endpoint, error)
             return False
         endpoint.model_entries = entries
+        self._endpoints.described()
         if names:
             endpoint.models = names
         return True

@@ -8,7 +8,8 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -22,6 +23,7 @@ from fleet.shell import bind
 from predictor import artifact
 from predictor.client import Watcher
 from router.app import make_app
+from router.config_file import ProfileWatcher
 from router.dataplane.gateway import Gateway
 from router.director import Director, Parts
 from router.discovery.choose import source
@@ -30,9 +32,11 @@ from router.endpoints import EndpointSet
 from router.metrics import EndpointGauges, RouterCollector, RouterMetrics
 from router.predict import Predictor
 from router.profile import Profile, Scheduler
-from router.recorder import Recorder
+from router.recorder import Facts, Recorder
 from router.scrape import Scraper
 from router.settings import RouterSettings
+from router.tape import Tape
+from router.ticket import Ticket
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,11 @@ class _Admin(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
+
+
+def _all(records: Sequence[Callable[[Ticket, Facts], None]], ticket: Ticket, seen: Facts) -> None:
+    for record in records:
+        record(ticket, seen)
 
 
 class RouterService:
@@ -69,11 +78,13 @@ class RouterService:
                               next_step="Give exactly one of them.")  # fmt: skip
         self._history = history
         self._writer = HistoryWriter(history) if history is not None else None
+        self._tape = Tape(settings.record_workload) if settings.record_workload is not None else None
         self.metrics = RouterMetrics()
         self.endpoints = EndpointSet(clock=self.clock, on_gone=self._gone)
         self.director = Director(self._parts(profile, home))
         self.gateway = Gateway(self.director)
         self.endpoints.on_restart = self.director.restarted
+        self._profile = ProfileWatcher(settings.config, self.director.use) if settings.config is not None else None
         named = settings.platform or settings.discover
         self._platform = Follower(source(named), self.endpoints, every_s=settings.poll_s) if named else None
         self._scraper = Scraper(self.endpoints, every_s=settings.scrape_s, models_s=settings.models_s, clock=self.clock,
@@ -89,8 +100,13 @@ class RouterService:
         parts = Parts(settings=self.settings, scheduler=Scheduler(profile), endpoints=self.endpoints,
                       metrics=self.metrics, rng=random.Random(self.settings.seed),
                       predict=Predictor(Watcher(home / artifact.FILE_NAME)))  # fmt: skip
+        records: list[Callable[[Ticket, Facts], None]] = []
         if self._writer is not None:
-            parts.record = Recorder(self._writer, rate_rps=self.settings.record_rps)
+            records.append(Recorder(self._writer, rate_rps=self.settings.record_rps))
+        if self._tape is not None:
+            records.append(self._tape)
+        if records:
+            parts.record = records[0] if len(records) == 1 else partial(_all, records)
         return parts
 
     def _gone(self, url: str) -> None:
@@ -164,6 +180,9 @@ class RouterService:
 
     async def _ticks(self) -> None:
         while True:
+            if self._profile is not None:
+                self._profile.look()
+                self.director.config_error = self._profile.error
             self.gateway.tick(self.clock())
             await asyncio.sleep(_TICK_S)
 
@@ -192,5 +211,7 @@ class RouterService:
             await self._platform.source.close()
         if self._writer is not None:
             await asyncio.to_thread(self._writer.close)
+        if self._tape is not None:
+            await asyncio.to_thread(self._tape.close)
         if self._history is not None:
             self._history.close()

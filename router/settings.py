@@ -85,5 +85,10 @@ class RouterSettings(Settings):
     """At a stop, requests in flight may finish for this long."""
     decisions: int = Field(default=256, ge=1)
     """Recent picks kept for ``/debug/decisions``."""
+    explain: bool = False
+    """Answer ``x-fleet-explain`` with ``x-fleet-decision``: it names engines, so clients must be trusted."""
+    record_workload: Path | None = None
+    """Record live traffic to this file, without its text, for ``fleet bench routing --workload`` and ``fleet sim
+    replay``; unset: no recording."""
     record_rps: float = Field(default=500.0, gt=0)
     """Requests recorded in the history each second at most: above it a sample, so that the disk never sets the pace."""

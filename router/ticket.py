@@ -8,6 +8,7 @@ from __future__ import annotations
 from fleet.history import RequestOutcome
 from router.dataplane.body import ParsedBody
 from router.dataplane.observe import Observer
+from router.hints import NO_HINTS, Hints
 from router.metrics import ModelMeters
 from router.types import InferenceRequest, Pick
 
@@ -18,18 +19,18 @@ class Ticket:
     """Made by :meth:`router.director.Director.open`, ended exactly once by :meth:`router.director.Director.close`."""
 
     __slots__ = (
-        "hashes", "key", "meters", "observer", "outcome", "parsed", "pick", "request", "request_id", "started_at_s",
-        "started_s", "status", "tenant", "tried", "url",
+        "hashes", "hints", "key", "meters", "observer", "outcome", "parsed", "pick", "request", "request_id",
+        "started_at_s", "started_s", "status", "tenant", "tried", "url",
     )  # fmt: skip
 
     def __init__(
         self, key: str, parsed: ParsedBody, hashes: list[int], meters: ModelMeters, *, request_id: str, tenant: str,
-        at_s: float, now_s: float,
+        at_s: float, now_s: float, hints: Hints = NO_HINTS,
     ) -> None:  # fmt: skip
         self.key = key
         """The router's own name of it; clients may send the same ``x-request-id`` twice."""
         self.parsed, self.hashes, self.meters = parsed, hashes, meters
-        self.request_id, self.tenant = request_id, tenant
+        self.request_id, self.tenant, self.hints = request_id, tenant, hints
         self.started_at_s = at_s
         """Unix time of arrival."""
         self.started_s = now_s

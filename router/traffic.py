@@ -1,11 +1,12 @@
 """What recent requests were like, learned from this router's own. Pure: no I/O, no clock.
 
-Three things that a decision needs and no scrape tells: how long answers are, how much of a prompt others share, and
-where new prompts went (what was placed somewhere brings its followers there).
+Things that a decision needs and no scrape tells: how long answers are (by model and client), how much of a prompt
+others share, and where new prompts went (what was placed somewhere brings its followers there).
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final
 
 START_OUTPUT_TOKENS: Final = 256.0
@@ -23,10 +24,33 @@ _KEEP: Final = 256.0
 _RESCALE: Final = 1e100
 
 
+_OWN_WEIGHT: Final = 5.0
+"""Answers of a client or a model after which its own mean counts as much as the mean it is drawn to."""
+MAX_CLIENTS: Final = 4096
+"""Pairs of model and client whose answers are remembered apart, the longest unused go first: about 1 MB."""
+
+
+class _Answers:
+    """The mean length of some requests' answers, and how many there were (up to the memory of the mean)."""
+
+    __slots__ = ("count", "mean")
+
+    def __init__(self) -> None:
+        self.count, self.mean = 0, 0.0
+
+    def add(self, tokens: int) -> None:
+        self.count = min(self.count + 1, round(1.0 / _RATE))
+        self.mean += (tokens - self.mean) / self.count
+
+    def drawn_to(self, mean: float) -> float:
+        """Few answers say little: their mean, drawn to a wider one."""
+        return mean + (self.mean - mean) * self.count / (self.count + _OWN_WEIGHT)
+
+
 class Traffic:
     """Running means, and the tally of new prompts by endpoint."""
 
-    __slots__ = ("_new", "_unit", "input_tokens", "output_tokens", "reuse")
+    __slots__ = ("_answers", "_new", "_unit", "input_tokens", "output_tokens", "reuse")
 
     def __init__(self) -> None:
         self.output_tokens = START_OUTPUT_TOKENS
@@ -37,6 +61,7 @@ class Traffic:
         """Mean share of a prompt that was expected in the cache of its endpoint, 0..1."""
         self._new: dict[str, float] = {}
         self._unit = 1.0
+        self._answers: OrderedDict[tuple[str, str], _Answers] = OrderedDict()
 
     def dispatched(self, url: str, uncached_tokens: int, input_tokens: int) -> None:
         """A request went to ``url``, of whose prompt so many tokens are not expected in the cache there."""
@@ -49,9 +74,29 @@ class Traffic:
             if self._unit > _RESCALE:
                 self._rescale()
 
-    def answered(self, output_tokens: int) -> None:
+    def answered(self, output_tokens: int, model: str = "", client: str = "") -> None:
         """An answer is complete."""
         self.output_tokens += _RATE * (output_tokens - self.output_tokens)
+        for key in ((model, ""), (model, client)) if client else ((model, ""),):
+            found = self._answers.get(key)
+            if found is None:
+                found = self._answers[key] = _Answers()
+                if len(self._answers) > MAX_CLIENTS:
+                    self._answers.popitem(last=False)
+            else:
+                self._answers.move_to_end(key)
+            found.add(output_tokens)
+
+    def expected_output(self, model: str = "", client: str = "", limit: int | None = None) -> float:
+        """The length of an answer to reckon with: the client's mean with this model, drawn to the model's, drawn to
+        all; at most ``limit``, the request's own."""
+        expected = self.output_tokens
+        answers = self._answers
+        if (found := answers.get((model, ""))) is not None:
+            expected = found.drawn_to(expected)
+        if client and (found := answers.get((model, client))) is not None:
+            expected = found.drawn_to(expected)
+        return expected if limit is None or limit > expected else max(1.0, float(limit))
 
     def new_prompts(self, url: str) -> float:
         """New prompts placed at ``url``, recent ones weighing more; only ratios between endpoints mean something."""

@@ -28,6 +28,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from fleet import workload
 from fleet.errors import ConfigError
 from simulator.profile import Profile, ProfileSource, from_json
 from simulator.workload import RateSource, Source, TimedRequest, TraceSource, span_of
@@ -298,14 +299,10 @@ def request_csv(requests: Iterable[TimedRequest]) -> str:
 
 def recorded_line(request: TimedRequest, model: str) -> str:
     """One line of a recorded workload; ``model`` where the request names none."""
-    row: dict[str, Any] = {
-        "arrival_s": round(request.arrival_s, 6), "input_tokens": request.input_tokens,
-        "output_tokens": request.output_tokens, "prefix_id": request.prefix_id,
-        "prefix_tokens": request.prefix_tokens, "model": request.model or model,
-    }  # fmt: skip
-    if request.hash_ids:
-        row["hash_ids"] = request.hash_ids
-    return json.dumps(row, separators=(",", ":"))
+    return workload.line(arrival_s=request.arrival_s, input_tokens=request.input_tokens,
+                         output_tokens=request.output_tokens, prefix_id=request.prefix_id,
+                         prefix_tokens=request.prefix_tokens, model=request.model or model,
+                         hash_ids=request.hash_ids)  # fmt: skip
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fleet.errors import ConfigError
+from fleet.workload import BLOCK_TOKENS as BLOCK_OF_HASH
 from simulator.tokens import BLOCK_TOKENS
 
 Rng = np.random.Generator
 
 MAX_CYCLE = 5_000_000
 """Requests of one cycle: a cycle is drawn whole, and this many take about a gigabyte."""
-HASH_BLOCK_TOKENS = 512
+HASH_BLOCK_TOKENS = BLOCK_OF_HASH
 """Tokens of one ``hash_ids`` entry in the Mooncake traces."""
 
 

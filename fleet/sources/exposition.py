@@ -63,7 +63,7 @@ _FIELDS: dict[str, s.Signal] = {
 """Field of :class:`EngineSample` -> its signal."""
 
 _FIELD_OF = {name: field_name for field_name, signal in _FIELDS.items() for name in signal.names}
-ENGINE_SERIES = frozenset(_FIELD_OF) | {s.CACHE_CONFIG.name}
+ENGINE_SERIES = frozenset(_FIELD_OF) | {s.CACHE_CONFIG.name, *s.LORA_INFO.names}
 
 
 def combine(points: Iterator[Point], *, at_s: float) -> EngineSample:
@@ -73,9 +73,13 @@ def combine(points: Iterator[Point], *, at_s: float) -> EngineSample:
     """
     values: dict[str, float] = {}
     capacity: float | None = None
+    lora: Point | None = None
     for point in points:
         if point.name == s.CACHE_CONFIG.name:
             capacity = (capacity or 0.0) + _capacity(point.labels)
+            continue
+        if point.name in s.LORA_INFO.names:  # series of earlier mixes stay on the page: the newest is true
+            lora = point if lora is None or point.value >= lora.value else lora
             continue
         field_name = _FIELD_OF.get(point.name)
         if field_name is None or not math.isfinite(point.value) or point.value < 0:
@@ -84,7 +88,17 @@ def combine(points: Iterator[Point], *, at_s: float) -> EngineSample:
             values[field_name] = max(values.get(field_name, 0.0), min(point.value, 1.0))
         else:
             values[field_name] = values.get(field_name, 0.0) + point.value
-    return EngineSample(at_s=at_s, kv_capacity_tokens=capacity or None, **values)
+    adapters, slots = _lora(lora.labels if lora is not None else {})
+    return EngineSample(
+        at_s=at_s, kv_capacity_tokens=capacity or None, adapters=adapters, adapter_slots=slots, **values
+    )
+
+
+def _lora(labels: dict[str, str]) -> tuple[frozenset[str], int | None]:
+    """Adapters in use and how many fit at once."""
+    names = f"{labels.get('running_lora_adapters', '')},{labels.get('waiting_lora_adapters', '')}".split(",")
+    slots = labels.get("max_lora", "")
+    return frozenset(name.strip() for name in names if name.strip()), int(slots) if slots.isdigit() else None
 
 
 def _capacity(labels: dict[str, str]) -> float:

@@ -80,7 +80,7 @@ class PrometheusSource:
         for replica in replicas:
             instance = instance_of(replica.url)
             if instance in ages:
-                values = {
+                values: dict[str, Any] = {
                     name: by_instance[instance] for name, by_instance in fields.items() if instance in by_instance
                 }
                 sample = EngineSample(at_s=now_s - ages[instance], **values)

@@ -8,6 +8,7 @@ reached, or that dies on a new connection, is left for another one while the bud
 from __future__ import annotations
 
 from fleet.history import RequestOutcome
+from router import explain
 from router.dataplane.client import ClientConnection
 from router.dataplane.hub import Hub
 from router.dataplane.reader import ClientRequest
@@ -156,6 +157,8 @@ class Exchange:
             connection = b"connection: close\r\n"
         elif request.http10:
             connection = b"connection: keep-alive\r\n"
+        if request.hints.explain and self._hub.settings.explain and self.ticket.pick is not None:
+            connection += b"x-fleet-decision: %b\r\n" % explain.header(self.ticket.pick)
         return b"".join((
             status_line(reader.status), *reader.lines, b"x-request-id: ", request.request_id.encode(), b"\r\n", framing,
             connection, b"\r\n",

@@ -41,7 +41,8 @@ class Gateway(Hub):
             client.write(parsed.reply(request_id=request.request_id, close=not keep_alive))
             client.finish(keep_alive=keep_alive)
             return None
-        exchange = Exchange(self, client, request, self.director.open(parsed, request_id=request.request_id))
+        ticket = self.director.open(parsed, request_id=request.request_id, hints=request.hints)
+        exchange = Exchange(self, client, request, ticket)
         try:
             exchange.route()
         except BaseException:  # a fault of our own ends the connection; the books must not keep the request

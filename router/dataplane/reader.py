@@ -15,6 +15,7 @@ import httptools
 
 from router.dataplane import headers as h
 from router.dataplane.replies import Refusal
+from router.hints import HEADERS, NO_HINTS, with_hint
 from router.settings import RouterSettings
 
 _PHASE_IDLE, _PHASE_HEAD, _PHASE_BODY = range(3)
@@ -33,7 +34,7 @@ class _StopReading(Exception):  # noqa: N818 - it ends a parse, it is no error o
 class ClientRequest:
     """One request as read: the head that matters, lines that may be forwarded, the whole body."""
 
-    __slots__ = ("body", "expect_continue", "http10", "keep_alive", "lines", "method", "request_id", "target")
+    __slots__ = ("body", "expect_continue", "hints", "http10", "keep_alive", "lines", "method", "request_id", "target")
 
     def __init__(self) -> None:
         self.method = b""
@@ -43,6 +44,7 @@ class ClientRequest:
         self.expect_continue = False
         self.lines: list[bytes] = []
         self.request_id = ""
+        self.hints = NO_HINTS
         self.body: bytes = b""
 
 
@@ -144,8 +146,11 @@ class RequestReader:
         low = name.lower()
         if low in _SPECIAL:
             self._special(low, value.strip())
-        elif h.to_engine(low):
-            self._request.lines.append(b"%b: %b\r\n" % (name, value))
+        else:
+            if low in HEADERS:
+                self._request.hints = with_hint(self._request.hints, HEADERS[low], value.strip())
+            if h.to_engine(low):
+                self._request.lines.append(b"%b: %b\r\n" % (name, value))
 
     def _special(self, name: bytes, value: bytes) -> None:
         request = self._request

@@ -81,3 +81,19 @@ def test_values_that_mean_nothing_are_dropped() -> None:
     text = "vllm:kv_cache_usage_perc NaN\nvllm:num_requests_waiting -1\nvllm:num_requests_running +Inf"
     sample = engine_sample(text, at_s=0.0)
     assert (sample.kv_utilisation, sample.waiting, sample.running) == (None, None, None)
+
+
+def test_the_newest_state_of_the_adapters_counts() -> None:
+    """vLLM leaves the states before on the page, each with its time as value."""
+    page = """
+vllm:num_requests_running{engine="0"} 1.0
+vllm:lora_requests_info{max_lora="4",running_lora_adapters="a",waiting_lora_adapters=""} 10.0
+vllm:lora_requests_info{max_lora="4",running_lora_adapters="b, c",waiting_lora_adapters="d"} 20.0
+"""
+    sample = engine_sample(page, at_s=0.0)
+    assert (sample.adapters, sample.adapter_slots) == (frozenset("bcd"), 4)
+
+
+def test_an_engine_without_adapters_has_none(page: str) -> None:
+    sample = engine_sample(page, at_s=0.0)
+    assert (sample.adapters, sample.adapter_slots) == (frozenset(), None)

@@ -68,7 +68,7 @@ def recorded(page: str) -> set[str]:
 ENGINE = [
     each
     for _, each in sorted(s.CATALOGUE.items())
-    if each.origin is s.Origin.ENGINE and not each.name.startswith(NEEDS_A_CONNECTOR)
+    if each.origin is s.Origin.ENGINE and not each.name.startswith(NEEDS_A_CONNECTOR) and each is not s.LORA_INFO
 ]
 
 

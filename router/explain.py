@@ -1,0 +1,58 @@
+"""A decision in words and numbers: as JSON for the admin port, and short enough for a header. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from router.types import Pick
+
+_SHOWN: Final = 8
+"""Endpoints of one header, the best first."""
+_LIMIT: Final = 3800
+"""Bytes of one header: half of what common proxies take for all."""
+
+
+def as_json(pick: Pick) -> dict[str, Any]:
+    """Everything that is known of a pick."""
+    return {
+        "endpoint": pick.endpoint.url if pick.endpoint else None,
+        "matched_tokens": pick.endpoint.matched_tokens if pick.endpoint else None,
+        "reason": pick.reason,
+        "probability": pick.probability,
+        "scores": pick.scores,
+        "dropped": pick.dropped,
+        "predictions": {url: prediction._asdict() for url, prediction in pick.predictions.items()},
+        "predictor_cold": pick.cold,
+    }
+
+
+def header(pick: Pick) -> bytes:
+    """The same as the value of ``x-fleet-decision``: one line of JSON, the best endpoints only, rounded.
+
+    >>> header(Pick(None, "no_endpoints"))
+    b'{"endpoint":null,"reason":"no_endpoints"}'
+    """
+    found: dict[str, Any] = {"endpoint": pick.endpoint.url if pick.endpoint else None, "reason": pick.reason}
+    if pick.endpoint is not None:
+        found["matched_tokens"] = pick.endpoint.matched_tokens
+        found["probability"] = _short(pick.probability)
+    if pick.prediction is not None:
+        found["predicted_ttft_s"] = _short(pick.prediction.ttft_s)
+        found["predicted_tpot_s"] = _short(pick.prediction.tpot_s)
+    best = sorted(pick.scores.items(), key=lambda entry: -entry[1]["total"])[:_SHOWN]
+    while True:
+        if best:
+            found["scores"] = {url: {name: _short(score) for name, score in row.items()} for url, row in best}
+        if pick.dropped:
+            found["dropped"] = len(pick.dropped)
+        text = json.dumps(found, separators=(",", ":"), ensure_ascii=True).encode()
+        if len(text) <= _LIMIT or not best:
+            return text
+        best = best[:-1]
+        if not best:
+            found.pop("scores", None)
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")

@@ -1,0 +1,58 @@
+"""What a client's headers say about a request beside its body. Pure. Nothing in them can name an engine."""
+
+from __future__ import annotations
+
+import math
+import re
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+_WORD: Final = re.compile(rb"[\x21-\x7e]{1,256}")
+MAX_SLO_MS: Final = 3_600_000.0
+
+
+class Hints(NamedTuple):
+    """The hints of one request."""
+
+    session: str = ""
+    """``x-session-id``: which conversation it belongs to."""
+    slo_ttft_s: float | None = None
+    """``x-llm-d-slo-ttft-ms``, or upstream's old ``x-slo-ttft-ms``."""
+    slo_tpot_s: float | None = None
+    """``x-llm-d-slo-tpot-ms``, or upstream's old ``x-slo-tpot-ms``."""
+    explain: bool = False
+    """``x-fleet-explain``: tell in ``x-fleet-decision`` why the request went where it went."""
+
+
+NO_HINTS: Final = Hints()
+HEADERS: Final = MappingProxyType(
+    {
+        b"x-session-id": "session",
+        b"x-llm-d-slo-ttft-ms": "slo_ttft_s",
+        b"x-slo-ttft-ms": "slo_ttft_s",
+        b"x-llm-d-slo-tpot-ms": "slo_tpot_s",
+        b"x-slo-tpot-ms": "slo_tpot_s",
+        b"x-fleet-explain": "explain",
+    }
+)
+"""Header (lower case) -> the hint that it gives."""
+
+
+def with_hint(hints: Hints, name: str, value: bytes) -> Hints:
+    """``hints`` with what a header says; a value that cannot be read says nothing.
+
+    >>> with_hint(NO_HINTS, "slo_ttft_s", b"250").slo_ttft_s
+    0.25
+    """
+    if name == "session":
+        return hints._replace(session=value.decode("ascii")) if _WORD.fullmatch(value) else hints
+    if name == "explain":
+        return hints._replace(explain=value.lower() in (b"1", b"true", b"yes"))
+    try:
+        limit_ms = float(value)
+    except ValueError:
+        return hints
+    if not math.isfinite(limit_ms) or not 0.0 < limit_ms <= MAX_SLO_MS:
+        return hints
+    seconds = limit_ms / 1000.0
+    return hints._replace(slo_ttft_s=seconds) if name == "slo_ttft_s" else hints._replace(slo_tpot_s=seconds)
