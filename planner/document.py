@@ -15,6 +15,7 @@ from pydantic.alias_generators import to_camel
 from fleet.errors import ConfigError
 from fleet.hardware import GPUS, MODELS, ModelShape, shape_of
 from router.located import Located, locate, nearest
+from router.profile import PROFILES
 
 API_VERSION: Final = "llm-d.ai/v1"
 KIND: Final = "InferenceCluster"
@@ -176,7 +177,7 @@ class Routing(_Part):
 
     mode: Literal["picker", "proxy"] = Field("picker", description="Behind a Gateway, or our own proxy.")
     gateway: str = Field("inference-gateway", pattern=_LABEL)
-    profile: str = Field("default", description="Profile of the router, see `fleet router profiles`.")
+    profile: str = Field("default", description="Profile of the router (docs/router.md).")
     replicas: int = Field(2, ge=1, le=64)
     fail_open: bool = False
     hostnames: list[str] = Field(default_factory=list)
@@ -252,6 +253,9 @@ def parse(text: str, *, where: str) -> InferenceCluster:
         found = InferenceCluster.model_validate(_plain(tree))
     except ValidationError as error:
         raise _refusal(tree, error) from error
+    if found.spec.routing.profile not in PROFILES:
+        profile = found.spec.routing.profile
+        raise _at(tree, profile, f"unknown profile {profile!r}", nearest(profile, PROFILES))
     for role in found.roles().values():
         if role.hardware.gpu not in GPUS:
             raise _at(tree, role.hardware.gpu, f"unknown GPU {role.hardware.gpu!r}", nearest(role.hardware.gpu, GPUS))

@@ -61,12 +61,12 @@ def _access(cluster: InferenceCluster) -> Iterator[Manifest]:
     """What the router reads: pods and slices of its own namespace, and the pool with its objectives."""
     name = router_name(cluster)
     rules = [
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
-        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
         {"apiGroups": ["inference.networking.k8s.io"], "resources": ["inferencepools"],
-         "verbs": ["get", "list", "watch"]},
+         "verbs": ["list", "watch"]},
         {"apiGroups": ["llm-d.ai"], "resources": ["inferenceobjectives", "inferencemodelrewrites"],
-         "verbs": ["get", "list", "watch"]},
+         "verbs": ["list", "watch"]},
     ]  # fmt: skip
     yield manifest("rbac.authorization.k8s.io/v1", "Role", name, cluster, "router", rules=rules)
     subject = {"kind": "ServiceAccount", "name": name, "namespace": cluster.metadata.namespace}
@@ -82,7 +82,8 @@ def _profile(cluster: InferenceCluster) -> Manifest:
         "ttft": {"threshold_s": slo.ttft_seconds, "objective": 0.95},
         "tpot": {"threshold_s": slo.tpot_seconds, "objective": 0.95}}}}  # fmt: skip
     return manifest("v1", "ConfigMap", router_name(cluster), cluster, "router",
-                    data={"slos.yaml": yaml.safe_dump(promises, sort_keys=False)})  # fmt: skip
+                    data={"slos.yaml": yaml.safe_dump(promises, sort_keys=False),
+                         "router.yaml": yaml.safe_dump({"profile": cluster.spec.routing.profile})})  # fmt: skip
 
 
 def _pool(cluster: InferenceCluster) -> Manifest:
@@ -103,7 +104,7 @@ def _pool(cluster: InferenceCluster) -> Manifest:
 
 def _router(cluster: InferenceCluster, image: str) -> Manifest:
     spec = {
-        "serviceAccountName": router_name(cluster), "securityContext": pod_security(),
+        "serviceAccountName": router_name(cluster), "securityContext": pod_security(), "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 60, "containers": [_container(cluster, image)],
         "volumes": [{"name": "config", "configMap": {"name": router_name(cluster)}},
                     {"name": "home", "emptyDir": {"sizeLimit": "2Gi"}}],
@@ -123,8 +124,8 @@ def _labels(cluster: InferenceCluster) -> dict[str, str]:
 
 def _container(cluster: InferenceCluster, image: str) -> Manifest:
     picker = cluster.spec.routing.mode == "picker"
-    pool = ["--pool", cluster.metadata.name, "--namespace", cluster.metadata.namespace]
-    shared = ["--profile", cluster.spec.routing.profile, "--home", "/var/lib/fleet"]
+    pool = ["--discover", f"kube-pool://{cluster.metadata.namespace}/{cluster.metadata.name}"]
+    shared = ["--config", "/etc/fleet/router.yaml", "--home", "/var/lib/fleet"]
     if picker:
         args = ["router", "picker", *pool, *shared, "--host", "0.0.0.0", "--grpc-port", str(GRPC_PORT),
                 "--health-port", str(HEALTH_PORT), "--admin-port", str(METRICS_PORT)]  # fmt: skip

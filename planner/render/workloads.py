@@ -86,6 +86,7 @@ def _pod(cluster: InferenceCluster, role: str, spec: Role) -> dict[str, Any]:
     hardware = spec.hardware
     found: dict[str, Any] = {
         "serviceAccountName": f"{cluster.metadata.name}-engine", "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
         "securityContext": pod_security(1000), "terminationGracePeriodSeconds": DRAIN_S + 30,
         "nodeSelector": _nodes(hardware),
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],

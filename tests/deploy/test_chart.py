@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from fleet.cli import fleet
 from planner.install import RUNS, chart_values, services
 from tests.deploy.helm import CHART, ROOT, helm, manifests, template, tool
-from tests.planner.manifests import problems
+from tests.planner.manifests import need_schemas, problems
 
 EVERYTHING = {
     "wva.externalMetrics": {"enabled": True, "port": 6443, "tlsSecret": "wva-tls", "caBundle": "-----BEGIN"},
@@ -57,6 +57,7 @@ def test_helm_finds_nothing_to_complain_about():
 
 @pytest.mark.parametrize("name", VARIATIONS)
 def test_every_manifest_is_valid(name):
+    need_schemas()
     found = manifests(VARIATIONS[name])
     wrong = {(one["kind"], one["metadata"]["name"]): problems(one) for one in found}
     assert {key: value for key, value in wrong.items() if value} == {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -16,8 +15,9 @@ from fleet.cli import fleet
 from fleet.errors import ConfigError
 from planner.document import parse, schema
 from planner.render import engine, render
+from tests.deploy.helm import tool
 from tests.planner.clusters import AGGREGATED, ALL, EXAMPLE, NODES, SGLANG, TEXT
-from tests.planner.manifests import documents, problems
+from tests.planner.manifests import documents, need_schemas, problems
 
 GOLDEN = EXAMPLE.parent / "cluster-rendered"
 
@@ -35,6 +35,7 @@ def _one(text, kind, name=None):
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_manifest_is_valid(name):
+    need_schemas()
     found = {(one["kind"], one["metadata"]["name"]): problems(one) for one in _rendered(ALL[name])}
     assert {key: wrong for key, wrong in found.items() if wrong} == {}
     assert len(found) > 8
@@ -201,10 +202,7 @@ def test_the_command_writes_a_folder_that_kubectl_takes(tmp_path):
     out = tmp_path / "manifests"
     answer = CliRunner().invoke(fleet, ["plan", "render", str(EXAMPLE), "--out", str(out)])
     assert answer.exit_code == 0, answer.output
-    kubectl = shutil.which("kubectl")
-    if kubectl is None:
-        pytest.skip("kubectl is not on PATH")
-    built = subprocess.run([kubectl, "kustomize", str(out)], check=True, capture_output=True, text=True).stdout
+    built = subprocess.run([tool("kubectl"), "kustomize", str(out)], check=True, capture_output=True, text=True).stdout
     assert len(documents(built)) == len(_rendered(TEXT))
 
 

@@ -82,10 +82,10 @@ def test_the_deployments_flags_exist() -> None:
 def test_the_role_grants_what_is_read_and_written_and_no_more() -> None:
     rules = one("rbac.yaml", "ClusterRole")["rules"]
     granted = {(rule["apiGroups"][0], resource): set(rule["verbs"]) for rule in rules for resource in rule["resources"]}
-    read = {(each.group, each.plural): {"get", "list", "watch"} for each in _COLLECTIONS.values()}
+    read = {(each.group, each.plural): {"list", "watch"} for each in _COLLECTIONS.values()}
     scaled = {(each.group, f"{each.plural}/scale"): {"get", "patch"} for each in WORKLOADS.values()}
     status = (k.VARIANT_AUTOSCALINGS.group, f"{k.VARIANT_AUTOSCALINGS.plural}/status")
-    assert granted == {**read, **scaled, status: {"get", "patch"}, (k.EVENTS.group, k.EVENTS.plural): {"create"}}
+    assert granted == {**read, **scaled, status: {"patch"}, (k.EVENTS.group, k.EVENTS.plural): {"create"}}
     (lease,) = one("rbac.yaml", "Role")["rules"]
     assert (lease["apiGroups"], lease["resources"]) == ([k.LEASES.group], [k.LEASES.plural])
     assert set(lease["verbs"]) == {"get", "create", "update"}
