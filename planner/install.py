@@ -55,7 +55,7 @@ def _words(argv: tuple[str, ...]) -> tuple[str, ...]:
 
 def _promise(slo: Slo) -> dict[str, Any]:
     def latency(target: LatencyTarget | None) -> dict[str, float] | None:
-        return target and {"threshold_s": target.threshold_s, "objective": target.objective}
+        return None if target is None else {"threshold_s": target.threshold_s, "objective": target.objective}
 
     found = {"ttft": latency(slo.ttft), "tpot": latency(slo.tpot), "success_rate": slo.success_rate,
              "output_tps": slo.output_tps, "window": slo.window}  # fmt: skip
