@@ -95,16 +95,16 @@ def _add_debug(app: FastAPI, service: Inside) -> None:
 
 def decision_to_json(decision: Decision) -> dict[str, Any]:
     """One pick, explained."""
-    pick = decision.pick
+    ticket, pick = decision.ticket, decision.pick
     return {
-        "at_s": decision.at_s,
-        "request_id": decision.request_id,
-        "model": decision.model,
-        "input_tokens": decision.input_tokens,
-        "max_tokens": decision.max_tokens,
-        "streaming": decision.streaming,
+        "at_s": ticket.started_at_s,
+        "request_id": ticket.request_id,
+        "model": ticket.model,
+        "input_tokens": ticket.input_tokens,
+        "max_tokens": ticket.max_tokens,
+        "streaming": ticket.streaming,
         "took_s": decision.took_s,
-        **as_json(pick),
+        **as_json(pick, decision.matched_tokens),
     }
 
 

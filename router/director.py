@@ -21,7 +21,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from time import perf_counter
@@ -33,9 +33,10 @@ from router.dataplane.budget import RetryBudget
 from router.dataplane.replies import Refusal, server_error
 from router.endpoints import Endpoint, EndpointSet
 from router.hints import NO_HINTS, Hints
-from router.ledger import NO_PREFIX, Ledger, Load
+from router.ledger import NO_PREFIX, Ledger, Total
 from router.metrics import OTHER, ModelMeters, RouterMetrics
 from router.pickers import Rng
+from router.predict import Seen, seen_at
 from router.prefix import BYTES_PER_TOKEN, PrefixIndex, block_hashes, model_seed
 from router.profile import NO_MODEL, Profile, Scheduler
 from router.recorder import Facts, count, facts
@@ -48,20 +49,29 @@ from router.types import EndpointView, InferenceRequest, Pick, Predict
 OnRouted = Callable[[str | Refusal], None]
 """Told the engine's URL, or why there is none."""
 
+_SETTLE_S = 1.0
+
 _seed = lru_cache(maxsize=1024)(model_seed)
 
 
 class Decision(NamedTuple):
     """One pick, for ``/debug/decisions``; no prompt, and no hashes of one: the ring stays small."""
 
-    at_s: float
-    request_id: str
-    model: str
-    input_tokens: int
-    max_tokens: int | None
-    streaming: bool
+    ticket: Ticket
     pick: Pick
+    matched_tokens: int | None
+    """Of the prompt, expected in the cache of the engine picked; ``None``: none was."""
     took_s: float
+
+
+class _Slot:
+    """An engine that may be picked, with what a pick reads of it; made anew whenever the engines change."""
+
+    __slots__ = ("endpoint", "total", "view")
+
+    def __init__(self, endpoint: Endpoint, total: Total) -> None:
+        self.endpoint, self.total = endpoint, total
+        self.view = EndpointView(url=endpoint.url, variant=endpoint.variant, role=endpoint.role, labels=endpoint.labels)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -95,7 +105,10 @@ class Director:
         """Why the newest scheduling configuration is not in use; empty: it is."""
         self.now_s = time.monotonic()
         """A coarse clock, set by :meth:`tick`."""
-        self._seen: dict[str, tuple[object, EndpointView]] = {}
+        self._candidates: Sequence[Endpoint] | None = None
+        self._slots: list[_Slot] = []
+        self._urls: list[str] = []
+        self._settled_s = self.now_s
         self._turn = 0
         self._cold: dict[str, int] = {}
         """Turn of the last request without any cached prefix, by engine."""
@@ -130,8 +143,8 @@ class Director:
         )  # fmt: skip
         meters = self._meters(parsed.model)
         meters.running += 1
-        return Ticket(str(next(self._keys)), parsed, hashes, meters, request_id=request_id, tenant=tenant,
-                      at_s=time.time(), now_s=perf_counter(), hints=hints)  # fmt: skip
+        return Ticket(next(self._keys), parsed, hashes, self._block_tokens(parsed), meters, request_id=request_id,
+                      tenant=tenant, at_s=time.time(), now_s=perf_counter(), hints=hints)  # fmt: skip
 
     def _meters(self, model: str) -> ModelMeters:
         """The model's numbers, if any engine serves it: what clients invent does not become a label."""
@@ -150,20 +163,20 @@ class Director:
         started_s = perf_counter()
         self._turn += 1
         views, prefix = self._views(ticket)
-        request = ticket.request = self._request(ticket, alike=self.ledger.alike(prefix))
+        request = self._request(ticket, alike=self.ledger.alike(prefix))
         pick = ticket.pick = self.scheduler.pick(
             request, views, rng=self._rng, turn=self._turn, predict=self.predict
         )  # fmt: skip
         took_s = perf_counter() - started_s
         self.metrics.scheduler.observe(took_s)
-        self.decisions.append(
-            Decision(ticket.started_at_s, request.request_id, request.model, request.input_tokens,
-                     request.max_tokens, request.streaming, pick, took_s)
-        )  # fmt: skip
-        if pick.endpoint is None:
+        view = pick.endpoint
+        if view is None:
+            self.decisions.append(Decision(ticket, pick, None, took_s))
             return self._nothing(ticket, pick)
-        url = ticket.url = pick.endpoint.url
-        uncached = request.input_tokens - pick.endpoint.matched_tokens
+        url, matched = view.url, view.matched_tokens
+        self.decisions.append(Decision(ticket, pick, matched, took_s))
+        ticket.url, ticket.seen = url, seen_at(view)
+        uncached = request.input_tokens - matched
         self.ledger.dispatch(url, ticket.key, uncached, request.input_tokens, prefix, adapter=request.adapter)
         self.traffic.dispatched(url, uncached, request.input_tokens)
         self.prefix.record(url, ticket.hashes)
@@ -174,21 +187,21 @@ class Director:
         return url
 
     def _request(self, ticket: Ticket, *, alike: int) -> InferenceRequest:
-        parsed, hints = ticket.parsed, ticket.hints
+        traffic, hints, model = self.traffic, ticket.hints, ticket.model
         session = hints.session and f"{ticket.tenant}\n{hints.session}"
         return InferenceRequest(
             request_id=ticket.request_id,
-            model=parsed.model,
-            input_tokens=parsed.input_tokens,
+            model=model,
+            input_tokens=ticket.input_tokens,
             block_hashes=ticket.hashes,
-            block_tokens=self._block_tokens(parsed),
-            max_tokens=parsed.max_tokens,
-            streaming=parsed.stream,
+            block_tokens=ticket.block_tokens,
+            max_tokens=ticket.max_tokens,
+            streaming=ticket.streaming,
             tenant=ticket.tenant,
-            expected_output_tokens=self.traffic.expected_output(parsed.model, ticket.tenant, parsed.max_tokens),
+            expected_output_tokens=traffic.expected_output(model, ticket.tenant, ticket.max_tokens),
             alike=alike,
-            expected_reuse=self.traffic.reuse,
-            adapter=parsed.model if parsed.model in self.endpoints.adapters else "",
+            expected_reuse=traffic.reuse,
+            adapter=model if model in self.endpoints.adapters else "",
             session=session,
             session_url=self.sessions.url(session, self.now_s) if session else "",
             slo_ttft_s=hints.slo_ttft_s,
@@ -202,52 +215,37 @@ class Director:
         return min(tokens, max(1, exact))
 
     def _views(self, ticket: Ticket) -> tuple[list[EndpointView], int]:
-        """The candidates, and the last block of the prompt that is expected in some cache."""
+        """The candidates as this request sees them, and the last block of its prompt that is expected in some cache."""
         candidates, hashes = self.endpoints.candidates(ticket.tried), ticket.hashes
-        matched = self.prefix.match(hashes, [one.url for one in candidates])
-        longest = max(matched.values(), default=0)
-        prefix = hashes[longest - 1] if longest else NO_PREFIX
-        total, block = ticket.parsed.input_tokens, self._block_tokens(ticket.parsed)
-        return [self._view(one, min(matched[one.url] * block, total)) for one in candidates], prefix
-
-    def _view(self, one: Endpoint, matched: int) -> EndpointView:
-        """The engine as a request sees it of which ``matched`` tokens are cached there; the last view again where
-        nothing has changed since."""
-        load, new_prompts = self.ledger.of(one.url), self.traffic.new_prompts(one.url)
-        state = (load, matched, new_prompts, self.now_s, one.sampled_s, one.models)
-        seen = self._seen.get(one.url)
-        if seen is not None and seen[0] == state:
-            return seen[1]
-        view = self._new_view(one, load, matched, new_prompts)
-        self._seen[one.url] = (state, view)
-        return view
-
-    def _new_view(self, one: Endpoint, load: Load, matched: int, new_prompts: float) -> EndpointView:
-        return EndpointView(
-            url=one.url,
-            variant=one.variant,
-            models=one.models,
-            role=one.role,
-            sample=one.sample,
-            age_s=None if one.sample is None else self.now_s - one.sampled_s,
-            requests_in_flight=load.requests_in_flight,
-            prefill_tokens_in_flight=load.prefill_tokens_in_flight,
-            context_tokens_in_flight=load.context_tokens_in_flight,
-            other_requests=self.ledger.others(one.url),
-            matched_tokens=matched,
-            new_prompts=new_prompts,
-            adapters=self._adapters(one),
-            adapter_slots=one.sample.adapter_slots if one.sample else None,
-            labels=one.labels,
-            distance_s=one.distance_s,
-            last_cold=self._cold.get(one.url, 0),
-        )
-
-    def _adapters(self, one: Endpoint) -> frozenset[str]:
-        """LoRA adapters loaded there, or about to be: those scraped, and those of requests on their way."""
-        scraped = one.sample.adapters if one.sample else frozenset()
-        sent = self.ledger.adapters(one.url)
-        return scraped | sent if sent else scraped
+        if candidates is not self._candidates:
+            self._candidates = candidates
+            self._slots = [_Slot(one, self.ledger.total(one.url)) for one in candidates]
+            self._urls = [one.url for one in candidates]
+        matched = self.prefix.match(hashes, self._urls)
+        longest, total, block = 0, ticket.input_tokens, ticket.block_tokens
+        now_s, new_prompts, others = self.now_s, self.traffic.new_prompts, self.ledger.others
+        last_cold = self._cold.get
+        views = []
+        for slot in self._slots:
+            view, one, load = slot.view, slot.endpoint, slot.total
+            url = view.url
+            blocks = matched[url]
+            longest = max(longest, blocks)
+            tokens = blocks * block
+            view.matched_tokens = tokens if tokens < total else total
+            view.requests_in_flight, view.prefill_tokens_in_flight = load.requests, load.prefill
+            view.context_tokens_in_flight = load.context
+            view.new_prompts, view.other_requests = new_prompts(url), others(url)
+            view.models, view.distance_s, view.last_cold = one.models, one.distance_s, last_cold(url, 0)
+            sample = view.sample = one.sample
+            if sample is None:
+                view.age_s = view.adapter_slots = None
+                view.adapters = self.ledger.adapters(url)
+            else:
+                view.age_s, view.adapter_slots = now_s - one.sampled_s, sample.adapter_slots
+                view.adapters = sample.adapters | self.ledger.adapters(url) if load.adapters else sample.adapters
+            views.append(view)
+        return views, hashes[longest - 1] if longest else NO_PREFIX
 
     def _nothing(self, ticket: Ticket, pick: Pick) -> Refusal:
         meters = ticket.meters
@@ -255,7 +253,7 @@ class Director:
             meters.refuse("engines_failed")
             return server_error(503, "the engines tried failed, and no other is left", code="engines_failed",
                                 dropped="rejected-no-endpoints", retry_after_s=1)  # fmt: skip
-        model, reason = ticket.parsed.model, pick.reason
+        model, reason = ticket.model, pick.reason
         if reason == NO_MODEL and model in self.endpoints.declared:
             reason = "no_ready"  # the platform has a variant of it, and none of its engines is ready
         meters.refuse(reason)
@@ -309,15 +307,16 @@ class Director:
         seen = facts(ticket, perf_counter())
         count(ticket, seen)
         if outcome is RequestOutcome.OK:
-            self.traffic.answered(seen.output_tokens, ticket.parsed.model, ticket.tenant)
-        if ticket.pick is not None and ticket.pick.endpoint is not None:
-            self._count_pick(ticket, ticket.pick, ticket.pick.endpoint)
+            self.traffic.answered(seen.output_tokens, ticket.model, ticket.tenant)
+        if ticket.pick is not None and ticket.seen is not None:
+            self._count_pick(ticket, ticket.pick, ticket.seen)
         self._record(ticket, seen)
+        ticket.hashes = ()
         return True
 
-    def _count_pick(self, ticket: Ticket, pick: Pick, endpoint: EndpointView) -> None:
-        if (tokens := ticket.parsed.input_tokens) > 0:
-            self.metrics.prefix_hits.observe(endpoint.matched_tokens / tokens)
+    def _count_pick(self, ticket: Ticket, pick: Pick, seen: Seen) -> None:
+        if (tokens := ticket.input_tokens) > 0:
+            self.metrics.prefix_hits.observe(seen.matched_tokens / tokens)
         if (prediction := pick.prediction) is not None:
             ticket.meters.predicted_ttft.observe(prediction.ttft_s)
 
@@ -342,9 +341,12 @@ class Director:
         """The engine at ``url`` is no more: forget what was known of it; answers under way go on."""
         self.restarted(url)
         self.ledger.forget(url)
-        self._seen.pop(url, None)
+        self._candidates = None
         self._cold.pop(url, None)
 
     def tick(self, now_s: float) -> None:
         """Tell the time (``monotonic`` seconds); called several times a second."""
         self.now_s = now_s
+        if now_s - self._settled_s >= _SETTLE_S:
+            self._settled_s = now_s
+            self.metrics.settle()

@@ -107,6 +107,8 @@ class EndpointSet:
         self._clock, self._on_gone = clock, on_gone
         self._by_url: dict[str, Endpoint] = {}
         self._ready: tuple[Endpoint, ...] = ()
+        self._out: set[Endpoint] = set()
+        """Engines left out for now, some of them perhaps no longer."""
         self.declared: frozenset[str] = frozenset()
         """Models that the platform has variants of, with or without a replica."""
         self.adapters: frozenset[str] = frozenset()
@@ -162,16 +164,23 @@ class EndpointSet:
         return self._ready
 
     def candidates(self, tried: Collection[str] = ()) -> Sequence[Endpoint]:
-        """Engines that may be picked, without those that a request has tried."""
+        """Engines that may be picked, without those that a request has tried; the same object while none changes."""
+        if not tried and not self._out:
+            return self._ready
         now_s = self._clock()
+        self._out = {one for one in self._out if one.ejected(now_s)}
         ready = [one for one in self._ready if one.url not in tried] if tried else self._ready
-        healthy = [one for one in ready if not one.ejected(now_s)]
+        healthy = [one for one in ready if one not in self._out] if self._out else ready
         return healthy or ready
 
     def unreachable(self, url: str, reason: str, *, for_s: float) -> None:
         """A connection to ``url`` failed: leave it out for ``for_s`` seconds."""
         endpoint = self._by_url.get(url)
-        if endpoint is not None and endpoint.eject(reason, now_s=self._clock(), for_s=for_s):
+        if endpoint is None:
+            return
+        first = endpoint.eject(reason, now_s=self._clock(), for_s=for_s)
+        self._out.add(endpoint)
+        if first:
             log.warning("engine %s cannot be reached (%s): no requests for %.1f s at least", url, reason, for_s)
 
     def described(self) -> None:

@@ -13,11 +13,11 @@ _LIMIT: Final = 3800
 """Bytes of one header: half of what common proxies take for all."""
 
 
-def as_json(pick: Pick) -> dict[str, Any]:
-    """Everything that is known of a pick."""
+def as_json(pick: Pick, matched_tokens: int | None) -> dict[str, Any]:
+    """Everything that is known of a pick; ``matched_tokens``: as expected when it was made."""
     return {
         "endpoint": pick.endpoint.url if pick.endpoint else None,
-        "matched_tokens": pick.endpoint.matched_tokens if pick.endpoint else None,
+        "matched_tokens": matched_tokens,
         "reason": pick.reason,
         "probability": pick.probability,
         "scores": pick.scores,
@@ -27,7 +27,7 @@ def as_json(pick: Pick) -> dict[str, Any]:
     }
 
 
-def header(pick: Pick) -> bytes:
+def header(pick: Pick, matched_tokens: int | None = None) -> bytes:
     """The same as the value of ``x-fleet-decision``: one line of JSON, the best endpoints only, rounded.
 
     >>> header(Pick(None, "no_endpoints"))
@@ -35,7 +35,7 @@ def header(pick: Pick) -> bytes:
     """
     found: dict[str, Any] = {"endpoint": pick.endpoint.url if pick.endpoint else None, "reason": pick.reason}
     if pick.endpoint is not None:
-        found["matched_tokens"] = pick.endpoint.matched_tokens
+        found["matched_tokens"] = matched_tokens
         found["probability"] = _short(pick.probability)
     if pick.prediction is not None:
         found["predicted_ttft_s"] = _short(pick.prediction.ttft_s)

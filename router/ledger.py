@@ -6,6 +6,7 @@ exactly once, whatever happens to it, so the counts are never negative and retur
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Final, NamedTuple
 
 NO_PREFIX: Final = 0
@@ -33,7 +34,9 @@ class _Entry:
         self.url, self.prefill, self.context, self.prefix, self.adapter = url, prefill, context, prefix, adapter
 
 
-class _Total:
+class Total:
+    """What is in flight at one endpoint, kept up to date while the endpoint is known; for reading only."""
+
     __slots__ = ("adapters", "context", "prefill", "requests")
 
     def __init__(self) -> None:
@@ -51,13 +54,13 @@ class Ledger:
     __slots__ = ("_alike", "_entries", "_others", "_totals")
 
     def __init__(self) -> None:
-        self._entries: dict[str, _Entry] = {}
-        self._totals: dict[str, _Total] = {}
+        self._entries: dict[Hashable, _Entry] = {}
+        self._totals: dict[str, Total] = {}
         self._others: dict[str, float] = {}
         self._alike: dict[int, int] = {}
 
     def dispatch(
-        self, url: str, request_id: str, uncached_tokens: int, input_tokens: int, prefix: int = NO_PREFIX,
+        self, url: str, request_id: Hashable, uncached_tokens: int, input_tokens: int, prefix: int = NO_PREFIX,
         *, adapter: str = "",
     ) -> None:  # fmt: skip
         """The request goes to ``url``; one that is in flight elsewhere (a retry) moves.
@@ -75,7 +78,7 @@ class Ledger:
         if prefix:
             self._alike[prefix] = self._alike.get(prefix, 0) + 1
         self._entries[request_id] = entry
-        total = self._totals.setdefault(url, _Total())
+        total = self.total(url)
         total.requests += 1
         total.prefill += entry.prefill
         total.context += entry.context
@@ -84,13 +87,13 @@ class Ledger:
                 total.adapters = {}
             total.adapters[adapter] = total.adapters.get(adapter, 0) + 1
 
-    def first_token(self, request_id: str) -> None:
+    def first_token(self, request_id: Hashable) -> None:
         """Prefill is over: its tokens are released (the token itself is counted by :meth:`token`)."""
         if (entry := self._entries.get(request_id)) is not None and entry.prefill:
             self._totals[entry.url].prefill -= entry.prefill
             entry.prefill = 0
 
-    def token(self, request_id: str, n: int = 1) -> None:
+    def token(self, request_id: Hashable, n: int = 1) -> None:
         """``n`` output tokens came back, the first among them or not."""
         if (entry := self._entries.get(request_id)) is None or n <= 0:
             return
@@ -101,7 +104,7 @@ class Ledger:
             total.prefill -= entry.prefill
             entry.prefill = 0
 
-    def finish(self, request_id: str) -> None:
+    def finish(self, request_id: Hashable) -> None:
         """The request is over, in whichever way; a second call does nothing."""
         if (entry := self._entries.pop(request_id, None)) is None:
             return
@@ -114,8 +117,13 @@ class Ledger:
             total.adapters[entry.adapter] -= 1
             if not total.adapters[entry.adapter]:
                 del total.adapters[entry.adapter]
-        if not total.requests:
-            del self._totals[entry.url]
+
+    def total(self, url: str) -> Total:
+        """The running total of ``url``, until it is forgotten."""
+        total = self._totals.get(url)
+        if total is None:
+            total = self._totals[url] = Total()
+        return total
 
     def observed(self, url: str, requests: float) -> None:
         """A scrape saw ``requests`` queued and running at ``url``: those beyond this router's own are others'."""

@@ -1,7 +1,8 @@
 """The router's own metrics, under the names of :mod:`fleet.signals`.
 
-Counting happens on the hot path, so it is plain numbers behind attributes (about 0.2 us a histogram value, a tenth of
-a ``prometheus_client`` child); the collector turns them into ``prometheus_client`` families when a scrape asks.
+Counting happens on the hot path, so it is plain numbers behind attributes, and values of histograms are only put down
+(30 ns each) to be sorted many at a time (:meth:`RouterMetrics.settle`); the collector turns them into
+``prometheus_client`` families when a scrape asks.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
+import numpy as np
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -47,6 +49,8 @@ RATIO_BOUNDS: Final = tuple(step / 10 for step in range(11))
 OTHER: Final = "other"
 """Stands for every model name beyond the limit, and for names that no engine serves."""
 _MAX_MODELS: Final = 1000
+_MANY: Final = 64
+"""Values that numpy sorts faster than bisection does."""
 
 
 def _bound(value: float) -> str:
@@ -57,22 +61,39 @@ def _bound(value: float) -> str:
 class Histo:
     """A histogram: counts a bucket, and the sum."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("_counts", "_new", "_total", "bounds", "observe")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
+        self._counts = [0] * (len(bounds) + 1)
+        self._total = 0.0
+        self._new: list[float] = []
+        self.observe = self._new.append
+        """Count one value: it is put down here, and sorted by :meth:`settle`."""
 
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def settle(self) -> None:
+        """Sort the values put down since the last time."""
+        new = self._new
+        if len(new) >= _MANY:
+            for index, count in enumerate(np.bincount(np.searchsorted(self.bounds, new), minlength=len(self._counts))):
+                self._counts[index] += int(count)
+        else:
+            for value in new:
+                self._counts[bisect_left(self.bounds, value)] += 1
+        self._total += sum(new)
+        new.clear()
+
+    @property
+    def total(self) -> float:
+        """Sum of all values."""
+        self.settle()
+        return self._total
 
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulated, by upper bound."""
+        self.settle()
         seen, out = 0, []
-        for bound, count in zip((*self.bounds, math.inf), self.counts, strict=True):
+        for bound, count in zip((*self.bounds, math.inf), self._counts, strict=True):
             seen += count
             out.append((_bound(bound), float(seen)))
         return out
@@ -94,6 +115,12 @@ class ModelMeters:
         self.duration, self.predicted_ttft = Histo(LATENCY_BOUNDS), Histo(LATENCY_BOUNDS)
         self.tpot = Histo(TPOT_BOUNDS)
         self.input_tokens, self.output_tokens = Histo(TOKEN_BOUNDS), Histo(TOKEN_BOUNDS)
+
+    def settle(self) -> None:
+        """Sort what was put down."""
+        for histo in (self.ttft_stream, self.ttft_plain, self.duration, self.predicted_ttft, self.tpot,
+                      self.input_tokens, self.output_tokens):  # fmt: skip
+            histo.settle()
 
     def error(self, code: str) -> None:
         """A request ended in an error."""
@@ -120,6 +147,13 @@ class RouterMetrics:
                 name = OTHER
             meters = self._models.setdefault(name, ModelMeters())
         return meters
+
+    def settle(self) -> None:
+        """Sort the values that were put down; to be called about once a second, so that they do not pile up."""
+        self.scheduler.settle()
+        self.prefix_hits.settle()
+        for meters in self._models.values():
+            meters.settle()
 
     def models(self) -> Mapping[str, ModelMeters]:
         """All of them by name."""

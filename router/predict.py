@@ -3,29 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from fleet.types import EngineSample
 from predictor.client import Watcher
 from predictor.features import NAMES
 from predictor.model import Array, LatencyModel, LatencyPrediction
 from router.types import EndpointView, InferenceRequest, Prediction
 
 
-def features(request: InferenceRequest, endpoint: EndpointView) -> dict[str, float]:
-    """What is known of ``request`` at ``endpoint``, by name."""
-    return dict(zip(NAMES, row(request, endpoint), strict=True))
+def features(input_tokens: int, seen: Seen) -> dict[str, float]:
+    """What was known of a request at the engine it was sent to, by name."""
+    return dict(zip(NAMES, row_of(input_tokens, seen), strict=True))
 
 
 def row(request: InferenceRequest, endpoint: EndpointView) -> tuple[float, ...]:
     """The same in the order of :data:`predictor.features.NAMES`."""
-    sample = endpoint.sample
+    return row_of(request.input_tokens, seen_at(endpoint))
+
+
+class Seen(NamedTuple):
+    """What was known of an engine when a request was sent there."""
+
+    matched_tokens: int
+    prefill_tokens_in_flight: int
+    requests_in_flight: int
+    context_tokens_in_flight: int
+    sample: EngineSample | None
+
+
+def seen_at(endpoint: EndpointView) -> Seen:
+    """The part of a view that the features are made of; the view itself changes with the next request."""
+    return Seen(endpoint.matched_tokens, endpoint.prefill_tokens_in_flight, endpoint.requests_in_flight,
+                endpoint.context_tokens_in_flight, endpoint.sample)  # fmt: skip
+
+
+def row_of(input_tokens: int, seen: Seen) -> tuple[float, ...]:
+    """Features in the order of :data:`predictor.features.NAMES`."""
+    matched, prefill, requests, context, sample = seen
     return (
-        float(request.input_tokens),
-        float(endpoint.matched_tokens),
-        float(endpoint.prefill_tokens_in_flight),
-        float(endpoint.requests_in_flight),
-        float(endpoint.context_tokens_in_flight),
+        float(input_tokens),
+        float(matched),
+        float(prefill),
+        float(requests),
+        float(context),
         (sample.waiting or 0.0) if sample else 0.0,
         (sample.running or 0.0) if sample else 0.0,
         (sample.kv_utilisation or 0.0) if sample else 0.0,

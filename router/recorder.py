@@ -65,25 +65,25 @@ def count(ticket: Ticket, seen: Facts) -> None:
 
 def _input_tokens(ticket: Ticket, seen: Facts) -> int:
     said = seen.usage.prompt_tokens
-    return ticket.parsed.input_tokens if said is None else said
+    return ticket.input_tokens if said is None else said
 
 
 def record(ticket: Ticket, seen: Facts) -> RequestRecord:
     """The history's row: features and prediction as they were when the engine was picked."""
-    pick, request = ticket.pick, ticket.request
+    pick, known = ticket.pick, ticket.seen
     endpoint = pick.endpoint if pick else None
     prediction = pick.prediction if pick else None
-    matched = endpoint.matched_tokens if endpoint else 0
+    matched = known.matched_tokens if known else 0
     cached = seen.usage.cached_tokens
     return RequestRecord(
         at_s=ticket.started_at_s,
         request_id=ticket.request_id,
-        model=ticket.parsed.model,
+        model=ticket.model,
         outcome=ticket.outcome or RequestOutcome.ERROR,
         status=ticket.status,
         endpoint=endpoint.url if endpoint else "",
         variant=endpoint.variant if endpoint else "",
-        streaming=ticket.parsed.stream,
+        streaming=ticket.streaming,
         input_tokens=_input_tokens(ticket, seen),
         output_tokens=seen.output_tokens,
         cached_tokens=matched if cached is None else cached,
@@ -93,7 +93,7 @@ def record(ticket: Ticket, seen: Facts) -> RequestRecord:
         predicted_ttft_s=prediction.ttft_s if prediction else None,
         predicted_tpot_s=prediction.tpot_s if prediction else None,
         pick_probability=pick.probability if pick else None,
-        features=features(request, endpoint) if request and endpoint else {},
+        features=features(ticket.input_tokens, known) if known else {},
         tenant=ticket.tenant,
     )
 
@@ -106,21 +106,23 @@ class Recorder:
         rate_rps: rows a second, at most (with one second's worth saved up).
     """
 
-    __slots__ = ("_at_s", "_rate_rps", "_tokens", "_writer", "skipped")
+    __slots__ = ("_at_s", "_most", "_rate_rps", "_tokens", "_writer", "skipped")
 
     def __init__(self, writer: Writer, *, rate_rps: float) -> None:
         self._writer, self._rate_rps = writer, rate_rps
+        self._most = max(1.0, rate_rps)
         self._tokens, self._at_s = rate_rps, perf_counter()
         self.skipped = 0
         """Requests not recorded because there were too many."""
 
     def __call__(self, ticket: Ticket, seen: Facts) -> None:
         """Record one, if the rate allows."""
-        now_s = perf_counter()
-        self._tokens = min(max(1.0, self._rate_rps), self._tokens + (now_s - self._at_s) * self._rate_rps)
+        now_s = ticket.started_s + seen.e2e_s
+        tokens = self._tokens + (now_s - self._at_s) * self._rate_rps
         self._at_s = now_s
-        if self._tokens < 1.0:
+        if tokens < 1.0:
+            self._tokens = tokens
             self.skipped += 1
             return
-        self._tokens -= 1.0
+        self._tokens = (tokens if tokens < self._most else self._most) - 1.0
         self._writer.put(record(ticket, seen))

@@ -64,12 +64,12 @@ class Tape:
             log.warning("the recording %s is full", self._path)
 
     def _line(self, ticket: Ticket, seen: Facts, start_s: float) -> str:
-        guessed, said = ticket.parsed.input_tokens, seen.usage.prompt_tokens
+        guessed, said = ticket.input_tokens, seen.usage.prompt_tokens
         tokens = guessed if said is None else said
-        block = (ticket.request.block_tokens if ticket.request else 0) * (tokens / guessed if guessed else 1.0)
+        block = (ticket.block_tokens if ticket.pick else 0) * (tokens / guessed if guessed else 1.0)
         ids = hash_ids(ticket.hashes, block_tokens=block, input_tokens=tokens, seed=self._seed) if block else []
         return workload.line(arrival_s=max(0.0, ticket.started_at_s - start_s), input_tokens=max(1, tokens),
-                             output_tokens=max(1, seen.output_tokens), model=ticket.parsed.model,
+                             output_tokens=max(1, seen.output_tokens), model=ticket.model,
                              hash_ids=ids)  # fmt: skip
 
     def _write(self) -> None:

@@ -1,16 +1,20 @@
 """One request on its way through the router, from when its body is read: what is known of it, and what came of it.
 
-It knows nothing of HTTP connections: the proxy and the endpoint picker behind Envoy keep the same tickets.
+It knows nothing of HTTP connections: the proxy and the endpoint picker behind Envoy keep the same tickets. It holds no
+prompt, so that the ring of recent decisions may keep it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from fleet.history import RequestOutcome
 from router.dataplane.body import ParsedBody
 from router.dataplane.observe import Observer
 from router.hints import NO_HINTS, Hints
 from router.metrics import ModelMeters
-from router.types import InferenceRequest, Pick
+from router.predict import Seen
+from router.types import Pick
 
 _NO_ENGINES: frozenset[str] = frozenset()
 
@@ -19,26 +23,31 @@ class Ticket:
     """Made by :meth:`router.director.Director.open`, ended exactly once by :meth:`router.director.Director.close`."""
 
     __slots__ = (
-        "hashes", "hints", "key", "meters", "observer", "outcome", "parsed", "pick", "request", "request_id",
-        "started_at_s", "started_s", "status", "tenant", "tried", "url",
+        "block_tokens", "hashes", "hints", "input_tokens", "key", "max_tokens", "meters", "model", "observer",
+        "outcome", "pick", "request_id", "seen", "started_at_s", "started_s", "status", "streaming", "tenant", "tried", "url",
     )  # fmt: skip
 
     def __init__(
-        self, key: str, parsed: ParsedBody, hashes: list[int], meters: ModelMeters, *, request_id: str, tenant: str,
-        at_s: float, now_s: float, hints: Hints = NO_HINTS,
+        self, key: int, parsed: ParsedBody, hashes: Sequence[int], block_tokens: int, meters: ModelMeters,
+        *, request_id: str, tenant: str, at_s: float, now_s: float,
+        hints: Hints = NO_HINTS,
     ) -> None:  # fmt: skip
         self.key = key
         """The router's own name of it; clients may send the same ``x-request-id`` twice."""
-        self.parsed, self.hashes, self.meters = parsed, hashes, meters
+        self.model, self.input_tokens = parsed.model, parsed.input_tokens
+        self.max_tokens, self.streaming = parsed.max_tokens, parsed.stream
+        self.hashes = hashes
+        """Of the prompt's blocks; none once it is over."""
+        self.block_tokens, self.meters = block_tokens, meters
         self.request_id, self.tenant, self.hints = request_id, tenant, hints
         self.started_at_s = at_s
         """Unix time of arrival."""
         self.started_s = now_s
         """The same on ``perf_counter``, for latencies."""
         self.observer = Observer()
-        self.request: InferenceRequest | None = None
-        """As the scheduler saw it last; ``None`` before the first pick."""
         self.pick: Pick | None = None
+        self.seen: Seen | None = None
+        """What was known of the engine it was sent to last, at that moment."""
         self.url = ""
         """The engine it is at; empty: at none."""
         self.tried: set[str] | frozenset[str] = _NO_ENGINES

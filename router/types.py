@@ -49,8 +49,8 @@ class InferenceRequest:
 class EndpointView:
     """One candidate as the router knows it now: the last scrape and the router's own book-keeping.
 
-    Whoever made it does not change it afterwards: picks keep it. It is not frozen only because making it is on the
-    hot path.
+    The router keeps one for each endpoint and brings it up to date before each pick: what a pick must remember of it is
+    copied (:func:`router.predict.seen_at`), only its address may be read later.
     """
 
     url: str

@@ -57,7 +57,7 @@ class ClientConnection(asyncio.Protocol):
 
     def __init__(self, hub: Hub, serve: Callable[[ClientConnection, ClientRequest], Work | None]) -> None:
         self._hub, self._serve = hub, serve
-        self._reader = RequestReader(hub.settings)
+        self._reader = RequestReader(hub.settings, hub.heads)
         self._transport: asyncio.Transport | None = None
         self._work: Work | None = None
         self._held = b""
@@ -133,7 +133,8 @@ class ClientConnection(asyncio.Protocol):
     def finish(self, *, keep_alive: bool) -> None:
         """The answer is whole: on with the next request, or close."""
         self._work = None
-        self._count(0)
+        if self._counted:
+            self._count(0)
         if not keep_alive or self._hub.draining:
             self.close()
         elif not self._advancing:

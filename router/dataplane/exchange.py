@@ -77,7 +77,7 @@ class Exchange:
         return b"".join((
             b"POST %b%b HTTP/1.1\r\nhost: %b\r\nx-request-id: %b\r\ncontent-length: %d\r\n"
             % (pool.base, request.target, pool.authority, request.request_id.encode(), len(request.body)),
-            *request.lines, b"\r\n", request.body,
+            request.head, b"\r\n", request.body,
         ))  # fmt: skip
 
     def on_connect_failed(self, reason: str, *, ours: bool) -> None:
@@ -157,12 +157,19 @@ class Exchange:
             connection = b"connection: close\r\n"
         elif request.http10:
             connection = b"connection: keep-alive\r\n"
-        if request.hints.explain and self._hub.settings.explain and self.ticket.pick is not None:
-            connection += b"x-fleet-decision: %b\r\n" % explain.header(self.ticket.pick)
+        if request.hints.explain and self._hub.settings.explain:
+            connection += self._decision()
         return b"".join((
-            status_line(reader.status), *reader.lines, b"x-request-id: ", request.request_id.encode(), b"\r\n", framing,
+            status_line(reader.status), reader.head, b"x-request-id: ", request.request_id.encode(), b"\r\n", framing,
             connection, b"\r\n",
         ))  # fmt: skip
+
+    def _decision(self) -> bytes:
+        """The header that tells why the request went where it went."""
+        pick, seen = self.ticket.pick, self.ticket.seen
+        if pick is None:
+            return b""
+        return b"x-fleet-decision: %b\r\n" % explain.header(pick, seen.matched_tokens if seen else None)
 
     def _framing(self, reader: ResponseReader) -> bytes:
         """How the client learns where the body ends."""

@@ -6,6 +6,8 @@ import itertools
 import uuid
 from typing import Protocol
 
+from router.dataplane.heads import Heads
+from router.dataplane.reader import Meaning
 from router.dataplane.replies import Refusal, server_error
 from router.dataplane.upstream import Pool
 from router.director import Director
@@ -31,6 +33,8 @@ class Hub:
         self.director, self.settings = director, director.settings
         self.clients: set[Connected] = set()
         self.pools: dict[str, Pool] = {}
+        self.heads: Heads[Meaning] = Heads()
+        """Heads of requests read before, by whichever client."""
         self.buffered = 0
         """Bytes of bodies that are being read."""
         self.now_s = director.now_s

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _EVENT = b"\ndata:"
 _KEEP = len(_EVENT) - 1
 _DONE = b"data: [DONE]"
 _WINDOW = 8 << 10
 """Bytes at the end of an answer among which its usage is looked for."""
-_FIELDS = {
-    name: re.compile(rb'"%b"\s*:\s*(\d{1,12})' % name.encode())
-    for name in ("prompt_tokens", "completion_tokens", "cached_tokens")
-}
+_FIELD = re.compile(rb'"(prompt_tokens|completion_tokens|cached_tokens)"\s*:\s*(\d{1,12})')
+_NAMES = (b"prompt_tokens", b"completion_tokens", b"cached_tokens")
+_PIECES = 8
+"""Pieces at the end of an answer that are kept, at least half of them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(NamedTuple):
     """Token counts as the engine gave them; ``None``: it did not."""
 
     prompt_tokens: int | None = None
@@ -31,9 +29,15 @@ def find_usage(tail: bytes) -> Usage:
     at = tail.rfind(b'"usage"')
     if at < 0:
         return Usage()
-    part = tail[at:]
-    found = {name: match for name, pattern in _FIELDS.items() if (match := pattern.search(part))}
-    return Usage(**{name: int(match[1]) for name, match in found.items()})
+    found: dict[bytes, bytes] = {}
+    for name, digits in _FIELD.findall(tail, at):
+        found.setdefault(name, digits)
+    prompt, completion, cached = (found.get(name) for name in _NAMES)
+    return Usage(
+        None if prompt is None else int(prompt),
+        None if completion is None else int(completion),
+        None if cached is None else int(cached),
+    )
 
 
 class Observer:
@@ -47,7 +51,7 @@ class Observer:
 
     def __init__(self) -> None:
         self._end = b"\n"
-        self._last: deque[bytes] = deque(maxlen=4)
+        self._last: list[bytes] = []
         self.events = 0
         self.first_s = 0.0
         """When the first event came; 0.0: not yet."""
@@ -57,7 +61,7 @@ class Observer:
         """A piece of an event stream; returns how many events began in it."""
         count = data.count(_EVENT) + (self._end + data[:_KEEP]).count(_EVENT)
         self._end = data[-_KEEP:] if len(data) >= _KEEP else (self._end + data)[-_KEEP:]
-        self._last.append(data)
+        self.plain(data)
         if count:
             self.events += count
             self.last_s = now_s
@@ -67,7 +71,10 @@ class Observer:
 
     def plain(self, data: bytes) -> None:
         """A piece of any other body."""
-        self._last.append(data)
+        last = self._last
+        last.append(data)
+        if len(last) > _PIECES:
+            del last[: _PIECES // 2]
 
     def usage(self) -> Usage:
         """What the end of the body says."""

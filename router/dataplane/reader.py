@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 import httptools
 
 from router.dataplane import headers as h
+from router.dataplane.heads import Heads, split
 from router.dataplane.replies import Refusal
-from router.hints import HEADERS, NO_HINTS, with_hint
+from router.hints import HEADERS, NO_HINTS, Hints, with_hint
 from router.settings import RouterSettings
 
 _PHASE_IDLE, _PHASE_HEAD, _PHASE_BODY = range(3)
@@ -34,7 +35,7 @@ class _StopReading(Exception):  # noqa: N818 - it ends a parse, it is no error o
 class ClientRequest:
     """One request as read: the head that matters, lines that may be forwarded, the whole body."""
 
-    __slots__ = ("body", "expect_continue", "hints", "http10", "keep_alive", "lines", "method", "request_id", "target")
+    __slots__ = ("body", "expect_continue", "head", "hints", "http10", "keep_alive", "method", "request_id", "target")
 
     def __init__(self) -> None:
         self.method = b""
@@ -42,25 +43,37 @@ class ClientRequest:
         self.http10 = False
         self.keep_alive = True
         self.expect_continue = False
-        self.lines: list[bytes] = []
+        self.head = b""
+        """Header lines that may be forwarded."""
         self.request_id = ""
         self.hints = NO_HINTS
         self.body: bytes = b""
+
+
+class Meaning(NamedTuple):
+    """What a head that was read before means; only plain ones are remembered: HTTP/1.1, kept alive, one length."""
+
+    method: bytes
+    target: bytes
+    head: bytes
+    request_id: str
+    hints: Hints
 
 
 class RequestReader:
     """Feed it bytes; take requests from :attr:`requests`; stop at a :attr:`refusal`."""
 
     __slots__ = (
-        "_body", "_connection", "_count", "_head_bytes", "_hosts", "_length", "_parser", "_phase", "_raw", "_request",
-        "_settings", "_url", "refusal", "requests", "wants_continue",
+        "_body", "_connection", "_count", "_head_bytes", "_heads", "_hosts", "_length", "_lines", "_parser", "_phase",
+        "_raw", "_request", "_settings", "_url", "refusal", "requests", "wants_continue",
     )  # fmt: skip
 
-    def __init__(self, settings: RouterSettings) -> None:
+    def __init__(self, settings: RouterSettings, heads: Heads[Meaning] | None = None) -> None:
         self._settings = settings
         self._parser: Any = httptools.HttpRequestParser(self)
         self._phase = _PHASE_IDLE
         self._raw = 0
+        self._heads = Heads[Meaning]() if heads is None else heads
         self.requests: deque[ClientRequest] = deque()
         self.refusal: Refusal | None = None
         self.wants_continue = False
@@ -87,6 +100,27 @@ class RequestReader:
 
     def feed(self, data: bytes) -> None:
         """Read on; never raises: look at :attr:`refusal` afterwards."""
+        found = split(data) if self._phase == _PHASE_IDLE and not self.requests else None
+        if found is None:
+            self._parse(data)
+        elif (known := self._heads.get(found[0])) is not None and len(data) - found[1] <= self._settings.body_bytes:
+            request = ClientRequest()
+            request.method, request.target, request.head, request.request_id, request.hints = known
+            request.body = data[found[1] :]
+            self.requests.append(request)
+        else:
+            self._parse(data)
+            self._remember(found[0])
+
+    def _remember(self, head: bytes) -> None:
+        """The message with ``head`` was read: need it be parsed again? Not if there was nothing special about it."""
+        if self.refusal is not None or self._phase != _PHASE_IDLE or len(self.requests) != 1 or self._connection:
+            return
+        one = self.requests[0]
+        if self._length == len(one.body) and one.keep_alive and not (one.http10 or one.expect_continue):
+            self._heads.put(head, Meaning(one.method, one.target, one.head, one.request_id, one.hints))
+
+    def _parse(self, data: bytes) -> None:
         self._raw += len(data)
         try:
             self._parser.feed_data(data)
@@ -121,6 +155,7 @@ class RequestReader:
         self._phase = _PHASE_HEAD
         self._request = ClientRequest()
         self._url = b""
+        self._lines: list[bytes] = []
         self._connection: list[bytes] = []
         self._body: bytes | bytearray = b""
         self._length = -1
@@ -150,7 +185,7 @@ class RequestReader:
             if low in HEADERS:
                 self._request.hints = with_hint(self._request.hints, HEADERS[low], value.strip())
             if h.to_engine(low):
-                self._request.lines.append(b"%b: %b\r\n" % (name, value))
+                self._lines.append(b"%b: %b\r\n" % (name, value))
 
     def _special(self, name: bytes, value: bytes) -> None:
         request = self._request
@@ -182,7 +217,8 @@ class RequestReader:
         request.keep_alive = self._parser.should_keep_alive()
         hop = [token for token in self._connection if token not in (b"keep-alive", b"close")]
         if hop:
-            request.lines = h.without(request.lines, hop)
+            self._lines = h.without(self._lines, hop)
+        request.head = b"".join(self._lines)
         self._phase, self._raw = _PHASE_BODY, 0
         self.wants_continue = request.expect_continue and not request.http10
 

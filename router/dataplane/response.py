@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import httptools
 
 from router.dataplane import headers as h
+from router.dataplane.heads import Heads, split
 
 _HEAD_LIMIT = 64 << 10
 _HEADER_COUNT = 200
@@ -14,6 +15,14 @@ _HEADER_COUNT = 200
 
 class BadResponse(Exception):  # noqa: N818
     """An engine's answer that is not HTTP, or not one answer to one request."""
+
+
+class Meaning(NamedTuple):
+    """What a head that was read before means; only plain ones are remembered: kept alive, one length."""
+
+    status: int
+    head: bytes
+    events: bool
 
 
 class ResponseReader:
@@ -24,11 +33,12 @@ class ResponseReader:
     """
 
     __slots__ = (
-        "_body", "_count", "_final", "_head_bytes", "_parser", "chunked", "done", "events", "keep_alive", "length",
-        "lines", "status",
+        "_body", "_count", "_final", "_head_bytes", "_heads", "_lines", "_parser", "chunked", "done", "events", "head",
+        "keep_alive", "length", "status",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, heads: Heads[Meaning] | None = None) -> None:
+        self._heads = Heads[Meaning]() if heads is None else heads
         self._parser: Any = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
         self.reset()
@@ -37,7 +47,9 @@ class ResponseReader:
         """Expect a new response."""
         self.status = 0
         """0 until the final head has been read."""
-        self.lines: list[bytes] = []
+        self.head = b""
+        """Header lines that may be forwarded."""
+        self._lines: list[bytes] = []
         self.length = -1
         """Content-Length; -1 when it says none."""
         self.chunked = False
@@ -59,6 +71,20 @@ class ResponseReader:
         """
         if self.done:
             raise BadResponse("bytes after the end of the response")
+        found = split(data) if not self._head_bytes else None
+        if found is None:
+            self._parse(data)
+        elif (known := self._heads.get(found[0])) is not None:
+            self.status, self.head, self.events = known
+            body = data[found[1] :]
+            self._body.append(body)
+            self.length, self.keep_alive, self.done, self._final = len(body), True, True, True
+        else:
+            self._parse(data)
+            if self.done and self.keep_alive and self.length == len(data) - found[1] and self.status >= 200:
+                self._heads.put(found[0], Meaning(self.status, self.head, self.events))
+
+    def _parse(self, data: bytes) -> None:
         if not self._final:
             self._head_bytes += len(data)
         try:
@@ -108,15 +134,15 @@ class ResponseReader:
         elif h.to_client(low):
             if low == b"content-type":
                 self.events = b"event-stream" in value.lower()
-            self.lines.append(b"%b: %b\r\n" % (name, value))
+            self._lines.append(b"%b: %b\r\n" % (name, value))
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
         status = self._parser.get_status_code()
         if status < 200:
-            self.lines, self.length, self.chunked = [], -1, False
+            self._lines, self.length, self.chunked = [], -1, False
             return
-        self.status = status
+        self.status, self.head = status, b"".join(self._lines)
         self.keep_alive = self._parser.should_keep_alive()
         self._final = True
 

@@ -8,7 +8,8 @@ import ssl
 from typing import Protocol, cast
 from urllib.parse import urlsplit
 
-from router.dataplane.response import BadResponse, ResponseReader
+from router.dataplane.heads import Heads
+from router.dataplane.response import BadResponse, Meaning, ResponseReader
 from router.settings import RouterSettings
 
 _OUR_LIMITS = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM)
@@ -41,7 +42,7 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(self, pool: Pool, *, now_s: float) -> None:
         self.pool = pool
         self.born_s = self.idle_since_s = now_s
-        self._reader = ResponseReader()
+        self._reader = ResponseReader(pool.heads)
         self._carrier: Carrier | None = None
         self._transport: asyncio.Transport | None = None
         self._answered = self._reused = False
@@ -134,6 +135,8 @@ class Pool:
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._settings = settings
         self._idle: list[UpstreamConnection] = []
+        self.heads: Heads[Meaning] = Heads()
+        """Heads of this engine's answers read before."""
         self.open: set[UpstreamConnection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._closed = False

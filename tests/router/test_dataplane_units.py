@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from router.dataplane import headers
 from router.dataplane.body import ParsedBody, parse
 from router.dataplane.budget import RetryBudget
+from router.dataplane.heads import MAX_HEADS, Heads, split
 from router.dataplane.observe import Observer, find_usage
 from router.dataplane.reader import RequestReader
 from router.dataplane.replies import Refusal
@@ -64,7 +65,7 @@ def test_a_mutated_request_never_gives_a_body_beyond_its_limit(data):
     reader = _read(bytes(wire), data.draw(st.lists(st.integers(0, len(wire)), max_size=5)))
     for request in reader.requests:
         assert len(request.body) <= SETTINGS.body_bytes
-        assert all(b"\r\n" not in line[:-2] and b"\x00" not in line for line in request.lines)
+        assert all(b":" in line and b"\x00" not in line for line in request.head.split(b"\r\n")[:-1])
         assert b"\r" not in request.target
 
 
@@ -182,3 +183,55 @@ def test_refusals_have_openais_shape():
     assert b"connection: close" in head
     error = json.loads(body)["error"]
     assert error == {"message": 'say "no"', "type": "invalid_request_error", "param": None, "code": "429"}
+
+
+@pytest.mark.parametrize(
+    ("message", "known"),
+    [
+        pytest.param(b"POST /v1/x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi", True, id="whole-and-alone"),
+        pytest.param(b"POST /v1/x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nh", False, id="body-not-whole"),
+        pytest.param(b"POST /v1/x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi!", False, id="more-than-one"),
+        pytest.param(b"POST /v1/x HTTP/1.1\r\nHost: h\r\nContent-Length: +2\r\n\r\nhi", False, id="signed-length"),
+        pytest.param(b"POST /v1/x HTTP/1.1\r\nHost: h\r\nContent-Length: 2 \r\n\r\nhi", False, id="space-after"),
+        pytest.param(b"POST /v1/x HTTP/1.1\r\nHost: h\r\nX: a\r\n\r\nhi", False, id="no-length"),
+        pytest.param(b"POST /v1/x HTTP/1.1\r\nX: Content-Length: 2\r\n\r\nhi", False, id="length-inside-a-value"),
+    ],
+)
+def test_only_whole_messages_of_one_plain_length_are_looked_up(message, known):
+    assert (split(message) is not None) is known
+
+
+class Forgetful(Heads):
+    """Remembers no head."""
+
+    def put(self, head, meaning):
+        """Do nothing."""
+
+
+@given(st.binary(max_size=40), st.binary(max_size=60), st.integers(0, 12))
+def test_a_remembered_head_reads_like_a_parsed_one(body, junk, length):
+    """Whatever comes on a connection, a reader that remembers heads and one that knows none read the same."""
+    heads = Heads()
+    good = b"POST /v1/x HTTP/1.1\r\nHost: h\r\nA: b\r\nContent-Length: %d\r\n\r\n%b"
+    pieces = [good % (len(body), body), good % (length, junk), good % (len(junk), junk), junk]
+    for first in (pieces, pieces[::-1]):
+        for start in range(len(first)):
+            plain, quick = RequestReader(RouterSettings(), Forgetful()), RequestReader(RouterSettings(), heads)
+            for piece in first[start:]:
+                plain.feed(piece)
+                quick.feed(piece)
+                one, two = ([(r.method, r.target, r.head, r.body, r.keep_alive, r.request_id) for r in reader.requests]
+                            for reader in (plain, quick))  # fmt: skip
+                assert one == two
+                assert (plain.refusal and plain.refusal.status) == (quick.refusal and quick.refusal.status)
+                if plain.refusal:
+                    break
+                plain.requests.clear()
+                quick.requests.clear()
+
+
+def test_heads_remembered_are_bounded():
+    heads = Heads()
+    for number in range(3 * MAX_HEADS):
+        heads.put(b"%d" % number, number)
+    assert len(heads._known) <= MAX_HEADS

@@ -73,7 +73,7 @@ async def test_admin_pages_tell_what_happened(tmp_path):
 async def test_metrics_carry_catalogue_names_labels_and_true_values(tmp_path):
     async with Engine(engine_script()) as engine:
         service = await started(engine.url, tmp_path)
-        await until(lambda: service.endpoints.ready[0].sample)
+        await until(lambda: service.endpoints.ready[0].sample and service.endpoints.ready[0].models)
         for _ in range(4):
             await ask(service.port, completion(stream=True))
         await ask(service.port, completion(model="unknown"))
