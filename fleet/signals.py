@@ -8,7 +8,7 @@ same quantity elsewhere, tried in order.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 class Kind(enum.StrEnum):
@@ -316,6 +316,15 @@ ROUTER_INPUT_TOKENS = Signal(
     layer=Layer.APPLICATION,
     origin=Origin.ROUTER,
     meaning="Prompt length by request.",
+    labels=ROUTER_LABELS,
+)
+ROUTER_PROMPT_TOKENS = Signal(
+    name="fleet_router_prompt_tokens_total",
+    kind=C,
+    unit="tokens",
+    layer=Layer.APPLICATION,
+    origin=Origin.ROUTER,
+    meaning="Prompt tokens of the requests received, counted when they come.",
     labels=ROUTER_LABELS,
 )
 ROUTER_OUTPUT_TOKENS = Signal(
@@ -705,6 +714,16 @@ CATALOGUE: dict[str, Signal] = {value.name: value for value in tuple(globals().v
 
 BY_ANY_NAME: dict[str, Signal] = {name: signal for signal in CATALOGUE.values() for name in signal.names}
 """Every signal by its name and by each alias."""
+
+
+def part_of(signal: Signal, suffix: str) -> Signal:
+    """One of a histogram's series (``_sum``, ``_count``) as a counter of its own, under all of its names.
+
+    >>> part_of(ENGINE_TTFT, "_sum").name
+    'vllm:time_to_first_token_seconds_sum'
+    """
+    return replace(signal, name=signal.name + suffix, kind=Kind.COUNTER,
+                   aliases=tuple(alias + suffix for alias in signal.aliases))  # fmt: skip
 
 
 def base_name(series: str) -> str:

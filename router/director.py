@@ -143,6 +143,7 @@ class Director:
         )  # fmt: skip
         meters = self._meters(parsed.model)
         meters.running += 1
+        meters.prompt_tokens += parsed.input_tokens
         return Ticket(next(self._keys), parsed, hashes, self._block_tokens(parsed), meters, request_id=request_id,
                       tenant=tenant, at_s=time.time(), now_s=perf_counter(), hints=hints)  # fmt: skip
 

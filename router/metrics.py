@@ -103,12 +103,12 @@ class ModelMeters:
     """All numbers of one model."""
 
     __slots__ = (
-        "duration", "errors", "input_tokens", "output_tokens", "predicted_ttft", "requests", "running", "shed", "tpot",
-        "ttft_plain", "ttft_stream",
+        "duration", "errors", "input_tokens", "output_tokens", "predicted_ttft", "prompt_tokens", "requests", "running",
+        "shed", "tpot", "ttft_plain", "ttft_stream",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.requests = self.running = 0
+        self.requests = self.running = self.prompt_tokens = 0
         self.errors: dict[str, int] = {}
         self.shed: dict[str, int] = {}
         self.ttft_stream, self.ttft_plain = Histo(LATENCY_BOUNDS), Histo(LATENCY_BOUNDS)
@@ -222,6 +222,7 @@ class RouterCollector(Collector):
         yield _counter(s.ROUTER_REQUESTS, [(labels, m.requests) for labels, m in pairs])
         yield _counter(s.ROUTER_ERRORS, [((*labels, code), n) for labels, m in pairs for code, n in m.errors.items()])
         yield _counter(s.ROUTER_SHED, [((name, why), n) for name, m in models.items() for why, n in m.shed.items()])
+        yield _counter(s.ROUTER_PROMPT_TOKENS, [(labels, m.prompt_tokens) for labels, m in pairs])
         yield _gauge(s.ROUTER_RUNNING, [((name,), m.running) for name, m in models.items()])
         yield _histogram(s.ROUTER_TTFT, [
             row for labels, m in pairs

@@ -12,8 +12,9 @@ from fleet.platform import HttpPlatform, Platform, StaticPlatform
 from fleet.settings import FleetSettings
 from fleet.shell import bind
 from fleet.sources.prometheus import PrometheusSource
-from fleet.sources.scrape import RouterQueue, ScrapeSource
-from wva.collect import Collector, QueueReader
+from fleet.sources.scrape import RouterPage, ScrapeSource
+from fleet.sources.traffic import preferred
+from wva.collect import Collector, QueueReader, TrafficReader
 from wva.loop import ControlLoop
 from wva.settings import WvaSettings
 
@@ -69,7 +70,8 @@ def build_loop(settings: WvaSettings, fleet: FleetSettings, cluster: KubeParts |
     source = build_source(settings)
     if not settings.wait:
         check_source(source)
-    collector = Collector(platform, source, build_queue(settings, source))
+    router = RouterPage(settings.router_url) if settings.router_url else None
+    collector = Collector(platform, source, build_queue(router, source), build_traffic(router, source))
     return ControlLoop(
         collector, platform, History(fleet.resolved_history_url()), policy=policy,
         state_file=settings.state_file or fleet.home / "wva-state.json", dry_run=settings.dry_run,
@@ -104,11 +106,16 @@ def build_source(settings: WvaSettings) -> ScrapeSource | PrometheusSource:
     return PrometheusSource(settings.prometheus_url, window_s=settings.window_s)
 
 
-def build_queue(settings: WvaSettings, source: ScrapeSource | PrometheusSource) -> QueueReader | None:
+def build_queue(router: RouterPage | None, source: ScrapeSource | PrometheusSource) -> QueueReader | None:
     """The reader of the router's queue: its own page where a URL is given, else Prometheus, else nobody."""
-    if settings.router_url:
-        return RouterQueue(settings.router_url).read
+    if router is not None:
+        return router.queue
     return source.router_queue if isinstance(source, PrometheusSource) else None
+
+
+def build_traffic(router: RouterPage | None, source: ScrapeSource | PrometheusSource) -> TrafficReader:
+    """The reader of each model's requests: the router's page where it tells, else what the source tells."""
+    return lambda: preferred(router.traffic() if router else {}, source.traffic())
 
 
 def check_source(source: ScrapeSource | PrometheusSource) -> None:

@@ -13,10 +13,12 @@ from prometheus_api_client.exceptions import PrometheusApiClientException
 from urllib3.util.retry import Retry
 
 from fleet.errors import ConfigError, SourceError
-from fleet.signals import KV_UTILISATION, Signal
+from fleet.signals import KV_UTILISATION, ROUTER_REQUESTS, RUNNING, Signal
 from fleet.sources import queries, rates
 from fleet.sources.base import EngineReading
-from fleet.types import EngineSample, Replica
+from fleet.sources.exposition import Point
+from fleet.sources.traffic import ENGINES, ROUTER, Vocabulary, model_of, model_traffic, preferred
+from fleet.types import EngineSample, ModelTraffic, Replica
 
 Values = Mapping[str, float]
 """One value per Prometheus ``instance``."""
@@ -95,6 +97,25 @@ class PrometheusSource:
             model = labels.get("target_model_name") or labels.get("model_name", "")
             waiting[model] = waiting.get(model, 0.0) + max(value, 0.0)
         return waiting
+
+    def traffic(self) -> Mapping[str, ModelTraffic]:
+        """Each model's requests as the routers count them, else as its engines do; read before Prometheus's clock.
+
+        Raises: SourceError when Prometheus does not answer.
+        """
+        router = self._traffic(queries.router_traffic(), ROUTER, ROUTER_REQUESTS, "router")
+        return preferred(router, self._traffic(queries.engine_traffic(), ENGINES, RUNNING, "engines"))
+
+    def _traffic(self, query: str, words: Vocabulary, heard: Signal, source: str) -> dict[str, ModelTraffic]:
+        """``at_s`` is the time of the model's newest sample: an old one is old data, whenever it is asked for."""
+        points = [Point(labels.get("__name__", ""), value, dict(labels))
+                  for labels, (_, value) in (_point(entry, self.name) for entry in self._query(query))]  # fmt: skip
+        stamps = (_point(entry, self.name) for entry in self._query(queries.traffic_sampled_at(heard)))
+        at_s: dict[str, float] = {}
+        for labels, (_, taken_s) in stamps:
+            model = model_of(labels)
+            at_s[model] = max(taken_s, at_s.get(model, 0.0))
+        return model_traffic(points, words, at_s=at_s, source=source)
 
     def _ages(self) -> Values:
         """Seconds between each engine's newest sample and the query, both by Prometheus's clock."""

@@ -1,4 +1,4 @@
-"""The instant queries that read a whole fleet from Prometheus: ten of them, however many engines there are.
+"""The instant queries that read a whole fleet from Prometheus: a fixed number of them, however many engines there are.
 
 Each is reduced to one value per ``instance``. Two jobs that scrape one engine give every series twice: ranks are summed
 inside a job and the larger job is taken, so nothing is counted double. Aliases are tried in the catalogue's order.
@@ -12,6 +12,7 @@ from typing import Final
 from fleet import promql
 from fleet import signals as s
 from fleet.signals import Signal
+from fleet.sources.traffic import ENGINES, MODEL_LABELS, ROUTER
 
 RAW: Final[dict[str, Signal]] = {
     "waiting": s.WAITING,
@@ -22,6 +23,11 @@ RAW: Final[dict[str, Signal]] = {
     "prefix_queries_total": s.PREFIX_QUERIES,
     "preemptions_total": s.PREEMPTIONS,
     "requests_total": s.FINISHED,
+    **{
+        f"{name}_{part}": s.part_of(signal, suffix)
+        for name, signal in (("ttft", s.ENGINE_TTFT), ("itl", s.ENGINE_ITL), ("e2e", s.ENGINE_E2E))
+        for part, suffix in (("sum_s", "_sum"), ("count", "_count"))
+    },
 }
 """Fields of :class:`fleet.types.EngineSample` that are sums over an engine's ranks."""
 
@@ -69,6 +75,27 @@ def rate(signal: Signal, window_s: float) -> str:
     """Per-second growth of a counter over the window."""
     window = f"{max(round(window_s * 1000), 1)}ms"
     return _each(signal, lambda name: _summed(promql.rate(name, window)))
+
+
+def router_traffic() -> str:
+    """What the router counts of each model's requests; several routers are added up."""
+    return _by_model(ROUTER.series, "streaming")
+
+
+def engine_traffic() -> str:
+    """The same, as the engines of each model see it together."""
+    return _by_model(ENGINES.series)
+
+
+def traffic_sampled_at(signal: Signal) -> str:
+    """Unix time of the newest sample of ``signal``, by model."""
+    return _each(signal, lambda name: promql.max_by(f"timestamp({promql.selector(name)})", *MODEL_LABELS))
+
+
+def _by_model(series: frozenset[str], *labels: str) -> str:
+    wanted = '{__name__=~"' + "|".join(sorted(series)) + '"}'
+    by = ("__name__", *MODEL_LABELS, "le", *labels)
+    return promql.sum_by(promql.max_by(promql.sum_by(wanted, *by, *_ONCE), *by, _BY), *by)
 
 
 def router_queue() -> str:

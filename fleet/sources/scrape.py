@@ -9,15 +9,18 @@ from collections.abc import Mapping, Sequence
 import aiohttp
 import requests
 
-from fleet import signals as s
 from fleet.errors import SourceError
 from fleet.sources import rates
 from fleet.sources.base import EngineReading
-from fleet.sources.exposition import engine_sample, parse
-from fleet.types import EngineSample, Replica
+from fleet.sources.exposition import ENGINE_SERIES, combine, parse
+from fleet.sources.traffic import ENGINES, ROUTER, model_of, model_traffic
+from fleet.types import EngineSample, ModelTraffic, Replica
 
 MAX_PAGE_BYTES = 8 * 1024 * 1024
 """A longer page is no metrics page (vLLM's is about 60 kB)."""
+
+
+_WANTED = ENGINE_SERIES | ENGINES.series
 
 
 class ScrapeSource:
@@ -36,6 +39,11 @@ class ScrapeSource:
     def __init__(self, *, window_s: float = 30.0, timeout_s: float = 2.0, concurrency: int = 64) -> None:
         self._window_s, self._timeout_s, self._concurrency = window_s, timeout_s, concurrency
         self._samples: dict[str, tuple[EngineSample, ...]] = {}
+        self._traffic: Mapping[str, ModelTraffic] = {}
+
+    def traffic(self) -> Mapping[str, ModelTraffic]:
+        """What the engines of the last :meth:`read` counted of each model's requests."""
+        return self._traffic
 
     def check(self) -> None:
         """Nothing to reach beforehand: each engine answers for itself."""
@@ -45,15 +53,18 @@ class ScrapeSource:
         urls = tuple(dict.fromkeys(replica.url for replica in replicas))
         pages = asyncio.run(self._fetch_all(urls))
         self._samples = {url: held for url, held in self._samples.items() if url in set(urls)}
-        found = {}
+        found, counted = {}, []
         for url, (delay_s, page) in pages.items():
-            sample = engine_sample(page, at_s=now_s + delay_s)
+            points = list(parse(page, _WANTED))
+            counted += points
+            sample = combine(iter(points), at_s=now_s + delay_s)
             if sample.waiting is None and sample.running is None and sample.kv_utilisation is None:
                 continue  # some page, but no engine's
             held = (old for old in self._samples.get(url, ()) if old.at_s <= now_s)  # later: the clock went back
             kept = rates.within((*held, sample), now_s=now_s, window_s=self._window_s)
             self._samples[url] = kept
             found[url] = rates.reading(kept)
+        self._traffic = model_traffic(counted, ENGINES, at_s=now_s, source="engines")
         return found
 
     async def _fetch_all(self, urls: Sequence[str]) -> dict[str, tuple[float, str]]:
@@ -81,14 +92,22 @@ async def _fetch(
     return (time.perf_counter() - started, body.decode("utf-8", "replace")) if body else None
 
 
-class RouterQueue:
-    """Requests that wait at the router, from its admin port's ``/metrics``."""
+class RouterPage:
+    """What the router counts, from its admin port's ``/metrics``: its queue and each model's requests.
+
+    One page answers both: :meth:`queue` fetches it, :meth:`traffic` reads what was fetched last.
+    """
 
     def __init__(self, url: str, *, timeout_s: float = 2.0) -> None:
         self.name = url.rstrip("/")
         self._timeout_s = timeout_s
+        self._traffic: Mapping[str, ModelTraffic] = {}
 
-    def read(self) -> Mapping[str, float]:
+    def traffic(self) -> Mapping[str, ModelTraffic]:
+        """Traffic by model as of the last :meth:`queue`; its age is in ``at_s``."""
+        return self._traffic
+
+    def queue(self) -> Mapping[str, float]:
         """Waiting requests by model.
 
         Raises: SourceError when the router does not answer.
@@ -99,8 +118,11 @@ class RouterQueue:
         except requests.RequestException as error:
             raise SourceError(f"its metrics cannot be read: {type(error).__name__}", where=f"router {self.name}",
                               next_step="Check that the router's admin port answers.") from error  # fmt: skip
+        points = list(parse(response.text, ROUTER.series))
+        self._traffic = model_traffic(points, ROUTER, at_s=time.time(), source="router")
         waiting: dict[str, float] = {}
-        for point in parse(response.text, frozenset(s.ROUTER_FLOW_QUEUE.names)):
-            model = point.labels.get("target_model_name") or point.labels.get("model_name", "")
-            waiting[model] = waiting.get(model, 0.0) + max(point.value, 0.0)
+        for point in points:
+            if point.name in ROUTER.queued:
+                model = model_of(point.labels)
+                waiting[model] = waiting.get(model, 0.0) + max(point.value, 0.0)
         return waiting

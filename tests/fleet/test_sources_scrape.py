@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fleet.errors import SourceError
 from fleet.sources import rates
-from fleet.sources.scrape import RouterQueue, ScrapeSource
+from fleet.sources.scrape import RouterPage, ScrapeSource
 from fleet.types import EngineSample, Replica
 from tests.fleet.fake_engines import serve
 
@@ -112,9 +112,9 @@ def test_the_routers_queue_is_read_by_model(free_port: int) -> None:
         'llm_d_epp_flow_control_queue_size{target_model_name="qwen"} 1\n'
     )
     with serve(lambda: text) as url:
-        assert RouterQueue(url + "/").read() == {"llama": 6.0, "qwen": 1.0}
+        assert RouterPage(url + "/").queue() == {"llama": 6.0, "qwen": 1.0}
     with pytest.raises(SourceError, match="its metrics cannot be read: ConnectionError"):
-        RouterQueue(f"http://127.0.0.1:{free_port}").read()
+        RouterPage(f"http://127.0.0.1:{free_port}").queue()
 
 
 @given(st.lists(st.floats(0, 1e9), min_size=1, max_size=20))

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from fleet.history import History
 from fleet.platform import HttpPlatform
 from fleet.signals import BY_ANY_NAME, CATALOGUE, Origin, base_name
-from fleet.sources.scrape import RouterQueue, ScrapeSource
+from fleet.sources.scrape import RouterPage, ScrapeSource
 from fleet.types import Reason
 from tests.wva.fake_platform import FakePlatform, serving
 from tests.wva.wva_builders import spec
@@ -172,7 +172,7 @@ def test_engines_that_fall_silent_grow_stale_and_hold(rig: Rig) -> None:
 def test_a_router_that_does_not_answer_is_counted_and_blocks_the_way_down(
     platform: FakePlatform, tmp_path: Path, free_port: int
 ) -> None:
-    rig = Rig(platform, tmp_path, queue=RouterQueue(f"http://127.0.0.1:{free_port}").read)
+    rig = Rig(platform, tmp_path, queue=RouterPage(f"http://127.0.0.1:{free_port}").queue)
     platform.scale("a", 2)
     platform.load = IDLE
     rig.passes(10)
