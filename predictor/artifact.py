@@ -15,13 +15,14 @@ import numpy as np
 
 from fleet.errors import FleetError
 from predictor.features import NAMES, WIDTH
-from predictor.intervals import LEVELS
+from predictor.intervals import GROUPS, LEVELS
 from predictor.model import LatencyModel, Law, Score, build
 from predictor.physics import TPOT_COLUMNS, TTFT_COLUMNS
+from predictor.residual import AXES, BINS
 
 log = logging.getLogger(__name__)
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 FILE_NAME: Final = "model.json"
 """In the home folder (``FLEET_HOME``)."""
 
@@ -41,6 +42,8 @@ def to_dict(model: LatencyModel) -> dict[str, Any]:
         "features": list(NAMES),
         "columns": {name: list(columns) for name, columns in _COLUMNS.items()},
         "levels": list(LEVELS),
+        "groups": list(GROUPS),
+        "axes": list(AXES),
         "fitted_at_s": model.fitted_at_s,
         "ranges": model.ranges.tolist(),
         "capacities": dict(model.capacities),
@@ -55,11 +58,18 @@ def signed(body: Mapping[str, Any]) -> dict[str, Any]:
     return {**body, "checksum": _checksum(body)}
 
 
+def version_of(data: Mapping[str, Any]) -> str:
+    """Short name of an artifact's content: the beginning of its checksum."""
+    return str(data["checksum"]).removeprefix("sha256:")[:12]
+
+
 def _law_to_dict(law: Law) -> dict[str, Any]:
     return {
         "shared": law.shared.tolist(),
         "variants": {name: coefficients.tolist() for name, coefficients in law.variants.items()},
         "scales": [[endpoint, variant, factor] for (endpoint, variant), factor in law.scales.items()],
+        "changed": [[endpoint, variant, rows] for (endpoint, variant), rows in law.changed.items()],
+        "table": None if law.table is None else law.table.tolist(),
         "quantiles": law.quantiles.tolist(),
         "samples": law.samples,
         "score": asdict(law.score),
@@ -80,6 +90,7 @@ def from_dict(data: Any, *, where: str = "model") -> LatencyModel:
         raise _refused("is no JSON object", where)
     body = {key: value for key, value in data.items() if key != "checksum"}
     expected = {"schema": SCHEMA, "features": list(NAMES), "levels": list(LEVELS),
+                "groups": list(GROUPS), "axes": list(AXES),
                 "columns": {name: list(columns) for name, columns in _COLUMNS.items()}}  # fmt: skip
     for key, value in expected.items():
         if body.get(key) != value:
@@ -99,10 +110,19 @@ def _law(data: Mapping[str, Any], width: int) -> Law:
         shared=_array(data["shared"], (width,)),
         variants={str(name): _array(values, (width,)) for name, values in data["variants"].items()},
         scales=_factors(((str(endpoint), str(variant)), factor) for endpoint, variant, factor in data["scales"]),
-        quantiles=_array(data["quantiles"], (2, len(LEVELS))),
+        quantiles=_array(data["quantiles"], (len(GROUPS), len(LEVELS))),
         samples=int(data["samples"]),
         score=Score(**data["score"]),
+        table=None if data["table"] is None else _table(data["table"]),
+        changed={(str(endpoint), str(variant)): int(rows) for endpoint, variant, rows in data["changed"]},
     )
+
+
+def _table(values: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.shape != (len(AXES), BINS) or not np.isfinite(array).all() or (np.diff(array, axis=1) < 0).any():
+        raise ValueError(f"expected {(len(AXES), BINS)} finite numbers that never fall along a row")
+    return array
 
 
 def _factors(pairs: Iterable[tuple[Key, Any]]) -> dict[Key, float]:

@@ -1,19 +1,21 @@
 """The fitted model: latencies of many candidates at once, in microseconds. Pure.
 
 One law a target: coefficients on physics columns, shared by all, with one set a variant that has rows of its own, and
-a multiplicative scale an endpoint. At prediction time all three are one row of a table.
+a multiplicative scale an endpoint. At prediction time all three are one row of a table. Where boosted trees have shown
+that they add to it, their tables do.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor import intervals
+from predictor import intervals, residual
 from predictor.physics import tpot_columns, ttft_columns
 
 Array = NDArray[np.float64]
@@ -22,6 +24,19 @@ FLOOR_S: Final = 1e-4
 """No prediction is below 0.1 ms."""
 
 TARGETS: Final = ("ttft", "tpot")
+
+
+class Rung(enum.StrEnum):
+    """What a prediction rests on, best first: a closed set, used as a metric label."""
+
+    BOOSTED = "boosted"
+    """The law, corrected by boosted trees that were better on newer rows."""
+    PHYSICS = "physics"
+    """The law, fitted to samples."""
+    PRIOR = "prior"
+    """What hardware data says; no sample stands behind it."""
+    HEURISTIC = "heuristic"
+    """Nothing: the router goes by its own counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +58,10 @@ class Score:
     """Mean signed relative error; above 0 predicts too much."""
     coverage: float | None = None
     """Share of actual values inside the 90 % interval of an independent calibration."""
+    width: float | None = None
+    """Sharpness: mean log of the 90 % interval's upper over its lower end; smaller is sharper."""
+    pinball_s: float | None = None
+    """Mean pinball loss of the 90 % quantile, seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,6 +77,17 @@ class Law:
     """:func:`predictor.intervals.calibrate`."""
     samples: int
     score: Score = field(default_factory=Score)
+    table: Array | None = None
+    """Of :mod:`predictor.residual`, where it was better on newer rows."""
+    changed: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(endpoint, variant) -> rows since it last became faster or slower, where it did (:mod:`predictor.drift`)."""
+
+    @property
+    def rung(self) -> Rung:
+        """What its predictions rest on."""
+        if not self.samples:
+            return Rung.PRIOR
+        return Rung.PHYSICS if self.table is None else Rung.BOOSTED
 
     def coefficients(self, endpoint: str, variant: str) -> Array:
         """The coefficients that hold for one endpoint of a variant; both may be unknown."""
@@ -83,27 +113,25 @@ class LatencyModel:
 
     @property
     def cold(self) -> bool:
-        """No sample of one of the targets stands behind it."""
+        """No sample of one of the targets stands behind it: it is what hardware data says."""
         return min(self.ttft.samples, self.tpot.samples) == 0
 
-    def predict(self, matrix: Array, scales: Array | None = None) -> LatencyPrediction:
-        """Latencies by the shared law, for feature rows of shape (n, 8).
-
-        Args:
-            matrix: as :func:`predictor.features.matrix` makes it.
-            scales: factors, shape (n,) or, for TTFT and TPOT apart, (n, 2).
-        """
-        ttft, tpot = ttft_columns(matrix) @ self.ttft.shared, tpot_columns(matrix) @ self.tpot.shared
-        if scales is not None:
-            both = np.broadcast_to(scales.reshape(len(matrix), -1), (len(matrix), 2))
-            ttft, tpot = ttft * both[:, 0], tpot * both[:, 1]
-        return LatencyPrediction(ttft_s=np.maximum(ttft, FLOOR_S), tpot_s=np.maximum(tpot, FLOOR_S))
+    def with_laws(self, laws: Mapping[str, Law]) -> LatencyModel:
+        """With other laws for some targets, whose coefficients and scales are the same."""
+        return replace(self, ttft=laws.get("ttft", self.ttft), tpot=laws.get("tpot", self.tpot))
 
     def predict_for(self, matrix: Array, endpoints: Sequence[str], variants: Sequence[str]) -> LatencyPrediction:
         """Latencies of feature rows (n, 8), each at its endpoint (URL) of its variant; either may be unknown."""
-        places = np.array(self.places(endpoints, variants), dtype=np.intp)
+        return self.predict_at(matrix, np.array(self.places(endpoints, variants), dtype=np.intp))
+
+    def predict_at(self, matrix: Array, places: NDArray[np.intp]) -> LatencyPrediction:
+        """The same for endpoints at these :meth:`places`."""
         ttft = np.einsum("ij,ij->i", ttft_columns(matrix, self._capacity[places]), self._ttft_table[places])
         tpot = np.einsum("ij,ij->i", tpot_columns(matrix), self._tpot_table[places])
+        if self.ttft.table is not None or self.tpot.table is not None:
+            bins = residual.bins(matrix)
+            ttft = ttft if self.ttft.table is None else ttft * residual.factor(self.ttft.table, bins)
+            tpot = tpot if self.tpot.table is None else tpot * residual.factor(self.tpot.table, bins)
         return LatencyPrediction(ttft_s=np.maximum(ttft, FLOOR_S), tpot_s=np.maximum(tpot, FLOOR_S))
 
     def places(self, endpoints: Sequence[str], variants: Sequence[str]) -> list[int]:
@@ -114,16 +142,30 @@ class LatencyModel:
         ]
 
     def quantile(self, matrix: Array, point: LatencyPrediction, level: float) -> LatencyPrediction:
-        """Latencies that stay below with probability ``level``, from point predictions of the same rows."""
-        group = intervals.queued(matrix).astype(np.intp)
+        """Latencies that stay below with probability ``level``, from point predictions of the same rows.
+
+        Rows beyond what training saw get wider intervals the further out they are: there the law extrapolates.
+        """
+        group, excess = intervals.groups(matrix), self.excess(matrix)
+        ttft, tpot = (intervals.at_level(law.quantiles, level)[group] for law in (self.ttft, self.tpot))
         return LatencyPrediction(
-            ttft_s=point.ttft_s * intervals.at_level(self.ttft.quantiles, level)[group],
-            tpot_s=point.tpot_s * intervals.at_level(self.tpot.quantiles, level)[group],
+            ttft_s=point.ttft_s * intervals.widened(ttft, excess),
+            tpot_s=point.tpot_s * intervals.widened(tpot, excess),
         )
 
     def outside(self, matrix: Array) -> NDArray[np.bool_]:
         """Rows with a feature above all that training saw: the law extrapolates there."""
         return np.asarray((matrix > self.ranges[1]).any(axis=1))
+
+    def excess(self, matrix: Array) -> Array:
+        """How far rows lie above all that training saw: log of the worst feature's ratio to its largest, shape (n,)."""
+        return np.asarray(np.log(((matrix + 1.0) / (self.ranges[1] + 1.0)).max(axis=1)).clip(min=0.0))
+
+    @property
+    def rung(self) -> Rung:
+        """The lower of both targets'."""
+        rungs = list(Rung)
+        return max(self.ttft.rung, self.tpot.rung, key=rungs.index)
 
 
 def build(*, ttft: Law, tpot: Law, ranges: Array, capacities: Mapping[str, float], fitted_at_s: float) -> LatencyModel:

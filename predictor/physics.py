@@ -6,6 +6,7 @@ prediction can neither be negative nor fall when work is added.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -40,7 +41,9 @@ _TINY: Final = 1e-9
 _MOST_OFF: Final = 5.0
 """A prediction further off than this factor counts as off by this factor in the yardstick."""
 _CAPACITY_ROWS: Final = 8
-"""Fewest rows that tell a KV capacity."""
+"""Fewest rows that tell a KV capacity ..."""
+_CAPACITY_ERROR: Final = 0.03
+"""... if they agree so well that their median is this sure: a capacity that is too small sees overflow everywhere."""
 
 
 def ttft_columns(matrix: Array, capacity: Array | float = np.inf) -> Array:
@@ -93,10 +96,25 @@ def kv_capacity(matrix: Array) -> float:
     told = (matrix[:, WAITING] == 0) & (matrix[:, CONTEXT] > 0) & (utilisation > 0.2) & (utilisation < 0.95)
     if told.sum() < _CAPACITY_ROWS:
         return float("inf")
-    return float(np.median(matrix[told, CONTEXT] / utilisation[told]))
+    tokens = matrix[told, CONTEXT] / utilisation[told]
+    middle = float(np.median(tokens))
+    error = 1.4826 * float(np.median(np.abs(tokens / middle - 1.0))) / np.sqrt(len(tokens))
+    return middle if error <= _CAPACITY_ERROR else float("inf")
 
 
-def fit_nonnegative(columns: Array, target: Array, weights: Array | None = None, *, rounds: int = 5) -> Array:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prior:
+    """What is expected of coefficients before there are many rows."""
+
+    proportions: Array
+    """Shape (k,), >= 0; their common size comes from the data. 0: nothing is expected."""
+    rows: float
+    """A coefficient that is off by 100 % costs as much as so many rows that are."""
+
+
+def fit_nonnegative(
+    columns: Array, target: Array, weights: Array | None = None, *, prior: Prior | None = None, rounds: int = 5
+) -> Array:
     """Coefficients >= 0 that minimise the relative error of ``columns @ coefficients`` against ``target``.
 
     The first round divides errors by the target; the later ones by the geometric mean of target and prediction, which
@@ -108,18 +126,36 @@ def fit_nonnegative(columns: Array, target: Array, weights: Array | None = None,
         columns: shape (n, k), n >= 1, finite.
         target: shape (n,), > 0.
         weights: shape (n,), how many rows each row stands for; default 1.
+        prior: what is expected of the coefficients: it rules where few rows, or rows of one level of load, tell little,
+            and is forgotten as they come.
         rounds: fits in all.
     Raises: RuntimeError if the solver does not converge.
     """
     base = np.ones(len(target)) if weights is None else weights
     emphasis, yardstick = base, target
+    pull = np.empty((0, columns.shape[1])) if prior is None else _pull(columns, target, prior.proportions)
+    pull_weight = np.full(len(pull), 0.0 if prior is None else prior.rows)
     coefficients = np.zeros(columns.shape[1])
     for _ in range(rounds):
-        coefficients = _weighted_nnls(columns / yardstick[:, None], target / yardstick, emphasis)
+        rows = np.concatenate((columns / yardstick[:, None], pull))
+        goal, weight = np.ones(len(rows)), np.concatenate((emphasis, pull_weight))
+        goal[: len(target)] = target / yardstick
+        coefficients = _weighted_nnls(rows, goal, weight)
         predicted = np.maximum(columns @ coefficients, _TINY)
         emphasis = base * _huber(np.log(predicted / target))
         yardstick = np.sqrt(target * np.clip(predicted, target / _MOST_OFF, target * _MOST_OFF))
     return coefficients
+
+
+def _pull(columns: Array, target: Array, prior: Array) -> Array:
+    """Rows that draw each coefficient to its expected share: one where it is as expected."""
+    expected = columns @ prior
+    told = expected > 0
+    size = float(np.exp(np.median(np.log(target[told] / expected[told])))) if told.any() else 1.0
+    known = np.flatnonzero(prior > 0)
+    rows = np.zeros((len(known), len(prior)))
+    rows[np.arange(len(known)), known] = 1.0 / (size * prior[known])
+    return rows
 
 
 def _weighted_nnls(columns: Array, target: Array, weights: Array) -> Array:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from predictor.physics import INPUT, WAITING
+from predictor.physics import CACHED, INPUT, WAITING
 from predictor.samples import RejectedError, Rejection, Sample, from_record
 
 LENGTHS: Final = (256.0, 1024.0, 4096.0)
@@ -18,9 +18,15 @@ ERROR_WINDOW: Final = 500
 """Served predictions that the error looks back on."""
 
 
-def stratum(sample: Sample) -> tuple[bool, int]:
-    """Busy or idle, and the length class: (met a queue, 0..3)."""
-    return sample.features[WAITING] > 0, sum(sample.features[INPUT] >= limit for limit in LENGTHS)
+Stratum = tuple[bool, int, bool]
+"""Met a queue; length class 0..3; at least half of its prompt was cached."""
+
+
+def stratum(sample: Sample) -> Stratum:
+    """Busy or idle, short or long, cached or not."""
+    tokens = sample.features[INPUT]
+    cached = tokens > 0 and sample.features[CACHED] >= 0.5 * tokens
+    return sample.features[WAITING] > 0, sum(tokens >= limit for limit in LENGTHS), cached
 
 
 class Pool:
@@ -30,7 +36,8 @@ class Pool:
         self.limit = limit
         self.accepted = 0
         self.rejected: Counter[Rejection] = Counter()
-        self._strata: dict[tuple[bool, int], deque[tuple[int, Sample]]] = {}
+        self._strata: dict[Stratum, deque[tuple[int, Sample]]] = {}
+
         self._size = 0
         self._errors: dict[str, deque[float]] = {name: deque(maxlen=ERROR_WINDOW) for name in ("ttft", "tpot")}
 
@@ -45,7 +52,7 @@ class Pool:
         if self._size > self.limit:
             max(self._strata.values(), key=len).popleft()
             self._size -= 1
-        self._note_error("ttft", sample.ttft_s, sample.predicted_ttft_s)
+        self._note_error("ttft", None if sample.censored else sample.ttft_s, sample.predicted_ttft_s)
         self._note_error("tpot", sample.tpot_s, sample.predicted_tpot_s)
 
     def add_records(self, records: Iterable[Mapping[str, Any]]) -> int:
@@ -63,11 +70,11 @@ class Pool:
         return [sample for _, sample in sorted((pair for kept in self._strata.values() for pair in kept), key=_order)]
 
     def strata(self) -> Mapping[str, int]:
-        """Samples kept by stratum: ``idle/0-256`` ... ``queued/4096+``."""
+        """Samples kept by stratum: ``idle/0-256``, ``idle/0-256/cached`` ... ``queued/4096+/cached``."""
         ends = ("0-256", "256-1024", "1024-4096", "4096+")
         return {
-            f"{'queued' if busy else 'idle'}/{ends[length]}": len(kept)
-            for (busy, length), kept in sorted(self._strata.items())
+            f"{'queued' if busy else 'idle'}/{ends[length]}{'/cached' if cached else ''}": len(kept)
+            for (busy, length, cached), kept in sorted(self._strata.items())
         }
 
     def _note_error(self, target: str, actual_s: float | None, predicted_s: float | None) -> None:

@@ -24,7 +24,7 @@ class Rejection(enum.StrEnum):
     """Why a row is no training sample: a closed set, used as a metric label."""
 
     OUTCOME = "outcome"
-    """It did not end well (aborted, rejected, an error)."""
+    """The engine failed, or the router refused it: its time says nothing of the engine's pace."""
     NOT_STREAMING = "not_streaming"
     """Its first token was never seen apart from its last."""
     MISSING_FEATURES = "missing_features"
@@ -58,29 +58,59 @@ class Sample:
     predicted_ttft_s: float | None = None
     """What was predicted, and used, when it was sent."""
     predicted_tpot_s: float | None = None
+    censored: bool = False
+    """It ended before its first token: ``ttft_s`` is how long it had waited by then, and its latency was longer."""
+    output_tokens: int | None = None
+
+
+WAITED: Final = ("ok", "aborted", "timeout")
+"""Outcomes whose times are the engine's: complete, or given up by the client, or by the router for it."""
+
+
+TOLD: Final = "training"
+"""Outcome of a record that is no request but a sample from elsewhere."""
 
 
 def from_record(record: Mapping[str, Any]) -> Sample:
     """The sample in a row of the history's ``requests``.
 
+    A request that was given up after its first token has a TTFT like any other, and the pace it had until then; one
+    given up before is censored.
+
     Raises: RejectedError with the reason.
     """
-    if record.get("outcome") != "ok":
-        raise RejectedError(Rejection.OUTCOME, f"outcome is {record.get('outcome')!r}")
+    outcome = record.get("outcome")
+    if outcome == TOLD:
+        return _told(record)
+    if outcome not in WAITED:
+        raise RejectedError(Rejection.OUTCOME, f"outcome is {outcome!r}")
     if not record.get("streaming"):
         raise RejectedError(Rejection.NOT_STREAMING, "the answer was not streamed")
-    if record.get("ttft_s") is None:
+    ttft_s = record.get("ttft_s")
+    censored = ttft_s is None and outcome != "ok"
+    if censored:
+        ttft_s = record.get("e2e_s")
+    if ttft_s is None:
         raise RejectedError(Rejection.NO_TARGET, "ttft_s was not observed")
     return make(
-        record.get("features") or {}, ttft_s=record["ttft_s"], tpot_s=record.get("tpot_s"),
+        record.get("features") or {}, ttft_s=ttft_s, tpot_s=None if censored else record.get("tpot_s"),
         endpoint=str(record.get("endpoint") or ""), variant=str(record.get("variant") or ""),
         predicted_ttft_s=record.get("predicted_ttft_s"), predicted_tpot_s=record.get("predicted_tpot_s"),
+        censored=censored, output_tokens=record.get("output_tokens") if outcome == "ok" else None,
+    )  # fmt: skip
+
+
+def _told(record: Mapping[str, Any]) -> Sample:
+    return make(
+        record.get("features") or {}, ttft_s=record.get("ttft_s"), tpot_s=record.get("tpot_s"),
+        endpoint=str(record.get("endpoint") or ""), variant=str(record.get("variant") or ""),
+        censored=bool(record.get("censored")), output_tokens=record.get("output_tokens"),
     )  # fmt: skip
 
 
 def make(
     features: Mapping[str, Any], *, ttft_s: Any, tpot_s: Any, endpoint: str = "", variant: str = "",
-    predicted_ttft_s: Any = None, predicted_tpot_s: Any = None,
+    predicted_ttft_s: Any = None, predicted_tpot_s: Any = None, censored: bool = False, output_tokens: Any = None,
 ) -> Sample:  # fmt: skip
     """A checked sample; a target that is ``None`` or 0 was not observed.
 
@@ -95,7 +125,13 @@ def make(
     return Sample(
         features=_features(features), ttft_s=ttft, tpot_s=tpot, endpoint=endpoint, variant=variant,
         predicted_ttft_s=_usable(predicted_ttft_s), predicted_tpot_s=_usable(predicted_tpot_s),
+        censored=censored and ttft is not None, output_tokens=_length(output_tokens),
     )  # fmt: skip
+
+
+def _length(tokens: Any) -> int | None:
+    usable = isinstance(tokens, int) and not isinstance(tokens, bool) and 0 < tokens <= MAX_FEATURE
+    return tokens if usable else None
 
 
 def _features(features: Mapping[str, Any]) -> tuple[float, ...]:
@@ -136,6 +172,13 @@ class Dataset:
     tpot_s: Array
     endpoints: Sequence[str]
     variants: Sequence[str]
+    censored: NDArray[np.bool_]
+    """``ttft_s`` is a lower bound."""
+    output_tokens: Array
+    """NaN where not known."""
+    served_ttft_s: Array
+    """What was predicted and used; NaN where nothing was."""
+    served_tpot_s: Array
 
     def __len__(self) -> int:
         return len(self.endpoints)
@@ -144,11 +187,22 @@ class Dataset:
         """``ttft`` or ``tpot`` in seconds."""
         return self.ttft_s if name == "ttft" else self.tpot_s
 
+    def served(self, name: str) -> Array:
+        """What was predicted of ``ttft`` or ``tpot`` when it was sent, seconds."""
+        return self.served_ttft_s if name == "ttft" else self.served_tpot_s
+
+    def observed(self, name: str) -> NDArray[np.bool_]:
+        """Rows whose ``ttft`` or ``tpot`` was seen to its end."""
+        seen = np.isfinite(self.target(name))
+        return seen & ~self.censored if name == "ttft" else seen
+
     def take(self, rows: NDArray[np.intp]) -> Dataset:
         """The rows with these positions, in that order."""
         return Dataset(
             matrix=self.matrix[rows], ttft_s=self.ttft_s[rows], tpot_s=self.tpot_s[rows],
             endpoints=[self.endpoints[row] for row in rows], variants=[self.variants[row] for row in rows],
+            censored=self.censored[rows], output_tokens=self.output_tokens[rows],
+            served_ttft_s=self.served_ttft_s[rows], served_tpot_s=self.served_tpot_s[rows],
         )  # fmt: skip
 
 
@@ -156,8 +210,17 @@ def dataset(samples: Sequence[Sample]) -> Dataset:
     """Samples as columns, in their order."""
     return Dataset(
         matrix=np.array([sample.features for sample in samples], dtype=np.float64).reshape(len(samples), WIDTH),
-        ttft_s=np.array([sample.ttft_s or np.nan for sample in samples], dtype=np.float64),
-        tpot_s=np.array([sample.tpot_s or np.nan for sample in samples], dtype=np.float64),
+        ttft_s=_column([sample.ttft_s for sample in samples]),
+        tpot_s=_column([sample.tpot_s for sample in samples]),
         endpoints=[sample.endpoint for sample in samples],
         variants=[sample.variant for sample in samples],
+        censored=np.array([sample.censored for sample in samples], dtype=np.bool_),
+        output_tokens=_column([sample.output_tokens for sample in samples]),
+        served_ttft_s=_column([sample.predicted_ttft_s for sample in samples]),
+        served_tpot_s=_column([sample.predicted_tpot_s for sample in samples]),
     )
+
+
+def _column(values: Sequence[float | None]) -> Array:
+    """As floats; NaN for what is not known or 0."""
+    return np.array([value or np.nan for value in values], dtype=np.float64)

@@ -27,3 +27,10 @@ class PredictorSettings(Settings):
     """Samples kept and fitted on (10 000 take about a quarter of a second of one core each refit)."""
     quantile: float = Field(default=0.9, gt=0.5, lt=1)
     """Level of the quantiles in answers; intervals cover as much (upstream's default, 0.9)."""
+    evaluate_s: float = Field(default=120.0, gt=0)
+    """Measure the method on the samples that are held this often, for the console (a second or two of one core)."""
+    prior: str = ""
+    """``MODEL:GPU:COUNT`` whose hardware data answers before the first fit; ``typical``: the median engine; empty:
+    nothing does, and the router goes by its own counts."""
+    platform: str = ""
+    """URL of a fleet API (``GET /fleet``) that tells each variant's model and GPU, for the same purpose."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,26 @@ class RequestRecord:
     features: Mapping[str, float] = field(default_factory=dict)
     """:data:`predictor.features.NAMES` as known when the endpoint was picked."""
     tenant: str = ""
+    candidates: Mapping[str, Sequence[float]] | None = None
+    """URL -> predicted TTFT and TPOT, seconds, of what could have been picked; of many, the best and a sample."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSample:
+    """A latency that did not come through our router: sent over HTTP, or imported from a file."""
+
+    at_s: float
+    source: str
+    """``http`` or ``import``."""
+    ttft_s: float | None
+    tpot_s: float | None
+    features: Mapping[str, float]
+    """:data:`predictor.features.NAMES`."""
+    endpoint: str = ""
+    variant: str = ""
+    censored: bool = False
+    """``ttft_s`` is how long it had waited in vain."""
+    output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

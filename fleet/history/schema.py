@@ -1,4 +1,4 @@
-"""The four tables. Changing them takes a migration in ``fleet/history/migrations/versions``."""
+"""The five tables. Changing them takes a migration in ``fleet/history/migrations/versions``."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ requests = Table(
     Column("pick_probability", Float(53)),
     Column("features", JSON, nullable=False),
     Column("tenant", String(256), nullable=False),
+    Column("candidates", JSON(none_as_null=True)),
     Index("requests_at", "at_s"),
     Index("requests_model_at", "model", "at_s"),
 )
@@ -83,4 +84,20 @@ events = Table(
     Index("events_kind_at", "kind", "at_s"),
 )
 
-TABLES = {table.name: table for table in (samples, requests, decisions, events)}
+training = Table(
+    "training",
+    metadata,
+    Column("id", _ID, primary_key=True, autoincrement=True),
+    Column("at_s", Float(53), nullable=False),
+    Column("source", String(64), nullable=False),
+    Column("endpoint", String(512), nullable=False),
+    Column("variant", String(256), nullable=False),
+    Column("ttft_s", Float(53)),
+    Column("tpot_s", Float(53)),
+    Column("censored", Integer, nullable=False),
+    Column("output_tokens", Integer),
+    Column("features", JSON, nullable=False),
+    Index("training_at", "at_s"),
+)
+
+TABLES = {table.name: table for table in (samples, requests, decisions, events, training)}

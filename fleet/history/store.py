@@ -18,21 +18,22 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from fleet.errors import HistoryError
 from fleet.history import schema
-from fleet.history.rows import Event, RequestRecord, SignalSample
+from fleet.history.rows import Event, RequestRecord, SignalSample, TrainingSample
 from fleet.types import Decision
 
-Row = SignalSample | RequestRecord | Decision | Event
+Row = SignalSample | RequestRecord | Decision | Event | TrainingSample
 
 _TABLE_OF: Mapping[type[Row], sa.Table] = {
     SignalSample: schema.samples,
     RequestRecord: schema.requests,
     Decision: schema.decisions,
     Event: schema.events,
+    TrainingSample: schema.training,
 }
 
 
 class History:
-    """The four tables behind one SQLAlchemy URL; opening brings the schema up to date.
+    """The five tables behind one SQLAlchemy URL; opening brings the schema up to date.
 
     Raises: HistoryError with one line when the database cannot be opened or written.
     """
@@ -65,7 +66,7 @@ class History:
             connection.commit()
 
     def add(self, rows: Iterable[Row]) -> int:
-        """Write rows of any of the four kinds in one transaction; returns how many."""
+        """Write rows of any of the five kinds in one transaction; returns how many."""
         by_table: dict[sa.Table, list[dict[str, Any]]] = {}
         for row in rows:
             by_table.setdefault(_TABLE_OF[type(row)], []).append(asdict(row))
@@ -83,7 +84,7 @@ class History:
         """Rows of ``table`` as dictionaries, by time.
 
         Args:
-            table: ``samples``, ``requests``, ``decisions`` or ``events``.
+            table: ``samples``, ``requests``, ``decisions``, ``events`` or ``training``.
             since_s: earliest ``at_s`` (inclusive), Unix seconds.
             until_s: latest ``at_s`` (exclusive).
             limit: at most so many (with ``newest_first``: the newest).

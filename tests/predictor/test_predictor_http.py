@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -205,9 +204,8 @@ def test_samples_sent_over_http_make_a_model(cold: Service, world, monkeypatch) 
         for i in range(1, 60)
     ]
     assert cold.post("/add_training_data_bulk", {"entries": entries})[0] == 202
-    with ThreadPoolExecutor(1) as executor:
-        monkeypatch.setattr(cold.learner, "_start_executor", lambda: executor)
-        cold.learner.step()
+    monkeypatch.setattr(cold.learner._worker, "run", lambda work, *arguments, **named: work(*arguments, **named))
+    cold.learner.step()
     code, answer = cold.post("/predict", {**ROW, "input_token_length": 3000})
     assert code == 200
     assert answer["ttft_ms"] == pytest.approx(80, rel=0.2)

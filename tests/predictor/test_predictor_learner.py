@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from fleet.history import History, RequestOutcome, RequestRecord
 from predictor import artifact
 from predictor.features import NAMES
 from predictor.fit import FitOutcome, fit_once
+from predictor.fitting import FitError, FittingProcess, Worker
 from predictor.learner import Learner
 from predictor.samples import dataset
 from predictor.settings import PredictorSettings
@@ -25,13 +28,13 @@ class Home:
 
     def __init__(self, folder: Path) -> None:
         self.url, self.model_path = f"sqlite:///{folder / 'history.sqlite3'}", folder / "model.json"
-        self.history, self.executor, self.number = History(self.url), ThreadPoolExecutor(1), 0
+        self.history, self.number = History(self.url), 0
 
-    def learner(self, executor: Executor | None = None) -> Learner:
-        return Learner(
-            PredictorSettings(refit_rows=10, min_samples=30), history_url=self.url, model_path=self.model_path,
-            start_executor=lambda: executor or self.executor,
-        )  # fmt: skip
+    def learner(self, worker: Worker | None = None) -> Learner:
+        settings = PredictorSettings(refit_rows=10, min_samples=30, evaluate_s=1e9)
+        learner = Learner(settings, history_url=self.url, model_path=self.model_path, worker=worker or Here())
+        learner._evaluated_s = time.monotonic()
+        return learner
 
     def write(self, samples) -> None:
         self.history.add([self._record(sample) for sample in samples])
@@ -53,17 +56,24 @@ class Home:
 def home(tmp_path: Path) -> Iterator[Home]:
     made = Home(tmp_path)
     yield made
-    made.executor.shutdown()
     made.history.close()
 
 
-class Broken(Executor):
+class Here:
+    """Fits in this process."""
+
+    def run(self, work, *arguments, **named):
+        return work(*arguments, **named)
+
+    def stop(self) -> None:
+        """Nothing to stop."""
+
+
+class Broken(Here):
     """Fits that never come back."""
 
-    def submit(self, fn, /, *args, **kwargs) -> Future:
-        future: Future = Future()
-        future.set_exception(BrokenProcessPool("the process died"))
-        return future
+    def run(self, work, *arguments, **named):
+        raise FitError("its process died", where="fit")
 
 
 def test_cold_until_there_are_enough(home: Home, world) -> None:
@@ -124,16 +134,15 @@ def test_a_dying_fit_leaves_the_old_model_and_is_told_once(home: Home, world, ca
             assert learner.step() is None
     assert learner.model is served is not None
     assert learner.status()["fit_failures"] == 2
-    assert "BrokenProcessPool" in learner.status()["last_error"]
+    assert "its process died" in learner.status()["last_error"]
     assert [message.split(":")[0] for message in home.messages()] == ["first fit", "fit failed, the old model stays"]
 
 
 def test_recovers_after_a_failed_fit(home: Home, world) -> None:
-    starts: list[Executor] = [Broken(), home.executor]
-    learner = home.learner()
-    learner._start_executor = lambda: starts.pop(0)
+    learner = home.learner(Broken())
     home.write(world(60))
     assert learner.step() is None
+    learner._worker = Here()
     home.write(world(20, seed=1))
     result = learner.step()
     assert result is not None
@@ -192,3 +201,96 @@ def test_an_absent_history_is_told_once_and_found_later(home: Home, tmp_path: Pa
     home.write(world(40))
     assert learner.step() is not None
     assert learner.status()["history_error"] == ""
+
+
+def test_drift_of_one_endpoint_is_told(home: Home, world) -> None:
+    learner, samples = home.learner(), world(700)
+    home.write(samples[:500])
+    learner.step()
+    slowed = [replace(s, ttft_s=2.5 * (s.ttft_s or 1), tpot_s=2.5 * (s.tpot_s or 1)) for s in samples[500:]
+              if s.endpoint == "http://a:1"]  # fmt: skip
+    others = [s for s in samples[500:] if s.endpoint != "http://a:1"]
+    home.write([s for pair in zip(slowed, others, strict=False) for s in pair])
+    learner.step()
+    assert learner.status()["drifts"] == 1
+    assert learner.status()["changed"][0][0] == "http://a:1"
+    assert learner.model is not None
+    assert learner.model.tpot.scales["http://a:1", "h100"] > 1.8 * learner.model.tpot.scales["http://b:1", "h100"]
+    assert "http://a:1 became faster or slower" in home.messages()[-1]
+
+
+def test_rolled_back_fits_are_kept_and_not_served_until_released(home: Home, world) -> None:
+    learner, samples = home.learner(), world(120)
+    for rows in (samples[:60], samples[60:80]):
+        home.write(rows)
+        learner.step()
+    newest, versions = learner.version, learner.versions.kept()
+    assert [one.version for one in versions][-1] == newest
+    assert learner.roll_back() == versions[0].version == learner.status()["pinned"]
+    home.write(samples[80:100])
+    assert learner.step() is not None
+    assert learner.version == versions[0].version
+    assert artifact.version_of(artifact.to_dict(artifact.read(home.model_path))) == versions[0].version
+    learner.release()
+    home.write(samples[100:])
+    learner.step()
+    assert learner.version not in {one.version for one in versions}
+
+
+def test_samples_over_http_survive_a_restart(home: Home, world) -> None:
+    first = home.learner()
+    first.add(world(40), {})
+    first.step()
+    assert home.history.count("training") == 40
+    second = home.learner()
+    second.step()
+    assert second.data_status()["kept"] == 40
+    first.step()
+    assert first.data_status()["kept"] == 40, "its own rows are not read twice"
+
+
+def test_a_fit_that_takes_too_long_is_killed_and_the_next_one_works() -> None:
+    worker = FittingProcess(limit_s=0.5)
+    with pytest.raises(FitError, match="no answer"):
+        worker.run(time.sleep, 60)
+    worker._limit_s = 60.0
+    assert worker.run(abs, -3) == 3
+    worker.stop()
+
+
+def test_a_killed_fitting_process_is_replaced() -> None:
+    worker = FittingProcess()
+    pid = worker.run(os.getpid)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(FitError, match="died"):
+        worker.run(os.getpid)
+    assert worker.run(os.getpid) not in (pid, os.getpid())
+    worker.stop()
+
+
+def test_a_fit_that_raises_is_told_with_its_type() -> None:
+    worker = FittingProcess()
+    with pytest.raises(FitError, match="ZeroDivisionError"):
+        worker.run(divmod, 1, 0)
+    worker.stop()
+
+
+def test_stopping_ends_a_fit_in_progress() -> None:
+    worker = FittingProcess()
+    assert worker.run(abs, -1) == 1
+    failed: list[FitError] = []
+
+    def ask() -> None:
+        try:
+            worker.run(time.sleep, 60)
+        except FitError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while worker._child is None or not thread.is_alive():
+        time.sleep(0.01)
+    time.sleep(0.1)
+    worker.stop()
+    thread.join(10)
+    assert len(failed) == 1

@@ -97,16 +97,6 @@ def test_which_coefficients_hold(endpoint: str, variant: str, ttft_s: float) -> 
     assert found.tpot_s[0] == pytest.approx(0.02 if variant == "v" else 0.01)
 
 
-def test_shared_law_with_given_scales(model) -> None:
-    rows = matrix([{"input_tokens": 500.0}, {"input_tokens": 900.0}])
-    plain = model.predict(rows)
-    both = model.predict(rows, np.array([[2.0, 3.0], [1.0, 1.0]]))
-    one = model.predict(rows, np.array([2.0, 1.0]))
-    np.testing.assert_allclose(both.ttft_s / plain.ttft_s, [2, 1])
-    np.testing.assert_allclose(both.tpot_s / plain.tpot_s, [3, 1])
-    np.testing.assert_allclose(one.tpot_s / plain.tpot_s, [2, 1])
-
-
 def test_says_when_it_extrapolates(model) -> None:
     inside, beyond = {"input_tokens": 500.0}, {"input_tokens": 1e6}
     assert model.outside(matrix([inside, beyond])).tolist() == [False, True]

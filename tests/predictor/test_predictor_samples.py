@@ -25,7 +25,7 @@ RECORD = {
 }
 
 POISON = [
-    pytest.param({"outcome": "aborted"}, Rejection.OUTCOME, id="aborted"),
+    pytest.param({"outcome": "error"}, Rejection.OUTCOME, id="an-engine-that-failed"),
     pytest.param({"streaming": 0}, Rejection.NOT_STREAMING, id="not-streamed"),
     pytest.param({"ttft_s": None}, Rejection.NO_TARGET, id="first-token-never-seen"),
     pytest.param({"ttft_s": 0.0, "tpot_s": None}, Rejection.NO_TARGET, id="no-target-above-zero"),
@@ -64,6 +64,19 @@ def test_a_good_row_becomes_a_sample() -> None:
 @pytest.mark.parametrize("tpot", [pytest.param(None, id="one-token"), pytest.param(0, id="zero-means-not-observed")])
 def test_a_row_may_carry_one_target(tpot: float | None) -> None:
     assert from_record({**RECORD, "tpot_s": tpot}).tpot_s is None
+
+
+@pytest.mark.parametrize("outcome", ["aborted", "timeout"])
+def test_given_up_before_the_first_token_is_a_lower_bound(outcome: str) -> None:
+    sample = from_record({**RECORD, "outcome": outcome, "ttft_s": None, "e2e_s": 4.5})
+    assert (sample.ttft_s, sample.tpot_s, sample.censored) == (4.5, None, True)
+    assert dataset([sample]).observed("ttft").tolist() == [False]
+
+
+def test_given_up_after_the_first_token_is_a_sample_like_any_other() -> None:
+    sample = from_record({**RECORD, "outcome": "aborted", "e2e_s": 4.5, "output_tokens": 40})
+    assert (sample.ttft_s, sample.tpot_s, sample.censored) == (0.2, 0.01, False)
+    assert sample.output_tokens is None
 
 
 def test_more_cached_than_sent_is_cut() -> None:
