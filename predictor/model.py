@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictor import intervals, residual
-from predictor.physics import tpot_columns, ttft_columns
+from predictor.features import WIDTH
+from predictor.physics import CONTEXT, INPUT, fill_tpot_columns, fill_ttft_columns, tpot_columns, ttft_columns
 
 Array = NDArray[np.float64]
 
@@ -134,6 +135,11 @@ class LatencyModel:
             tpot = tpot if self.tpot.table is None else tpot * residual.factor(self.tpot.table, bins)
         return LatencyPrediction(ttft_s=np.maximum(ttft, FLOOR_S), tpot_s=np.maximum(tpot, FLOOR_S))
 
+    def at(self, endpoints: Sequence[str], variants: Sequence[str]) -> Batch:
+        """Coefficients of these candidates laid out for one prediction after another."""
+        places = np.array(self.places(endpoints, variants), dtype=np.intp)
+        return Batch(self, self._ttft_table[places].T.copy(), self._tpot_table[places].T.copy(), self._capacity[places])
+
     def places(self, endpoints: Sequence[str], variants: Sequence[str]) -> list[int]:
         """Rows of the coefficient table: the endpoint's, else the variant's, else the shared one (0)."""
         rows, fallback = self._rows, self._variant_rows
@@ -166,6 +172,48 @@ class LatencyModel:
         """The lower of both targets'."""
         rungs = list(Rung)
         return max(self.ttft.rung, self.tpot.rung, key=rungs.index)
+
+
+class Batch:
+    """One set of candidates, predicted again and again: fill :attr:`rows`, then :meth:`predict`. Not thread-safe."""
+
+    __slots__ = ("_capacity", "_columns", "_ttft", "_tpot", "model", "rows", "tpot_s", "ttft_s")
+
+    def __init__(self, model: LatencyModel, ttft: Array, tpot: Array, capacity: Array) -> None:
+        count = len(capacity)
+        self.model = model
+        self._ttft, self._tpot, self._capacity = ttft, tpot, capacity
+        self._columns = np.empty((len(ttft), count)), np.empty((len(tpot), count))
+        self.rows = np.zeros((WIDTH, count))
+        """Features, one row a name (:data:`predictor.features.NAMES`), one column a candidate."""
+        self.ttft_s, self.tpot_s = np.empty(count), np.empty(count)
+
+    def predict(self) -> None:
+        """Put latencies for :attr:`rows` into :attr:`ttft_s` and :attr:`tpot_s`."""
+        ttft, tpot = self._columns
+        fill_ttft_columns(self.rows, self._capacity, ttft)
+        fill_tpot_columns(self.rows, tpot)
+        np.einsum("ij,ij->j", ttft, self._ttft, out=self.ttft_s)
+        np.einsum("ij,ij->j", tpot, self._tpot, out=self.tpot_s)
+        tables = self.model.ttft.table, self.model.tpot.table
+        if tables[0] is not None or tables[1] is not None:
+            bins = residual.bins_of(self.rows)
+            for table, found in zip(tables, (self.ttft_s, self.tpot_s), strict=True):
+                if table is not None:
+                    found *= residual.factor(table, bins)
+        np.maximum(self.ttft_s, FLOOR_S, out=self.ttft_s)
+        np.maximum(self.tpot_s, FLOOR_S, out=self.tpot_s)
+
+    def alike(self) -> tuple[Array, Array]:
+        """Laws' TTFT and TPOT of one and the same load, the candidates' mean, at each of them."""
+        mean = self.rows.mean(axis=1, keepdims=True)
+        ttft, tpot = ttft_columns(mean.T)[0], tpot_columns(mean.T)[0]
+        beyond = np.maximum(mean[CONTEXT] + mean[INPUT] - self._capacity, 0.0) * 1e-3
+        return ttft @ self._ttft + beyond * self._ttft[-1], tpot @ self._tpot
+
+    def quantiles(self, level: float) -> LatencyPrediction:
+        """As :meth:`LatencyModel.quantile`, of the last prediction."""
+        return self.model.quantile(self.rows.T, LatencyPrediction(ttft_s=self.ttft_s, tpot_s=self.tpot_s), level)
 
 
 def build(*, ttft: Law, tpot: Law, ranges: Array, capacities: Mapping[str, float], fitted_at_s: float) -> LatencyModel:

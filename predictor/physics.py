@@ -58,32 +58,49 @@ def ttft_columns(matrix: Array, capacity: Array | float = np.inf) -> Array:
         matrix: feature rows, all >= 0.
         capacity: KV cache of each row's endpoint, tokens, shape (n,); infinite where unknown.
     """
-    rows = matrix.T
-    uncached = np.maximum(rows[INPUT] - rows[CACHED], 0.0) * 1e-3
-    pending = rows[PENDING] * 1e-3
-    steps = 1.0 + (uncached + pending) * (1e3 / CHUNK_TOKENS)
-    context = rows[CONTEXT] * 1e-3
     columns = np.empty((len(TTFT_COLUMNS), matrix.shape[0]))
-    columns[0] = 1.0
-    columns[1] = uncached
-    columns[2] = uncached * rows[INPUT] * 1e-3
-    columns[3] = pending
-    columns[4] = steps * rows[REQUESTS]
-    columns[5] = steps * context
-    columns[6] = np.maximum(rows[CONTEXT] + rows[INPUT] - capacity, 0.0) * 1e-3
+    fill_ttft_columns(matrix.T, capacity, columns)
     return columns.T
+
+
+def fill_ttft_columns(rows: Array, capacity: Array | float, out: Array) -> None:
+    """The same, transposed: from features (8, n) into ``out`` (7, n)."""
+    uncached, pending = out[1], out[3]
+    np.subtract(rows[INPUT], rows[CACHED], out=uncached)
+    np.maximum(uncached, 0.0, out=uncached)
+    uncached *= 1e-3
+    np.multiply(rows[PENDING], 1e-3, out=pending)
+    steps = out[0]
+    np.add(uncached, pending, out=steps)
+    steps *= 1e3 / CHUNK_TOKENS
+    steps += 1.0
+    np.multiply(uncached, rows[INPUT], out=out[2])
+    out[2] *= 1e-3
+    np.multiply(steps, rows[REQUESTS], out=out[4])
+    np.multiply(steps, rows[CONTEXT], out=out[5])
+    out[5] *= 1e-3
+    overflow = out[6]
+    np.add(rows[CONTEXT], rows[INPUT], out=overflow)
+    overflow -= capacity
+    np.maximum(overflow, 0.0, out=overflow)
+    overflow *= 1e-3
+    steps[...] = 1.0  # its place is the constant's
 
 
 def tpot_columns(matrix: Array) -> Array:
     """Physics columns of TPOT from feature rows (n, 8): shape (n, 5), in the order of :data:`TPOT_COLUMNS`."""
-    rows = matrix.T
     columns = np.empty((len(TPOT_COLUMNS), matrix.shape[0]))
-    columns[0] = 1.0
-    columns[1] = rows[REQUESTS]
-    columns[2] = rows[CONTEXT] * 1e-3
-    columns[3] = rows[PENDING] * 1e-3
-    columns[4] = rows[INPUT] * 1e-3
+    fill_tpot_columns(matrix.T, columns)
     return columns.T
+
+
+def fill_tpot_columns(rows: Array, out: Array) -> None:
+    """The same, transposed: from features (8, n) into ``out`` (5, n)."""
+    out[0] = 1.0
+    out[1] = rows[REQUESTS]
+    np.multiply(rows[CONTEXT], 1e-3, out=out[2])
+    np.multiply(rows[PENDING], 1e-3, out=out[3])
+    np.multiply(rows[INPUT], 1e-3, out=out[4])
 
 
 def kv_capacity(matrix: Array) -> float:

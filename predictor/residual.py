@@ -27,8 +27,12 @@ _OFFSET: Final = (np.arange(len(AXES), dtype=np.intp) * BINS)[:, None]
 
 def bins(matrix: Array) -> NDArray[np.intp]:
     """Bin of each row along each axis, shape (axes, n), from feature rows (n, 8)."""
-    rows = matrix.T
-    values = np.empty((len(AXES), matrix.shape[0]))
+    return bins_of(matrix.T)
+
+
+def bins_of(rows: Array) -> NDArray[np.intp]:
+    """The same from features (8, n)."""
+    values = np.empty((len(AXES), rows.shape[1]))
     np.maximum(rows[INPUT] - rows[CACHED], 0.0, out=values[0])
     values[1], values[2], values[3] = rows[INPUT], rows[PENDING], rows[REQUESTS]
     values[4], values[5], values[6] = rows[CONTEXT], rows[WAITING], rows[KV]

@@ -10,7 +10,7 @@ import numpy as np
 from fleet.types import EngineSample
 from predictor.client import Watcher
 from predictor.features import NAMES
-from predictor.model import Array, LatencyModel, LatencyPrediction
+from predictor.model import Array, Batch, LatencyModel
 from router.types import EndpointView, InferenceRequest, Prediction
 
 
@@ -60,6 +60,7 @@ class Predictor:
 
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher
+        self._desk: Desk | None = None
 
     @property
     def cold(self) -> bool:
@@ -71,7 +72,56 @@ class Predictor:
     ) -> Sequence[Prediction] | None:
         """Predicted latencies in the order of ``endpoints``."""
         model = self._watcher.model
-        return None if model is None else predictions(model, request, endpoints, level)
+        if model is None:
+            return None
+        desk = self._desk
+        if desk is None or not desk.fits(model, endpoints):
+            desk = self._desk = Desk(model, endpoints)
+        return desk.predictions(request, endpoints, level)
+
+
+class Desk:
+    """One model and one set of candidates; what does not change between two requests is laid out once."""
+
+    __slots__ = ("_batch", "_samples", "_urls")
+
+    def __init__(self, model: LatencyModel, endpoints: Sequence[EndpointView]) -> None:
+        self._urls = [one.url for one in endpoints]
+        self._samples: list[EngineSample | None] = [None] * len(endpoints)
+        self._batch = model.at(self._urls, [one.variant for one in endpoints])
+
+    def fits(self, model: LatencyModel, endpoints: Sequence[EndpointView]) -> bool:
+        """It is for this model and these candidates."""
+        return self._batch.model is model and self._urls == [one.url for one in endpoints]
+
+    def look(self, request: InferenceRequest, endpoints: Sequence[EndpointView]) -> Batch:
+        """The batch, predicted for ``request``."""
+        batch, rows = self._batch, self._batch.rows
+        rows[0] = request.input_tokens
+        rows[1] = [one.matched_tokens for one in endpoints]
+        rows[2] = [one.prefill_tokens_in_flight for one in endpoints]
+        rows[3] = [one.requests_in_flight for one in endpoints]
+        rows[4] = [one.context_tokens_in_flight for one in endpoints]
+        samples = [one.sample for one in endpoints]
+        if samples != self._samples:  # scraped since
+            self._samples = samples
+            rows[5] = [(one.waiting or 0.0) if one else 0.0 for one in samples]
+            rows[6] = [(one.running or 0.0) if one else 0.0 for one in samples]
+            rows[7] = [(one.kv_utilisation or 0.0) if one else 0.0 for one in samples]
+        batch.predict()
+        return batch
+
+    def predictions(
+        self, request: InferenceRequest, endpoints: Sequence[EndpointView], level: float = 0.5
+    ) -> list[Prediction]:
+        """See :func:`predictions`."""
+        batch = self.look(request, endpoints)
+        slowness = _agreed(*(latency / latency.mean() for latency in batch.alike()))
+        columns = [batch.ttft_s.tolist(), batch.tpot_s.tolist(), slowness.tolist()]
+        if level != 0.5:
+            high = batch.quantiles(level)
+            columns += [high.ttft_s.tolist(), high.tpot_s.tolist()]
+        return list(map(Prediction, *columns))
 
 
 def predictions(
@@ -82,18 +132,7 @@ def predictions(
 
     Their slowness is what it predicts for one and the same load, the candidates' mean, at each of them.
     """
-    rows = np.array([row(request, endpoint) for endpoint in endpoints], dtype=np.float64)
-    urls, variants = [one.url for one in endpoints], [one.variant for one in endpoints]
-    count, mean = len(endpoints), rows.mean(axis=0)
-    both = np.concatenate((rows, np.broadcast_to(mean, rows.shape)))
-    found = model.predict_for(both, urls * 2, variants * 2)
-    slowness = _agreed(*(latency[count:] / latency[count:].mean() for latency in (found.ttft_s, found.tpot_s)))
-    ttft_s, tpot_s = found.ttft_s[:count], found.tpot_s[:count]
-    columns = [ttft_s.tolist(), tpot_s.tolist(), slowness.tolist()]
-    if level != 0.5:
-        high = model.quantile(rows, LatencyPrediction(ttft_s=ttft_s, tpot_s=tpot_s), level)
-        columns += [high.ttft_s.tolist(), high.tpot_s.tolist()]
-    return list(map(Prediction, *columns))
+    return Desk(model, endpoints).predictions(request, endpoints, level)
 
 
 def _agreed(one: Array, two: Array) -> Array:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol
+from typing import Final, Protocol
 
 from fleet.history import RequestOutcome, RequestRecord
 from router.dataplane.observe import Usage
 from router.predict import features
 from router.ticket import Ticket
+from router.types import Pick
 
 
 class Writer(Protocol):
@@ -68,6 +69,24 @@ def _input_tokens(ticket: Ticket, seen: Facts) -> int:
     return ticket.input_tokens if said is None else said
 
 
+MOST_CANDIDATES: Final = 16
+"""Predictions kept of one decision; of more candidates, the best half of these and a sample of the others."""
+
+
+def candidates(pick: Pick) -> dict[str, tuple[float, float]] | None:
+    """URL -> predicted TTFT and TPOT of what could have been picked, the chosen one always among them."""
+    if not pick.predicted or pick.endpoint is None:
+        return None
+    found = [(one.ttft_s, one.tpot_s, view.url) for view, one in zip(pick.candidates, pick.predicted, strict=False)]
+    if len(found) > MOST_CANDIDATES:
+        found.sort()
+        best, others = found[: MOST_CANDIDATES // 2], found[MOST_CANDIDATES // 2 :]
+        step = -(-len(others) // (MOST_CANDIDATES // 2 - 1))
+        chosen = [one for one in found if one[2] == pick.endpoint.url]
+        found = best + others[::step] + chosen
+    return {url: (round(ttft_s, 4), round(tpot_s, 5)) for ttft_s, tpot_s, url in found}
+
+
 def record(ticket: Ticket, seen: Facts) -> RequestRecord:
     """The history's row: features and prediction as they were when the engine was picked."""
     pick, known = ticket.pick, ticket.seen
@@ -95,6 +114,7 @@ def record(ticket: Ticket, seen: Facts) -> RequestRecord:
         pick_probability=pick.probability if pick else None,
         features=features(ticket.input_tokens, known) if known else {},
         tenant=ticket.tenant,
+        candidates=candidates(pick) if pick else None,
     )
 
 

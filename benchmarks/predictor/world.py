@@ -37,11 +37,14 @@ class RoughTimer(StepTimer):
 
     rng: Rng | None = None
 
-    def step_s(self, *, decoding: int, context: int, prefill: int = 0, attention: float = 0.0) -> float:
+    def step_s(
+        self, *, decoding: int, context: int, prefill: int = 0, attention: float = 0.0, repeated: int = 0
+    ) -> float:
         """See :class:`simulator.steptime.StepTimer`."""
         tiled = math.ceil(decoding / TILE) * TILE
         # No zero-argument super() in a dataclass with slots.
-        expected_s = StepTimer.step_s(self, decoding=tiled, context=context, prefill=prefill, attention=attention)
+        expected_s = StepTimer.step_s(self, decoding=tiled, context=context, prefill=prefill, attention=attention,
+                                      repeated=repeated)  # fmt: skip
         if self.rng is None:
             return expected_s
         stall_s = float(self.rng.exponential(STALL_S)) if self.rng.random() < STALL_SHARE else 0.0
