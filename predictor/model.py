@@ -177,7 +177,7 @@ class LatencyModel:
 class Batch:
     """One set of candidates, predicted again and again: fill :attr:`rows`, then :meth:`predict`. Not thread-safe."""
 
-    __slots__ = ("_capacity", "_columns", "_ttft", "_tpot", "model", "rows", "tpot_s", "ttft_s")
+    __slots__ = ("_capacity", "_columns", "_tpot", "_ttft", "model", "rows", "tpot_s", "ttft_s")
 
     def __init__(self, model: LatencyModel, ttft: Array, tpot: Array, capacity: Array) -> None:
         count = len(capacity)
@@ -198,9 +198,9 @@ class Batch:
         tables = self.model.ttft.table, self.model.tpot.table
         if tables[0] is not None or tables[1] is not None:
             bins = residual.bins_of(self.rows)
-            for table, found in zip(tables, (self.ttft_s, self.tpot_s), strict=True):
+            for table, latency_s in zip(tables, (self.ttft_s, self.tpot_s), strict=True):
                 if table is not None:
-                    found *= residual.factor(table, bins)
+                    np.multiply(latency_s, residual.factor(table, bins), out=latency_s)
         np.maximum(self.ttft_s, FLOOR_S, out=self.ttft_s)
         np.maximum(self.tpot_s, FLOOR_S, out=self.tpot_s)
 

@@ -1,4 +1,4 @@
-"""A run as a router records it: features at dispatch, outcomes, and what each candidate would truly have taken. Pure.
+"""A run as a router records it: features at dispatch, outcomes, and what each candidate would truly have taken.
 
 The router is the production one (:class:`benchmarks.routing.front.Front` keeps its real books and prefix index, its
 default profile picks). The truth about the candidates comes from clones: each engine is copied at the moment of the
