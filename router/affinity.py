@@ -113,8 +113,9 @@ class NetworkDistance:
     def __call__(self, candidates: Candidates) -> list[float]:
         """Nearest / distance."""
         floor = self.floor_ms / 1000.0
-        distances = [None if one.distance_s is None else max(floor, one.distance_s) for one in candidates.endpoints]
-        nearest = min((distance for distance in distances if distance is not None), default=floor)
+        found = [one.distance_s for one in candidates.endpoints]
+        distances = [None if took is None else took if took > floor else floor for took in found]
+        nearest = min([distance for distance in distances if distance is not None], default=floor)
         return [UNKNOWN if distance is None else nearest / distance for distance in distances]
 
 
@@ -129,6 +130,8 @@ class Topology:
     def __call__(self, candidates: Candidates) -> list[float]:
         """The nearest place that is shared."""
         places = [(name, self.own[name], score) for name, score in _TOPOLOGY.items() if name in self.own]
+        if not places:
+            return [0.0] * len(candidates.endpoints)
         return [_shared(one.labels, places) for one in candidates.endpoints]
 
 

@@ -7,57 +7,58 @@ gets :data:`router.scoring.UNKNOWN`: its prediction would take what is not known
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from router.parameters import choice, number
-from router.scoring import UNKNOWN, Candidates, sane
-from router.types import Prediction
+from router.scoring import UNKNOWN, Candidates
+
+SHORTEST_S: Final = 1e-4
+"""Predictions below a tenth of a millisecond count as equal."""
+_UNSCRAPED: Final = -1.0
 
 
-def _ttft(prediction: Prediction) -> float:
-    return prediction.ttft_s if prediction.ttft_high_s is None else prediction.ttft_high_s
+def _latencies(candidates: Candidates, *, ttft: bool) -> list[float]:
+    """By endpoint: TTFT or TPOT at the percentile asked for; below 0 for one never scraped. The model is not cold.
 
-
-def _tpot(prediction: Prediction) -> float:
-    return prediction.tpot_s if prediction.tpot_high_s is None else prediction.tpot_high_s
-
-
-def _latencies(candidates: Candidates, read: Callable[[Prediction], float]) -> list[float | None]:
-    """By endpoint, ``None`` for one never scraped; the model is not cold."""
+    A prediction that is no number counts as endless, one below 0.1 ms as 0.1 ms.
+    """
+    predictions = candidates.predictions or ()
+    if ttft:
+        found = [one.ttft_s if one.ttft_high_s is None else one.ttft_high_s for one in predictions]
+    else:
+        found = [one.tpot_s if one.tpot_high_s is None else one.tpot_high_s for one in predictions]
     return [
-        None if endpoint.sample is None else sane(read(prediction))
-        for endpoint, prediction in zip(candidates.endpoints, candidates.predictions or (), strict=True)
-    ]
+        _UNSCRAPED if endpoint.sample is None
+        else latency if latency > SHORTEST_S else SHORTEST_S if latency == latency else math.inf  # noqa: PLR0124
+        for endpoint, latency in zip(candidates.endpoints, found, strict=True)
+    ]  # fmt: skip
 
 
-def _against_best(candidates: Candidates, read: Callable[[Prediction], float]) -> list[float]:
+def _against_best(candidates: Candidates, *, ttft: bool) -> list[float]:
     """Best predicted latency / predicted latency; :data:`UNKNOWN` while cold and for endpoints never scraped."""
     if candidates.predictions is None:
         return [UNKNOWN] * len(candidates.endpoints)
-    latencies = _latencies(candidates, read)
-    best = min((latency for latency in latencies if latency is not None), default=math.inf)
-    if math.isinf(best):
+    latencies = _latencies(candidates, ttft=ttft)
+    best = min(latencies)
+    if best < 0.0:
+        best = min([latency for latency in latencies if latency >= 0.0], default=math.inf)
+    if best == math.inf:
         return [UNKNOWN] * len(latencies)
-    return [UNKNOWN if latency is None else best / latency for latency in latencies]
+    return [best / latency if latency > 0.0 else UNKNOWN for latency in latencies]
 
 
-def _within(candidates: Candidates, read: Callable[[Prediction], float], limit_s: float, *, most: bool) -> list[float]:
+def _within(candidates: Candidates, limit_s: float, *, ttft: bool, most: bool) -> list[float]:
     """Above 0.5 inside the limit, below it outside: by the room left, and by how far it is missed.
 
     With ``most`` the largest room scores 1, without it the smallest: requests are packed where they still fit.
     """
-    scores = []
-    for latency in _latencies(candidates, read):
-        if latency is None:
-            scores.append(UNKNOWN)
-        elif latency <= limit_s:
-            room = 1.0 - latency / limit_s
-            scores.append(0.5 + 0.5 * (room if most else 1.0 - room))
-        else:
-            scores.append(0.5 * limit_s / latency if math.isfinite(latency) else 0.0)
-    return scores
+    start, slope = (1.0, -0.5 / limit_s) if most else (0.5, 0.5 / limit_s)
+    half = 0.5 * limit_s
+    return [
+        UNKNOWN if latency < 0.0 else start + slope * latency if latency <= limit_s else half / latency
+        for latency in _latencies(candidates, ttft=ttft)
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,11 +80,10 @@ class PredictedLatency:
     def __call__(self, candidates: Candidates) -> list[float]:
         """Best / predicted, or room below the limit."""
         ttft = self.target_metric == "ttft"
-        read = _ttft if ttft else _tpot
         limit_s = candidates.request.slo_ttft_s if ttft else candidates.request.slo_tpot_s
         if self.slo_headroom == "off" or limit_s is None or limit_s <= 0.0 or candidates.predictions is None:
-            return _against_best(candidates, read)
-        return _within(candidates, read, limit_s, most=self.slo_headroom == "most")
+            return _against_best(candidates, ttft=ttft)
+        return _within(candidates, limit_s, ttft=ttft, most=self.slo_headroom == "most")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,13 +105,12 @@ class BothLatencies:
         weights = self.ttft_weight + self.tpot_weight
         if weights <= 0:
             return [UNKNOWN] * len(candidates.endpoints)
-        request = candidates.request
-        ttft, tpot = self._one(candidates, _ttft, request.slo_ttft_s), self._one(candidates, _tpot, request.slo_tpot_s)
-        return [
-            (self.ttft_weight * one + self.tpot_weight * two) / weights for one, two in zip(ttft, tpot, strict=True)
-        ]
+        request, share = candidates.request, self.ttft_weight / weights
+        ttft = self._one(candidates, request.slo_ttft_s, ttft=True)
+        tpot = self._one(candidates, request.slo_tpot_s, ttft=False)
+        return [share * one + (1.0 - share) * two for one, two in zip(ttft, tpot, strict=True)]
 
-    def _one(self, candidates: Candidates, read: Callable[[Prediction], float], limit_s: float | None) -> list[float]:
+    def _one(self, candidates: Candidates, limit_s: float | None, *, ttft: bool) -> list[float]:
         if limit_s is None or limit_s <= 0.0 or candidates.predictions is None:
-            return _against_best(candidates, read)
-        return _within(candidates, read, limit_s, most=self.headroom == "most")
+            return _against_best(candidates, ttft=ttft)
+        return _within(candidates, limit_s, ttft=ttft, most=self.headroom == "most")

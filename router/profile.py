@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import mul
+from operator import add, mul
 from types import MappingProxyType
 from typing import Final
 
@@ -276,13 +276,11 @@ class Scheduler:
         for name, fixed, scorer in self._scorers:
             weight = moved.get(name, fixed) if moved else fixed
             columns[name] = scores = _clamped(scorer(candidates))
-            if totals:
-                totals = [total + weight * score for total, score in zip(totals, scores, strict=True)]
-            else:
-                totals = [weight * score for score in scores]
-        if len(totals) != len(candidates.endpoints):
-            if columns:
-                raise ValueError(f"zip: {len(totals)} scores for {len(candidates.endpoints)} endpoints")
+            weighed = scores if weight == 1.0 else [weight * score for score in scores]
+            if len(scores) != len(candidates.endpoints):
+                raise ValueError(f"zip: {name} gave {len(scores)} scores for {len(candidates.endpoints)} endpoints")
+            totals = list(map(add, totals, weighed)) if totals else weighed
+        if not columns:
             totals = [0.0] * len(candidates.endpoints)
         for name, pressure in self._penalties:
             if (factors := pressure.factors(candidates.endpoints)) is not None:

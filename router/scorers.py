@@ -84,20 +84,23 @@ class LoadAware:
 
     def __call__(self, candidates: Candidates) -> list[float]:
         """1 for an idle engine, 0 for a full one."""
-        scores = []
-        for endpoint, load in zip(candidates.endpoints, candidates.loads, strict=True):
-            if load is None:
-                own = float(endpoint.requests_in_flight)
-                scores.append(min(UNKNOWN, self._score(own, own)))
-            else:
-                scores.append(self._score(*load))
-        return scores
-
-    def _score(self, queue: float, active: float) -> float:
-        busy = self.queue_weight * min(1.0, queue / self.max_queue_length)
-        busy += self.active_weight * min(1.0, active / self.max_active_requests)
         weights = self.queue_weight + self.active_weight
-        return 1.0 - busy / weights if weights > 0 else UNKNOWN
+        if weights <= 0.0:
+            return [UNKNOWN] * len(candidates.endpoints)
+        most, limit = self.max_queue_length, self.max_active_requests
+        by_queue, by_active = self.queue_weight / weights / most, self.active_weight / weights / limit
+        scores = [
+            -1.0 if load is None
+            else 1.0 - by_queue * (queue if (queue := load[0]) < most else most)
+            - by_active * (active if (active := load[1]) < limit else limit)
+            for load in candidates.loads
+        ]  # fmt: skip
+        if -1.0 in scores:
+            for index, one in enumerate(candidates.endpoints):
+                if scores[index] == -1.0:
+                    own = one.requests_in_flight
+                    scores[index] = min(UNKNOWN, 1.0 - by_queue * min(own, most) - by_active * min(own, limit))
+        return scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

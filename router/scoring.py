@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Protocol
@@ -11,8 +10,6 @@ from router.types import EndpointView, InferenceRequest, Prediction
 
 UNKNOWN: Final = 0.5
 """Score of an endpoint about which nothing is known."""
-_SHORTEST_S: Final = 1e-4
-"""Predictions below a tenth of a millisecond count as equal."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,8 +54,3 @@ def outstanding(endpoint: EndpointView) -> tuple[float, float] | None:
     seen = sample.waiting + (sample.running or 0.0)
     unseen = endpoint.requests_in_flight - seen
     return (sample.waiting + unseen, seen + unseen) if unseen > 0 else (sample.waiting, seen)
-
-
-def sane(latency: float) -> float:
-    """A prediction that is no number counts as endless, one below 0.1 ms as 0.1 ms."""
-    return math.inf if math.isnan(latency) else max(latency, _SHORTEST_S)

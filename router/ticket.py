@@ -24,7 +24,8 @@ class Ticket:
 
     __slots__ = (
         "block_tokens", "hashes", "hints", "input_tokens", "key", "max_tokens", "meters", "model", "observer",
-        "outcome", "pick", "request_id", "seen", "started_at_s", "started_s", "status", "streaming", "tenant", "tried", "url",
+        "outcome", "pick", "request_id", "seen", "started_at_s", "started_s", "status", "streaming", "tenant", "tried",
+        "url",
     )  # fmt: skip
 
     def __init__(

@@ -143,7 +143,7 @@ def _outcome(
               columns=("profile", "endpoints", "P50 µs", "P90 µs", "P99 µs"),
               rows=[(kind, count, *_figures(found).values()) for (kind, count), found in small.items()]),
         Table(title="Memory of the prefix index", columns=("blocks", "bytes a block and endpoint"),
-              rows=[(name, value) for name, value in memory.items()]),
+              rows=list(memory.items())),
     ]  # fmt: skip
     bars = {
         "p99_us_8k": Bar(value=_us(times["8k"], 99), unit="µs", limit="< 1000"),
