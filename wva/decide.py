@@ -7,8 +7,20 @@ from dataclasses import replace
 
 from fleet.types import Decision, Direction, FleetSnapshot, Role, VariantObservation, VariantSpec
 from wva import capacity, optimizer, policy, saturation
-from wva.types import GroupView, Learned, Policy, Proposal, Signals, VariantState, VariantView, WvaState, key_of
-from wva.view import view_variant
+from wva.slo import decide as slo
+from wva.types import (
+    GroupView,
+    Learned,
+    Policy,
+    Proposal,
+    Signals,
+    VariantState,
+    VariantView,
+    WvaState,
+    group_key,
+    key_of,
+)
+from wva.view import remembered, view_variant
 
 
 def decide(
@@ -26,22 +38,25 @@ def decide(
     Returns: decisions in the order of ``specs``, and the state for the next pass.
     """
     observed = {key_of(entry.spec): entry for entry in snapshot.variants}
-    groups: dict[tuple[str, str, Role], list[VariantObservation]] = {}
+    groups: dict[str, list[VariantObservation]] = {}
     for spec in specs:
         if (entry := observed.get(key_of(spec))) is not None:
-            groups.setdefault((spec.namespace, spec.model, spec.role), []).append(replace(entry, spec=spec))
-    found: dict[str, tuple[Decision, VariantState]] = {}
-    for members in groups.values():
-        found |= _decide_group(members, snapshot, state, now_s, rules)
+            groups.setdefault(group_key(spec), []).append(replace(entry, spec=spec))
+    if rules.analyzer == "slo":
+        found, memories = slo.decide_groups(groups, snapshot, state, now_s, rules)
+    else:
+        found, memories = {}, dict(state.groups)
+        for members in groups.values():
+            found |= _decide_group(members, snapshot, state, now_s, rules)
     decisions = tuple(found[key][0] for spec in specs if (key := key_of(spec)) in found)
-    return decisions, WvaState(variants={key: new for key, (_, new) in found.items()})
+    return decisions, WvaState(variants={key: new for key, (_, new) in found.items()}, groups=memories)
 
 
 def _decide_group(
     members: Sequence[VariantObservation], snapshot: FleetSnapshot, state: WvaState, now_s: float, rules: Policy
 ) -> dict[str, tuple[Decision, VariantState]]:
     extra_age_s = max(now_s - snapshot.at_s, 0.0)
-    before = {entry.spec.name: _remembered(entry, state, now_s) for entry in members}
+    before = {entry.spec.name: remembered(entry, state, now_s) for entry in members}
     views = tuple(
         view_variant(entry, before[entry.spec.name], now_s=now_s, extra_age_s=extra_age_s, rules=rules)
         for entry in members
@@ -59,16 +74,6 @@ def _decide_group(
         new = replace(before[name], recommendations=damped.recommendations, learned=learned[name])
         found[key_of(view.spec)] = _decision(view, group, damped.proposal, new, now_s), new
     return found
-
-
-def _remembered(entry: VariantObservation, state: WvaState, now_s: float) -> VariantState:
-    """The variant's state, with the time at which its request last changed."""
-    old = state.variants.get(key_of(entry.spec))
-    if old is None:
-        return VariantState(requested=entry.requested, requested_at_s=now_s)
-    if old.requested != entry.requested:
-        return replace(old, requested=entry.requested, requested_at_s=now_s)
-    return old
 
 
 def _group(

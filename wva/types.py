@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fleet.types import Reason, ReplicaObservation, VariantSpec
+from wva.slo.state import GroupMemory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,14 @@ class WvaState:
 
     variants: Mapping[str, VariantState] = field(default_factory=dict)
     """By :func:`key_of`."""
+    groups: Mapping[str, GroupMemory] = field(default_factory=dict)
+    """Of the analyzer ``slo``, by :func:`group_key`."""
     version: int = 1
+
+
+def group_key(spec: VariantSpec) -> str:
+    """Names the variants that can stand in for each other: namespace, model, role."""
+    return f"{spec.namespace}/{spec.model}/{spec.role}"
 
 
 def key_of(spec: VariantSpec) -> str:

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fleet.types import ReplicaObservation, ReplicaState, VariantObservation
 from wva.saturation import usable
-from wva.types import Policy, VariantState, VariantView
+from wva.types import Policy, VariantState, VariantView, WvaState, key_of
+
+
+def remembered(entry: VariantObservation, state: WvaState, now_s: float) -> VariantState:
+    """The variant's state, with the time at which its request last changed."""
+    old = state.variants.get(key_of(entry.spec))
+    if old is None:
+        return VariantState(requested=entry.requested, requested_at_s=now_s)
+    if old.requested != entry.requested:
+        return replace(old, requested=entry.requested, requested_at_s=now_s)
+    return old
 
 
 def view_variant(

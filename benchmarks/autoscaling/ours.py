@@ -7,11 +7,11 @@ from typing import Final
 
 from benchmarks.autoscaling.case import Case
 from benchmarks.autoscaling.hpa import DOUBLE_15S, Behavior, Direction
-from benchmarks.autoscaling.pool import Life, Pool, Sample, Seen
+from benchmarks.autoscaling.pool import TPOT_BOUNDS_S, TTFT_BOUNDS_S, Life, Pool, Sample, Seen
 from fleet.errors import SourceError
 from fleet.sources import EngineReading
 from fleet.sources.rates import reading, within
-from fleet.types import EngineSample, Replica, ReplicaState, Variant, VariantSpec
+from fleet.types import EngineSample, Histogram, ModelTraffic, Replica, ReplicaState, Variant, VariantSpec
 from simulator.tokens import BLOCK_TOKENS
 from wva.collect import Collector
 from wva.decide import decide
@@ -60,6 +60,18 @@ class PoolPlatform:
                 found[_url(seen.name)] = reading(within(samples, now_s=now_s, window_s=self._window_s))
         return found
 
+    def traffic(self) -> Mapping[str, ModelTraffic]:
+        """What the router's newest scraped page counts."""
+        if self.pool is None or not self.pool.router:
+            return {}
+        page = self.pool.router[-1]
+        return {self._spec.model: ModelTraffic(
+            at_s=EPOCH_S + page.at_s, arrived_total=page.arrived, finished_total=page.finished,
+            prompt_tokens_total=page.input_tokens, generation_tokens_total=page.output_tokens, in_flight=page.in_flight,
+            ttft=Histogram(bounds=TTFT_BOUNDS_S, counts=page.ttft),
+            tpot=Histogram(bounds=TPOT_BOUNDS_S, counts=page.tpot),
+        )}  # fmt: skip
+
     def _replica(self, seen: Seen) -> Replica:
         return Replica(name=seen.name, url=_url(seen.name), variant=self._spec.name, state=_STATES[seen.life],
                        since_s=EPOCH_S + seen.since_s)  # fmt: skip
@@ -80,15 +92,16 @@ def _url(name: str) -> str:
 class OursWish:
     """``wva.decide.decide`` with the default policy; what it wants becomes the published metric."""
 
-    def __init__(self, case: Case) -> None:
-        fleet, settings = case.fleet, WvaSettings()
+    def __init__(self, case: Case, **changed: object) -> None:
+        fleet, settings = case.fleet, WvaSettings(**changed)  # type: ignore[arg-type]
         spec = VariantSpec(
             name="pool", model=fleet.shape, accelerator=fleet.accelerator, accelerator_count=fleet.count,
             cost_per_hour=fleet.cost_per_hour, min_replicas=fleet.bounds.low, max_replicas=fleet.bounds.high,
+            slo_ttft_s=case.slo.ttft_s, slo_tpot_s=case.slo.tpot_s,
         )  # fmt: skip
         self._platform = PoolPlatform(spec, kv_tokens=float(fleet.config.blocks * BLOCK_TOKENS),
                                       window_s=settings.window_s)  # fmt: skip
-        self._collector = Collector(self._platform, self._platform)
+        self._collector = Collector(self._platform, self._platform, traffic=self._platform.traffic)
         self._policy, self._state, self._specs = settings.policy(), WvaState(), (spec,)
 
     def __call__(self, pool: Pool) -> int:
@@ -96,4 +109,5 @@ class OursWish:
         now_s = EPOCH_S + pool.now_s
         snapshot, _problems = self._collector.collect(now_s)
         decisions, self._state = decide(snapshot, self._specs, self._state, now_s, self._policy)
-        return decisions[0].desired
+        self.last = decisions[0]
+        return self.last.desired

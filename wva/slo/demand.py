@@ -1,0 +1,145 @@
+"""How much work arrives: a rate over the longest recent window in which the traffic looks steady. Pure.
+
+Work is in seconds of one replica of the group's reference variant (:mod:`wva.slo.mix`), so that longer prompts count as
+more demand at once. The window starts with the newest readings and grows backwards while the older stretch agrees with
+it within the counting noise of this traffic, whose dispersion is tracked; a step in the load therefore shows after one
+or two readings, and a steady load is averaged over :data:`WINDOW_S`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from fleet.types import Histogram
+
+WINDOW_S: Final = 150.0
+KEEP_S: Final = 330.0
+"""Readings older than this are dropped; mean lengths are over so long."""
+FINE_S: Final = 60.0
+"""Newer readings are all kept, older ones :data:`COARSE_S` apart."""
+COARSE_S: Final = 30.0
+MIN_WINDOW_S: Final = 9.0
+AGREES: Final = 2.5
+"""Standard deviations of counting noise that two stretches may differ by and count as one."""
+DISPERSION_FIRST: Final = 2.0
+"""Variance over mean of the work in a stretch, in units of a request's work: Poisson arrivals of varying lengths."""
+DISPERSION_LIMITS: Final = (0.2, 50.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Totals of one model at one time, and what ran then."""
+
+    at_s: float
+    arrived: float
+    prompt_tokens: float
+    finished: float
+    generation_tokens: float
+    in_flight: float
+    ready: int
+    first_good: float = 0.0
+    """Requests whose first token came in time, and all that had one."""
+    first_all: float = 0.0
+    paced_good: float = 0.0
+    """Requests whose time per output token was within its target, and all that were measured."""
+    paced_all: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """Work of a request, linear in its prompt: seconds a request and seconds a prompt token."""
+
+    request_s: float
+    token_s: float
+
+    def work(self, before: Reading, after: Reading) -> float:
+        """Work that arrived between two readings."""
+        return (after.arrived - before.arrived) * self.request_s + (
+            after.prompt_tokens - before.prompt_tokens
+        ) * self.token_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """The demand now."""
+
+    work: float
+    """Seconds of work a second: replicas that were busy with nothing else."""
+    window_s: float
+    dispersion: float
+    """In units of a request's work."""
+
+
+def remembered(readings: Sequence[Reading], new: Reading) -> tuple[Reading, ...]:
+    """Readings with ``new``; begun anew when a counter fell (a restart) or the clock did."""
+    if readings:
+        last = readings[-1]
+        fell = new.arrived < last.arrived or new.finished < last.finished or new.prompt_tokens < last.prompt_tokens
+        if fell or new.first_all < last.first_all or new.paced_all < last.paced_all or new.at_s < last.at_s:
+            return (new,)
+        if new.at_s == last.at_s:
+            return tuple(readings)
+    kept: list[Reading] = []
+    for one in readings:
+        age_s = new.at_s - one.at_s
+        if age_s > KEEP_S or (kept and age_s > FINE_S and one.at_s - kept[-1].at_s < COARSE_S):
+            continue
+        kept.append(one)
+    return (*kept, new)
+
+
+def level(readings: Sequence[Reading], weights: Weights, request_work: float, before: Level | None) -> Level | None:
+    """The demand now; ``None`` without two readings :data:`MIN_WINDOW_S` apart.
+
+    Args:
+        request_work: mean work of a request, seconds.
+        before: the level of the pass before, for the dispersion.
+    """
+    last = readings[-1]
+    first = next((i for i in range(len(readings) - 2, -1, -1) if last.at_s - readings[i].at_s >= MIN_WINDOW_S), None)
+    if first is None:
+        return None
+    dispersion = before.dispersion if before else DISPERSION_FIRST
+    unit = max(request_work, 1e-9)
+    spent = weights.work(readings[first], last)
+    length_s = last.at_s - readings[first].at_s
+    newest = spent, length_s
+    while first > 0 and last.at_s - readings[first - 1].at_s <= WINDOW_S:
+        older = weights.work(readings[first - 1], readings[first])
+        older_s = readings[first].at_s - readings[first - 1].at_s
+        rate = (spent + older) / (length_s + older_s)
+        noise = math.sqrt(max(dispersion * unit * rate * older_s * (1.0 + older_s / length_s), unit * unit))
+        if abs(older - spent / length_s * older_s) > AGREES * noise:
+            break
+        spent, length_s, first = spent + older, length_s + older_s, first - 1
+    return Level(work=spent / length_s, window_s=length_s, dispersion=_dispersion(dispersion, newest, before, unit))
+
+
+def _dispersion(known: float, newest: tuple[float, float], before: Level | None, unit: float) -> float:
+    """Follows the squared surprise of the newest stretch; one surprise moves it little, whatever its size."""
+    if before is None or before.work <= 0.0:
+        return known
+    spent, length_s = newest
+    expected = before.work * length_s
+    seen = (spent - expected) ** 2 / (expected * unit) / (1.0 + length_s / max(before.window_s, length_s))
+    moved = known + 0.1 * (min(seen, 6.0 * known) - known)
+    return min(max(moved, DISPERSION_LIMITS[0]), DISPERSION_LIMITS[1])
+
+
+def within(histogram: Histogram, limit_s: float) -> float:
+    """Observations at or under a limit; linear inside the bucket that holds it, none of what is above all bounds.
+
+    >>> within(Histogram(bounds=(1.0, 3.0), counts=(4.0, 2.0, 1.0)), 2.0)
+    5.0
+    """
+    total, low = 0.0, 0.0
+    for bound, count in zip(histogram.bounds, histogram.counts, strict=False):
+        if bound <= limit_s:
+            total += count
+        else:
+            return total + (count * (limit_s - low) / (bound - low) if limit_s > low else 0.0)
+        low = bound
+    return total

@@ -1,0 +1,290 @@
+"""What one look at a group teaches: readings, mix, start-up times, corrections of the law, misses by level. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from fleet.types import FleetSnapshot, ModelTraffic, ReplicaObservation, ReplicaState, Role, VariantObservation
+from wva.saturation import usable
+from wva.slo import misses
+from wva.slo.demand import Reading, Weights, level, remembered, within
+from wva.slo.law import Correction, Law, first, law, updated
+from wva.slo.mix import Cost, Mix, cost
+from wva.slo.state import GroupMemory, Tally, VariantMemory
+from wva.types import Policy, VariantView
+
+MIX_S: Final = 120.0
+"""Mean prompts are over so long; answers over all readings that are kept."""
+MIX_FIRST: Final = Mix(prompt=1000.0, output=200.0)
+"""Before any request was counted."""
+MIX_MIN: Final = 8.0
+"""Requests that a mean needs."""
+LEADS: Final = 24
+LEAD_SHARE: Final = 0.8
+"""Quantile of the start-up times that is planned with."""
+TALLY_HALF_LIFE_S: Final = 3600.0
+STEADY: Final = 0.15
+"""Relative change of the requests in flight up to which Little's law is applied."""
+SMOOTH: Final = 0.3
+"""Weight of a new look at what a request holds of the KV memory and finds in the cache."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A group after a look: everything that sizing needs."""
+
+    memory: GroupMemory
+    mix: Mix
+    costs: Mapping[str, Cost]
+    laws: Mapping[str, Law]
+    in_flight: float
+    """Requests of the model in flight now."""
+    demand_rps: float | None
+    """Arrivals, averaged over a steady window; ``None`` before two readings."""
+    lead_s: float
+
+
+def reference(views: Sequence[VariantView]) -> VariantView:
+    """The variant in whose replicas a group is counted: the first by name, so that it does not change."""
+    return min(views, key=lambda view: view.spec.name)
+
+
+def look(
+    views: Sequence[VariantView], entries: Sequence[VariantObservation], snapshot: FleetSnapshot, memory: GroupMemory,
+    *, now_s: float, rules: Policy,
+) -> Seen:  # fmt: skip
+    """The group as of this pass."""
+    traffic = _fresh_traffic(snapshot, views[0].spec.model, now_s, rules)
+    reading = _reading(traffic, views, memory, now_s, rules)
+    readings = remembered(memory.readings, reading)
+    mix = _mix(readings, memory.mix, views)
+    base = reference(views)
+    costs = {view.spec.name: cost(view.spec, mix) for view in views}
+    known = _learned(views, costs, memory, now_s)
+    laws = {view.spec.name: _law(view, costs[view.spec.name], known[view.spec.name].correction, mix, rules)
+            for view in views}  # fmt: skip
+    known = _tallied(known, laws, readings, memory.readings, now_s)
+    own = costs[base.spec.name]
+    token_s = own.prefill_s / mix.prompt if mix.prompt > 0 else 0.0
+    weights = Weights(request_s=own.work_s - own.prefill_s, token_s=token_s)
+    now = level(readings, weights, own.work_s, memory.level)
+    starting, leads = _starts(entries, memory, now_s)
+    memory = replace(
+        memory, readings=readings, level=now or memory.level, mix=mix, variants=known, starting=starting, leads_s=leads,
+        busy_s=now_s if reading.in_flight > 0 or _moved(memory.readings, reading) else memory.busy_s or now_s,
+    )  # fmt: skip
+    return Seen(
+        memory=memory, mix=mix, costs=costs, laws=laws, in_flight=reading.in_flight,
+        demand_rps=now.work / own.work_s if now else None, lead_s=lead_s(base, memory, rules),
+    )  # fmt: skip
+
+
+def _moved(readings: Sequence[Reading], new: Reading) -> bool:
+    return bool(readings) and new.arrived > readings[-1].arrived
+
+
+def lead_s(base: VariantView, memory: GroupMemory, rules: Policy) -> float:
+    """Start-up time to plan with: a high quantile of those seen, beside what is known beforehand."""
+    prior = base.spec.startup_s or rules.lead_time_s
+    seen = sorted([*memory.leads_s, prior] if len(memory.leads_s) < 5 else memory.leads_s)
+    return seen[min(int(LEAD_SHARE * len(seen)), len(seen) - 1)]
+
+
+# ---- readings
+
+
+def _fresh_traffic(snapshot: FleetSnapshot, model: str, now_s: float, rules: Policy) -> ModelTraffic | None:
+    traffic = snapshot.traffic.get(model)
+    if traffic is None or traffic.arrived_total is None or now_s - traffic.at_s > rules.stale_after_s:
+        return None
+    return traffic
+
+
+def _reading(
+    traffic: ModelTraffic | None, views: Sequence[VariantView], memory: GroupMemory, now_s: float, rules: Policy
+) -> Reading:
+    ready = sum(view.ready for view in views)
+    engines = _in_engines(views)
+    last = memory.readings[-1] if memory.readings else None
+    if traffic is None:
+        return _integrated(views, engines, last, now_s, ready)
+    held = usable(traffic.in_flight)
+    spec = views[0].spec
+    ttft, tpot = traffic.ttft, traffic.tpot
+    ttft_s, tpot_s = spec.slo_ttft_s or rules.slo_ttft_s, spec.slo_tpot_s or rules.slo_tpot_s
+    return Reading(
+        at_s=traffic.at_s, arrived=traffic.arrived_total or 0.0, prompt_tokens=traffic.prompt_tokens_total or 0.0,
+        finished=traffic.finished_total or 0.0, generation_tokens=traffic.generation_tokens_total or 0.0,
+        in_flight=engines if held is None else held, ready=ready,
+        first_good=within(ttft, ttft_s) if ttft else 0.0, first_all=ttft.count if ttft else 0.0,
+        paced_good=within(tpot, tpot_s) if tpot else 0.0, paced_all=tpot.count if tpot else 0.0,
+    )  # fmt: skip
+
+
+def _in_engines(views: Sequence[VariantView]) -> float:
+    """Requests running and waiting in engines; replicas that do not report count as the mean of those that do."""
+    total = 0.0
+    for view in views:
+        held = [(seen.sample.running or 0.0) + (seen.sample.waiting or 0.0) for seen in view.fresh if seen.sample]
+        if held:
+            total += sum(held) / len(held) * view.ready
+    return total
+
+
+def _integrated(
+    views: Sequence[VariantView], in_flight: float, last: Reading | None, now_s: float, ready: int
+) -> Reading:  # fmt: skip
+    """Totals added up from the engines' rates, where no router counts arrivals: completions plus growth."""
+    rates = [
+        sum(usable(getattr(seen, field)) or 0.0 for view in views for seen in view.fresh)
+        for field in ("request_rps", "prompt_tps", "generation_tps")
+    ]
+    if last is None:
+        return Reading(at_s=now_s, arrived=in_flight, prompt_tokens=0.0, finished=0.0, generation_tokens=0.0,
+                       in_flight=in_flight, ready=ready)  # fmt: skip
+    past_s = min(max(now_s - last.at_s, 0.0), 120.0)
+    done, prompt, generated = (rate * past_s for rate in rates)
+    finished = last.finished + done
+    arrived = max(finished + in_flight, last.arrived)
+    share = (arrived - last.arrived) / done if done > 0 else 1.0
+    return Reading(at_s=now_s, arrived=arrived, prompt_tokens=last.prompt_tokens + prompt * min(max(share, 0.0), 3.0),
+                   finished=finished, generation_tokens=last.generation_tokens + generated, in_flight=in_flight,
+                   ready=ready)  # fmt: skip
+
+
+def _mix(readings: Sequence[Reading], before: Mix | None, views: Sequence[VariantView]) -> Mix:
+    last = readings[-1]
+    known = before or MIX_FIRST
+    near = next((one for one in readings if last.at_s - one.at_s <= MIX_S), last)
+    arrived = last.arrived - near.arrived
+    prompt = (last.prompt_tokens - near.prompt_tokens) / arrived if arrived >= MIX_MIN else known.prompt
+    far = readings[0]
+    finished = last.finished - far.finished
+    output = (last.generation_tokens - far.generation_tokens) / finished if finished >= MIX_MIN else known.output
+    hits = [ratio for view in views for seen in view.fresh if (ratio := usable(seen.prefix_hit_ratio)) is not None]
+    hit = known.hit_ratio + SMOOTH * (min(sum(hits) / len(hits), 1.0) - known.hit_ratio) if hits else known.hit_ratio
+    return Mix(prompt=prompt if prompt > 0 else known.prompt, output=max(output, 1.0), hit_ratio=hit)
+
+
+# ---- start-up times
+
+
+def _starts(
+    entries: Sequence[VariantObservation], memory: GroupMemory, now_s: float
+) -> tuple[dict[str, float], tuple[float, ...]]:
+    """Replicas that start now, and the start-up times seen so far."""
+    starting: dict[str, float] = {}
+    leads = list(memory.leads_s)
+    for entry in entries:
+        for seen in entry.replicas:
+            one = seen.replica
+            begun = memory.starting.get(one.name)
+            if one.state is ReplicaState.STARTING:
+                starting[one.name] = one.created_s or begun or one.since_s or now_s
+            elif one.state is ReplicaState.READY and begun is not None:
+                leads.append(max((one.since_s or now_s) - (one.created_s or begun), 0.0))
+    return starting, tuple(leads[-LEADS:])
+
+
+# ---- what the variants teach
+
+
+def _law(view: VariantView, own: Cost, correction: Correction, mix: Mix, rules: Policy) -> Law:
+    spec = view.spec
+    if spec.role is Role.PREFILL:
+        mix = replace(mix, output=1.0)
+    sizes = [seen.sample.kv_capacity_tokens for seen in view.fresh if seen.sample and seen.sample.kv_capacity_tokens]
+    most = [seen.sample.max_running for seen in view.fresh if seen.sample and seen.sample.max_running]
+    return law(
+        own, correction, mix, ttft_s=spec.slo_ttft_s or rules.slo_ttft_s, tpot_s=spec.slo_tpot_s or rules.slo_tpot_s,
+        max_running=min(most, default=None), kv_tokens=sum(sizes) / len(sizes) if sizes else None,
+    )  # fmt: skip
+
+
+def _learned(
+    views: Sequence[VariantView], costs: Mapping[str, Cost], memory: GroupMemory, now_s: float
+) -> dict[str, VariantMemory]:
+    """Corrections of each variant's law by Little's law, and what a request holds of its memory."""
+    found = {}
+    for view in views:
+        own = costs[view.spec.name]
+        known = memory.variants.get(view.spec.name) or VariantMemory(correction=first(own.known))
+        found[view.spec.name] = replace(known, correction=_corrected(view.fresh, own, known.correction, memory, now_s))
+    return found
+
+
+def _corrected(
+    fresh: Sequence[ReplicaObservation], own: Cost, before: Correction, memory: GroupMemory, now_s: float
+) -> Correction:  # fmt: skip
+    samples = [seen.sample for seen in fresh if seen.sample]
+    running = sum(sample.running or 0.0 for sample in samples)
+    used = sum(sample.kv_utilisation or 0.0 for sample in samples)
+    after = before
+    if running >= max(len(samples), 1):
+        held = used / running
+        old = before.kv_per_request
+        after = replace(after, kv_per_request=held if old is None else old + SMOOTH * (held - old))
+    rates = [rate for seen in fresh if (rate := usable(seen.request_rps)) is not None]
+    if not rates or len(rates) != len(fresh) or not _steady(memory.readings, now_s):
+        return after
+    rps = sum(rates) / len(rates)
+    return updated(after, own, running=running / len(samples), rps=rps, samples=sum(rates) * 30.0, now_s=now_s)
+
+
+def _steady(readings: Sequence[Reading], now_s: float) -> bool:
+    """Whether as many replicas as now carried about the same load for the last minute."""
+    recent = [one for one in readings if now_s - one.at_s <= 75.0]
+    if len(recent) < 3 or recent[-1].at_s - recent[0].at_s < 40.0:
+        return False
+    held = [one.in_flight for one in recent]
+    mean = sum(held) / len(held)
+    same = all(one.ready == recent[-1].ready for one in recent)
+    return same and mean > 0 and max(held) - min(held) <= 2 * STEADY * mean + 2 * math.sqrt(mean)
+
+
+def _tallied(
+    known: Mapping[str, VariantMemory], laws: Mapping[str, Law], readings: Sequence[Reading],
+    before: Sequence[Reading], now_s: float,
+) -> dict[str, VariantMemory]:  # fmt: skip
+    """Requests that met and missed their targets since the last look, booked at the level that they lived at."""
+    last = readings[-1]
+    previous = before[-1] if before and len(readings) > 1 else None
+    if previous is None or last.at_s <= previous.at_s:
+        return dict(known)
+    late_s = {name: one.lone_s + one.work_s * one.full for name, one in laws.items()}
+    found = {}
+    for name, variant in known.items():
+        keep = 0.5 ** (max(now_s - variant.tallied_s, 0.0) / TALLY_HALF_LIFE_S) if variant.tallied_s else 1.0
+        lived = _lived_level(readings, late_s[name])
+        counts = {one.column: (one.good * keep, one.missed * keep) for one in variant.tallies}
+        if lived is not None:
+            _count(counts, misses.column(lived / laws[name].level), previous, last)
+        tallies = tuple(Tally(column=column, good=good, missed=missed)
+                        for column, (good, missed) in sorted(counts.items()) if good + missed > 0.01)  # fmt: skip
+        found[name] = replace(variant, tallies=tallies, tallied_s=now_s)
+    return found
+
+
+def _count(counts: dict[int, tuple[float, float]], column: int, previous: Reading, last: Reading) -> None:
+    paced, first_tokens = last.paced_all - previous.paced_all, last.first_all - previous.first_all
+    total = max(paced, first_tokens, 0.0)
+    if total <= 0.0:
+        return
+    late = first_tokens - (last.first_good - previous.first_good)
+    slow = paced - (last.paced_good - previous.paced_good)
+    missed = min(max(late, 0.0) + max(slow, 0.0), total)
+    scale = misses.tempered(total)
+    good, bad = counts.get(column, (0.0, 0.0))
+    counts[column] = good + scale * (total - missed), bad + scale * missed
+
+
+def _lived_level(readings: Sequence[Reading], life_s: float) -> float | None:
+    """Mean in flight per replica over a request's life; ``None`` while the number of replicas changed in it."""
+    last = readings[-1]
+    recent = [one for one in readings if last.at_s - one.at_s <= life_s] if life_s > 20.0 else list(readings[-2:])
+    if len({one.ready for one in recent}) > 1 or not last.ready:
+        return None
+    return sum(one.in_flight for one in recent) / len(recent) / last.ready

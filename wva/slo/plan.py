@@ -1,0 +1,205 @@
+"""The ``slo`` analyzer: look at every group, size all of them at once in replicas of their reference variants. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fleet.types import FleetSnapshot, VariantObservation
+from wva.slo import forecast, misses, sizing
+from wva.slo.law import Law
+from wva.slo.observe import Seen, look, reference
+from wva.slo.state import GroupMemory
+from wva.types import Policy, VariantView
+
+Array = NDArray[np.float64]
+BUDGET_SHARE: Final = 0.5
+"""Of the misses that the objective allows, what a plan may expect: the rest is for what nobody foresees."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupInput:
+    """One group before the look."""
+
+    views: tuple[VariantView, ...]
+    entries: tuple[VariantObservation, ...]
+    memory: GroupMemory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What a group needs, in replicas of its reference variant."""
+
+    replicas: int
+    """That cost least under the forecast, misses included."""
+    present: int
+    """Fewest that bear the present demand within the objective."""
+    standing: float
+    """What was asked for, in the same unit."""
+    demand_rps: float
+    forecast: forecast.Forecast
+    """In requests a second."""
+    missed: float
+    """Share of misses expected with ``replicas``."""
+    missed_as_is: float
+    """With what was asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assessment:
+    """A group after the look."""
+
+    seen: Seen
+    capacity: Mapping[str, float]
+    """Requests a second that a replica of each variant bears within the objective."""
+    need: Need | None
+    """``None`` before arrivals were seen for long enough."""
+
+
+def assess(groups: Sequence[GroupInput], snapshot: FleetSnapshot, *, now_s: float, rules: Policy) -> list[Assessment]:
+    """What each group needs, in order; what to remember is in ``seen.memory``."""
+    looked = [look(one.views, one.entries, snapshot, one.memory, now_s=now_s, rules=rules) for one in groups]
+    tables = _tables(groups, looked)
+    rows = [index for index, seen in enumerate(looked) if seen.demand_rps is not None and seen.memory.level is not None]
+    told: dict[int, forecast.Forecast] = {}
+    for index in rows:
+        looked[index], told[index] = _foretold(groups[index], looked[index], now_s, rules)
+    share = BUDGET_SHARE * (1.0 - rules.slo_objective)
+    capacities = [
+        _capacities(group, seen, table, share) for group, seen, table in zip(groups, looked, tables, strict=True)
+    ]
+    found: list[Need | None] = [None] * len(groups)
+    if rows:
+        for index, need in zip(rows, _sized(rows, groups, looked, told, tables, capacities, rules), strict=True):
+            found[index] = need
+    return [Assessment(seen=seen, capacity=capacity, need=need)
+            for seen, capacity, need in zip(looked, capacities, found, strict=True)]  # fmt: skip
+
+
+def _foretold(group: GroupInput, seen: Seen, now_s: float, rules: Policy) -> tuple[Seen, forecast.Forecast]:
+    """The forecast in requests a second, and the group with its memory of forecasts."""
+    unit = seen.costs[reference(group.views).spec.name].work_s
+    work = seen.memory.level.work if seen.memory.level else 0.0
+    told, memory = forecast.step(seen.memory.forecast, work, now_s=now_s, horizon_s=seen.lead_s + rules.react_s / 2)
+    seen = replace(seen, memory=replace(seen.memory, forecast=memory))
+    if not rules.forecast:
+        told = replace(told, point=work, parts=(work,) * len(told.parts), method="off")
+    return seen, replace(told, point=told.point / unit, parts=tuple(part / unit for part in told.parts))
+
+
+# ---- tables of misses
+
+
+def _tables(groups: Sequence[GroupInput], looked: Sequence[Seen]) -> list[dict[str, Array]]:
+    """Expected misses by level of each variant of each group, all worked out together."""
+    keys = [(index, view.spec.name) for index, group in enumerate(groups) for view in group.views]
+    if not keys:
+        return []
+    good, missed = np.zeros((len(keys), len(misses.LEVELS))), np.zeros((len(keys), len(misses.LEVELS)))
+    for row, (index, name) in enumerate(keys):
+        for tally in looked[index].memory.variants[name].tallies:
+            good[row, tally.column], missed[row, tally.column] = tally.good, tally.missed
+    priors: dict[float, Array] = {}
+    for index, name in keys:
+        spread = looked[index].laws[name].spread
+        if spread not in priors:
+            priors[spread] = misses.prior(spread)
+    before = np.stack([priors[looked[index].laws[name].spread] for index, name in keys])
+    table = misses.expected(before + misses.evidence(good, missed))
+    found: list[dict[str, Array]] = [{} for _ in groups]
+    for row, (index, name) in enumerate(keys):
+        found[index][name] = table[row]
+    return found
+
+
+def _capacities(group: GroupInput, seen: Seen, table: Mapping[str, Array], share: float) -> dict[str, float]:
+    found = {}
+    for view in group.views:
+        law = seen.laws[view.spec.name]
+        found[view.spec.name] = max(law.rate(law.level * misses.bearable(table[view.spec.name], share)), 1e-6)
+    return found
+
+
+# ---- sizing
+
+
+def _sized(
+    rows: Sequence[int], groups: Sequence[GroupInput], looked: Sequence[Seen], told: Mapping[int, forecast.Forecast],
+    tables: Sequence[Mapping[str, Array]], capacities: Sequence[Mapping[str, float]], rules: Policy,
+) -> list[Need]:  # fmt: skip
+    names = [reference(groups[index].views).spec.name for index in rows]
+    batch = _batch(rows, names, groups, looked, told, tables, capacities, rules)
+    standing = np.array([_in_reference(groups[i], capacities[i], name, "requested")
+                         for i, name in zip(rows, names, strict=True)])  # fmt: skip
+    capacity = np.array([capacities[i][name] for i, name in zip(rows, names, strict=True)])
+    present = np.maximum(np.ceil(batch.demand / capacity - 1e-9), 0.0)
+    ahead = batch.ahead.max(axis=1)
+    high = np.ceil(1.3 * np.maximum(ahead, batch.demand) / capacity + batch.in_flight / batch.full) + 2
+    low = np.maximum(np.floor(0.5 * batch.ahead.min(axis=1) / capacity), 1.0)
+    cheapest, _, _ = sizing.search(batch, low, high)
+    chosen, missed = _surviving(batch, cheapest.astype(float), standing, rules.hpa_tolerance)
+    as_is = sizing.outlook(batch, np.maximum(standing, 0.05)[:, None]).missed[:, 0]
+    return [
+        Need(replicas=int(n), present=int(p), standing=float(s), demand_rps=float(d), forecast=told[i],
+             missed=float(m), missed_as_is=float(a))
+        for i, n, p, s, d, m, a in zip(rows, chosen, present, standing, batch.demand, missed, as_is, strict=True)
+    ]  # fmt: skip
+
+
+def _surviving(batch: sizing.Batch, chosen: Array, standing: Array, tolerance: float) -> tuple[Array, Array]:
+    """Where an HPA's tolerance would swallow the step: a larger one, or none, whichever costs less."""
+    least = np.floor(np.round(standing) * tolerance + 1e-9) + 1.0
+    step = chosen - standing
+    lost = (np.abs(step) < least) & (np.abs(step) > 1e-6)
+    bigger = np.maximum(np.where(step > 0, np.ceil(standing + least - 1e-9), np.floor(standing - least + 1e-9)), 1.0)
+    grid = np.maximum(
+        np.stack([chosen, np.where(lost, standing, chosen), np.where(lost, bigger, chosen)], axis=1), 0.05
+    )
+    found = sizing.outlook(batch, grid)
+    allowed = np.where(lost[:, None], np.array([[False, True, True]]), True)
+    order = np.argsort(grid, axis=1, kind="stable")
+    cost = np.where(allowed, found.cost, np.inf)
+    keeps = (found.missed <= batch.budget[:, None]) & allowed
+    cost = np.where(keeps | ~keeps.any(axis=1, keepdims=True), cost, np.inf)
+    index = np.take_along_axis(order, np.argmin(np.take_along_axis(cost, order, axis=1), axis=1)[:, None], axis=1)
+    pick = np.take_along_axis(grid, index, axis=1)[:, 0], np.take_along_axis(found.missed, index, axis=1)[:, 0]
+    return np.asarray(np.ceil(pick[0] - 1e-6)), pick[1]
+
+
+def _in_reference(group: GroupInput, capacity: Mapping[str, float], name: str, what: str) -> float:
+    """Replicas of all variants in units of the reference's."""
+    return math.fsum(getattr(view, what) * capacity[view.spec.name] for view in group.views) / capacity[name]
+
+
+def _batch(
+    rows: Sequence[int], names: Sequence[str], groups: Sequence[GroupInput], looked: Sequence[Seen],
+    told: Mapping[int, forecast.Forecast], tables: Sequence[Mapping[str, Array]],
+    capacities: Sequence[Mapping[str, float]], rules: Policy,
+) -> sizing.Batch:  # fmt: skip
+    laws: list[Law] = [looked[i].laws[name] for i, name in zip(rows, names, strict=True)]
+
+    def column(values: Sequence[float]) -> Array:
+        return np.array(values, dtype=float)
+
+    def replicas(what: str) -> Array:
+        return column([_in_reference(groups[i], capacities[i], n, what) for i, n in zip(rows, names, strict=True)])
+
+    leads = [looked[i].lead_s for i in rows]
+    specs = [reference(groups[i].views).spec for i in rows]
+    return sizing.Batch(
+        lone_s=column([law.lone_s for law in laws]), work_s=column([law.work_s for law in laws]),
+        full=column([law.full for law in laws]), level=column([law.level for law in laws]),
+        misses=np.stack([tables[i][name] for i, name in zip(rows, names, strict=True)]),
+        demand=column([looked[i].demand_rps or 0.0 for i in rows]),
+        ahead=np.array([told[i].parts for i in rows]), in_flight=column([looked[i].in_flight for i in rows]),
+        serving=replicas("ready"), coming=replicas("pending"), coming_s=column([0.5 * lead for lead in leads]),
+        lead_s=column(leads), react_s=np.full(len(rows), rules.react_s),
+        ttft_s=column([spec.slo_ttft_s or rules.slo_ttft_s for spec in specs]),
+        budget=np.full(len(rows), BUDGET_SHARE * (1.0 - rules.slo_objective)),
+        price=column([rules.miss_cost / capacities[i][name] for i, name in zip(rows, names, strict=True)]),
+    )  # fmt: skip

@@ -1,0 +1,152 @@
+"""From a group's need to a proposal for each of its variants: composition, guards, zero and back, reasons. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fleet.types import Reason
+from wva.composition import Option, compose
+from wva.slo.observe import reference
+from wva.slo.plan import Assessment, Need
+from wva.types import Policy, Proposal, VariantView
+
+Plan = Mapping[str, Proposal]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """What is known of the data beside the numbers."""
+
+    now_s: float
+    queued: float
+    """Requests that wait at the router."""
+    router_stale: bool
+
+
+def propose(views: Sequence[VariantView], found: Assessment, around: Circumstances, rules: Policy) -> Plan:
+    """What each variant should have, before stabilisation and bounds."""
+    if zero := _zero(views, found, around, rules):
+        return zero
+    if not any(view.fresh for view in views) and not _counted(found, around, rules):
+        return {view.spec.name: _hold(view, *_blind(view)) for view in views}
+    if found.need is None:
+        return {view.spec.name: _hold(view, Reason.NO_SIGNAL, "arrivals were not seen for long enough yet")
+                for view in views}  # fmt: skip
+    return _planned(views, found, found.need, around)
+
+
+def _counted(found: Assessment, around: Circumstances, rules: Policy) -> bool:
+    """Whether the newest reading is recent: arrivals are known although no engine reports."""
+    readings = found.seen.memory.readings
+    return bool(readings) and around.now_s - readings[-1].at_s <= rules.stale_after_s
+
+
+# ---- zero
+
+
+def _zero(views: Sequence[VariantView], found: Assessment, around: Circumstances, rules: Policy) -> Plan | None:
+    """To zero after the retention period, and the cheapest back when requests wait."""
+    standing = sum(view.requested for view in views)
+    if standing == 0:
+        waits = around.queued + found.seen.in_flight
+        if waits <= 0:
+            return {view.spec.name: _hold(view, Reason.UNUSED, "no request waits") for view in views}
+        cheapest = min(views, key=lambda view: (view.overdue > 0, view.spec.cost_per_hour, view.spec.name))
+        why = f"{waits:.0f} request(s) wait for a model without replicas"
+        return {view.spec.name: Proposal(replicas=1, reason=Reason.WAKE, detail=f"{why}: 0 -> 1") if view is cheapest
+                else _hold(view, Reason.OTHER_VARIANT, f"{why}; {cheapest.spec.name} is the cheapest")
+                for view in views}  # fmt: skip
+    if any(view.spec.min_replicas for view in views) or found.seen.in_flight > 0 or around.queued > 0:
+        return None
+    retention_s = max(rules.retention_s if view.spec.retention_s is None else view.spec.retention_s for view in views)
+    quiet_s = around.now_s - (found.seen.memory.busy_s or around.now_s)
+    if quiet_s < retention_s or any(view.unseen or view.pending for view in views) or around.router_stale:
+        return None
+    why = f"no request for {quiet_s:.0f} s (limit {retention_s:.0f} s)"
+    return {view.spec.name: Proposal(replicas=0, reason=Reason.UNUSED, detail=f"{why}: {view.requested} -> 0")
+            for view in views}  # fmt: skip
+
+
+# ---- replicas
+
+
+def _planned(views: Sequence[VariantView], found: Assessment, need: Need, around: Circumstances) -> Plan:
+    base = reference(views).spec.name
+    wanted = max(need.replicas, 1) * found.capacity[base]
+    options = [
+        Option(name=view.spec.name, capacity=found.capacity[view.spec.name], cost=max(view.spec.cost_per_hour, 1e-6),
+               low=_least(view), high=_most(view)) for view in views
+    ]  # fmt: skip
+    counts = compose(options, wanted - 1e-6) if len(views) > 1 else {base: max(need.replicas, 1)}
+    serving = sum(min(view.ready, view.requested) * found.capacity[view.spec.name] for view in views)
+    why = _why(need, found, base)
+    plan = {}
+    for view in views:
+        count, spare = counts[view.spec.name], serving - wanted
+        plan[view.spec.name] = _changed(views, view, count, spare, found, need, why, around)
+    return plan
+
+
+def _least(view: VariantView) -> int:
+    return min(view.spec.min_replicas, view.spec.max_replicas)
+
+
+def _most(view: VariantView) -> int:
+    """A variant that nothing is known of, or whose last start failed, takes no more than it has."""
+    blind, failed = view.ready > 0 and not view.fresh, view.overdue > 0
+    return max(view.requested if blind or failed else view.spec.max_replicas, _least(view))
+
+
+def _changed(
+    views: Sequence[VariantView], view: VariantView, count: int, spare: float, found: Assessment, need: Need, why: str,
+    around: Circumstances,
+) -> Proposal:  # fmt: skip
+    held = view.requested
+    if count > held:
+        reason = Reason.DEMAND if need.present > need.standing + 1e-6 else Reason.FORECAST
+        return Proposal(replicas=count, reason=reason, detail=f"{why}: {held} -> {count}")
+    if count < held:
+        if blocked := _blocked(views, around):
+            return _hold(view, blocked[0], f"{why}, but {blocked[1]}")
+        if len(views) > 1:  # another variant takes over: not before it serves
+            removable = int(max(spare, 0.0) / found.capacity[view.spec.name] + 1e-6)
+            count = max(count, held - removable)
+        if count < held:
+            return Proposal(replicas=count, reason=Reason.IDLE, detail=f"{why}: {held} -> {count}")
+        return _hold(view, Reason.NO_HEADROOM, f"{why}; replicas that take over do not serve yet")
+    if view.pending:
+        return _hold(view, Reason.PENDING, f"{why}; {view.pending} still start(s)")
+    return _hold(view, Reason.STEADY, why)
+
+
+def _blocked(views: Sequence[VariantView], around: Circumstances) -> tuple[Reason, str] | None:
+    """What forbids shrinking whatever the load."""
+    for other in views:
+        if other.unseen:
+            reason = Reason.STALE if other.stale else Reason.NO_SIGNAL
+            return reason, f"{other.unseen} of {other.ready} ready replica(s) of {other.spec.name} do not report"
+    if around.router_stale:
+        return Reason.STALE, "the router cannot be read"
+    return None
+
+
+def _why(need: Need, found: Assessment, base: str) -> str:
+    told = need.forecast
+    return (
+        f"{need.demand_rps:.3g} requests/s, {told.quantile(0.9):.3g} at 90 % in {found.seen.lead_s:.0f} s "
+        f"({told.method}); a replica of {base} bears {found.capacity[base]:.3g}; expected misses "
+        f"{100 * need.missed_as_is:.2g} % as it is, {100 * need.missed:.2g} % with {need.replicas}"
+    )
+
+
+def _hold(view: VariantView, reason: Reason, detail: str) -> Proposal:
+    return Proposal(replicas=view.requested, reason=reason, detail=detail)
+
+
+def _blind(view: VariantView) -> tuple[Reason, str]:
+    if view.pending and not view.ready:
+        return Reason.PENDING, f"{view.pending} replica(s) still start"
+    if view.stale:
+        return Reason.STALE, f"the newest sample is {view.age_s or 0.0:.0f} s old"
+    return Reason.NO_SIGNAL, f"none of {view.ready} ready replica(s) reports"

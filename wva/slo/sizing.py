@@ -1,0 +1,161 @@
+"""Which number of replicas costs least when a missed request has its price. Pure; all groups at once.
+
+For each candidate number the in-flight requests are followed as a fluid in two stretches: from now until a replica
+asked for now would serve (with what serves and starts already), and from there for as long as it would take to
+correct the decision (a reaction and another lead time), under each part of the forecast. Requests that arrive at a
+level of load miss at the share of that level; those that find a queue longer than the TTFT target all miss; what still
+waits at the end has missed too. The expected cost of a candidate is its replicas plus the price of its misses; among
+the candidates that are expected to keep the objective the cheapest wins, otherwise the cheapest of all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wva.slo.forecast import SHARES
+from wva.slo.misses import LOG_FIRST, LOG_STEP
+
+Array = NDArray[np.float64]
+LEAD_STEPS: Final = 4
+STEPS: Final = 6
+_PARTS: Final = np.array(SHARES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Groups to size, one row each; a *replica* is one of the group's reference variant."""
+
+    lone_s: Array
+    work_s: Array
+    full: Array
+    level: Array
+    """In flight of level 1 in the tables of misses."""
+    misses: Array
+    """Expected share by level, (groups, levels)."""
+    demand: Array
+    """Now, requests a second."""
+    ahead: Array
+    """When a replica could be ready: requests a second by part of the forecast, (groups, parts)."""
+    in_flight: Array
+    serving: Array
+    """Replicas that serve now."""
+    coming: Array
+    """Replicas that start, and the seconds until they serve."""
+    coming_s: Array
+    lead_s: Array
+    react_s: Array
+    ttft_s: Array
+    budget: Array
+    """Share of requests that may miss."""
+    price: Array
+    """Replica-seconds that a missed request costs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What each candidate comes to, (groups, candidates)."""
+
+    cost: Array
+    """Replica-seconds a second, the price of misses included."""
+    missed: Array
+    """Expected share of misses."""
+
+
+def outlook(batch: Batch, candidates: Array) -> Outlook:
+    """Expected cost of each candidate.
+
+    Args:
+        candidates: replicas asked for, (groups, candidates); at least a small positive number.
+    """
+    start = _until_ready(batch)
+    count = candidates[:, :, None]
+    rate = batch.ahead[:, None, :] * np.ones_like(count)
+    exposed_s = (batch.lead_s + batch.react_s)[:, None, None]
+    flight = start[:, None, :] * np.ones_like(count)
+    missed = np.zeros_like(flight)
+    for _ in range(STEPS):
+        missed += rate * _share(batch, flight / count) * exposed_s / STEPS
+        flight = _next(batch, flight, count, rate, exposed_s / STEPS)
+    missed += np.maximum(flight - count * batch.full[:, None, None] - _patience(batch) * count, 0.0)
+    arrived = np.maximum(rate * exposed_s, 1e-9)
+    per_part = np.minimum(missed / arrived, 1.0)
+    share = (per_part * _PARTS).sum(axis=2)
+    lost_rps = (per_part * rate * _PARTS).sum(axis=2)
+    return Outlook(cost=candidates + batch.price[:, None] * lost_rps, missed=share)
+
+
+def _until_ready(batch: Batch) -> Array:
+    """In flight when a replica asked for now serves, by part of the forecast."""
+    flight = batch.in_flight[:, None] * np.ones_like(batch.ahead)
+    step_s = batch.lead_s / LEAD_STEPS
+    for index in range(LEAD_STEPS):
+        middle = (index + 0.5) / LEAD_STEPS
+        rate = batch.demand[:, None] + (batch.ahead - batch.demand[:, None]) * middle
+        there = batch.serving + np.where(batch.coming_s <= middle * batch.lead_s, batch.coming, 0.0)
+        count = np.maximum(there, 1e-3)[:, None]
+        flight = _next(batch, flight, count, rate, step_s[:, None])
+    return flight
+
+
+def _next(batch: Batch, flight: Array, count: Array, rate: Array, step_s: Array) -> Array:
+    """In flight after a step: relaxes towards the level that the rate keeps, never beyond what arrives."""
+    shape = (slice(None),) + (None,) * (flight.ndim - 1)
+    lone, work, full = batch.lone_s[shape], batch.work_s[shape], batch.full[shape]
+    running = np.minimum(flight / count, full)
+    stay_s = lone + work * running  # a request's time at this level
+    leaving = count * running / stay_s
+    waiting = np.maximum(flight - count * full, 0.0)
+    # running requests leave at rate 1 / stay_s: exact for a constant stay, so that long steps do not overshoot
+    fade = -np.expm1(-step_s / stay_s)
+    free = flight + (rate * stay_s - np.minimum(flight, count * full)) * fade
+    queued = flight + (rate - leaving) * step_s
+    return np.asarray(np.maximum(np.where(waiting > 0.0, queued, free), 0.0), dtype=np.float64)
+
+
+def _share(batch: Batch, level: Array) -> Array:
+    """Share of the requests that arrive at a level (in flight per replica) and miss."""
+    place = (np.log(np.maximum(level / batch.level[:, None, None], 1e-9)) - LOG_FIRST) / LOG_STEP
+    last = batch.misses.shape[1] - 1
+    place = np.clip(place, 0.0, last - 1e-6)
+    low = place.astype(np.int64)
+    rows = np.arange(len(batch.level))[:, None, None]
+    first = batch.misses[rows, low]
+    share = first + (batch.misses[rows, low + 1] - first) * (place - low)
+    queue = np.maximum(level - batch.full[:, None, None], 0.0) / np.maximum(_patience(batch), 1e-9)
+    return np.asarray(np.maximum(share, np.minimum(queue, 1.0) ** 2), dtype=np.float64)
+
+
+def _patience(batch: Batch) -> Array:
+    """Requests that may wait at a full replica and still have their first token in time."""
+    top = batch.full / (batch.lone_s + batch.work_s * batch.full)
+    return np.asarray((top * batch.ttft_s)[:, None, None], dtype=np.float64)
+
+
+def best(outlook_: Outlook, candidates: Array, budget: Array) -> NDArray[np.int64]:
+    """Index of the candidate to take in each row: the cheapest that keeps the budget, else the cheapest."""
+    keeps = outlook_.missed <= budget[:, None]
+    cost = np.where(keeps | ~keeps.any(axis=1, keepdims=True), outlook_.cost, np.inf)
+    # of equals the first, so the smallest number of replicas
+    return np.asarray(np.argmin(cost, axis=1), dtype=np.int64)
+
+
+def search(batch: Batch, low: Array, high: Array, *, width: int = 12) -> tuple[NDArray[np.int64], Outlook, Array]:
+    """The best whole number of replicas between two bounds: over a coarse grid, then around its best.
+
+    Returns: replicas by group, the last grid's outlook and its candidates.
+    """
+    low = np.maximum(np.floor(low), 1.0)
+    high = np.maximum(np.ceil(high), low)
+    while True:
+        stride = np.maximum(np.ceil((high - low + 1) / width), 1.0)
+        grid = low[:, None] + np.arange(width)[None, :] * stride[:, None]
+        found = outlook(batch, grid)
+        chosen = grid[np.arange(len(grid)), best(found, grid, batch.budget)]
+        if (stride <= 1.0).all():
+            return chosen.astype(np.int64), found, grid
+        low = np.maximum(chosen - stride, 1.0)
+        high = chosen + stride
