@@ -22,6 +22,8 @@ FINE_S: Final = 60.0
 """Newer readings are all kept, older ones :data:`COARSE_S` apart."""
 COARSE_S: Final = 30.0
 MIN_WINDOW_S: Final = 9.0
+PRECISION: Final = 0.04
+"""A rate known to this share of itself needs no longer window: it would only lag."""
 AGREES: Final = 2.5
 """Standard deviations of counting noise that two stretches may differ by and count as one."""
 DISPERSION_FIRST: Final = 2.0
@@ -108,6 +110,8 @@ def level(readings: Sequence[Reading], weights: Weights, request_work: float, be
     length_s = last.at_s - readings[first].at_s
     newest = spent, length_s
     while first > 0 and last.at_s - readings[first - 1].at_s <= WINDOW_S:
+        if dispersion * unit <= PRECISION**2 * spent:
+            break
         older = weights.work(readings[first - 1], readings[first])
         older_s = readings[first].at_s - readings[first - 1].at_s
         rate = (spent + older) / (length_s + older_s)

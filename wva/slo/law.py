@@ -1,9 +1,10 @@
 """How one variant answers under load: the physics of its mix, corrected by what it was seen to do. Pure.
 
-Seconds of a request at ``r`` in flight: ``a * lone_s + b * work_s * r`` with ``lone_s`` and ``work_s`` of
-:mod:`wva.slo.mix`; ``a`` and ``b`` start at 1 and follow the observations (a Kalman filter of two coefficients, so that
-a load seen only once moves their sum and not each of them). Little's law gives both the observation (running over
-finished a second) and the rate at a level. Requests beyond what the KV memory or the engine's setting lets run wait.
+Seconds of a request at ``r`` in flight are those of :func:`wva.slo.mix.stay_s` times a correction: ``a`` for the part
+that a lone request takes, ``b`` for the part that the others add. Both start at 1 and follow the observations (a Kalman
+filter of two coefficients, so that a load seen only once moves their sum and not each of them). Little's law gives both
+the observation (running over finished a second) and the rate at a level. Requests beyond what the KV memory or the
+engine's setting lets run wait.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from wva.slo.mix import Cost, Mix
+from wva.slo.mix import Cost, Mix, stay_s
 
 MAX_RUNNING: Final = 256.0
 """vLLM's default ``max_num_seqs``."""
 KV_FULL: Final = 0.97
-"""KV utilisation at which an engine stops admitting, roughly: the rest is fragments and what running ones still need."""
+"""KV utilisation at which an engine stops admitting, roughly: the rest is what running ones still need."""
 DRIFT_PER_S: Final = 1e-6
 """Variance that the corrections gain in a second: software, clocks and mixes change."""
 NOISE: Final = 0.06
@@ -63,9 +64,9 @@ def updated(before: Correction, cost: Cost, *, running: float, rps: float, sampl
     """
     if rps <= 0 or running <= 0 or samples < 1:
         return before
-    lone_s, load_s = cost.lone_s, cost.work_s * running
-    nominal_s = lone_s + load_s
-    x, y = lone_s / nominal_s, load_s / nominal_s
+    nominal_s = stay_s(cost, running)
+    x = lone_share(cost, running)
+    y = 1.0 - x
     grown = DRIFT_PER_S * min(max(now_s - before.at_s, 0.0), 3600.0) if before.at_s else 0.0
     vl, vw, cov = before.var_lone + grown, before.var_work + grown, before.cov
     gain_l, gain_w = vl * x + cov * y, cov * x + vw * y
@@ -81,6 +82,11 @@ def updated(before: Correction, cost: Cost, *, running: float, rps: float, sampl
     )  # fmt: skip
 
 
+def lone_share(cost: Cost, running: float) -> float:
+    """Part of a request's time that it would take alone."""
+    return cost.lone_s / (cost.lone_s + cost.work_s * running)
+
+
 def _limited(value: float) -> float:
     return min(max(value, LIMITS[0]), LIMITS[1])
 
@@ -89,8 +95,10 @@ def _limited(value: float) -> float:
 class Law:
     """A variant's law for the present mix."""
 
-    lone_s: float
-    work_s: float
+    cost: Cost
+    lone: float
+    """Correction of the lone part of a request's time, and of the part that others add."""
+    work: float
     full: float
     """Requests that run at once at most."""
     level: float
@@ -98,25 +106,20 @@ class Law:
     spread: float
     """Standard deviation of that level's logarithm."""
 
+    def stay_s(self, in_flight: float) -> float:
+        """Seconds of a request that runs beside so many."""
+        running = min(in_flight, self.full)
+        share = lone_share(self.cost, running)
+        return stay_s(self.cost, running) * (self.lone * share + self.work * (1.0 - share))
+
     def rate(self, in_flight: float) -> float:
         """Requests a second that one replica finishes."""
-        running = min(in_flight, self.full)
-        return running / (self.lone_s + self.work_s * running)
+        return min(in_flight, self.full) / self.stay_s(in_flight)
 
     @property
     def top_rps(self) -> float:
         """Rate of a full replica."""
         return self.rate(self.full)
-
-    def in_flight(self, rps: float) -> float:
-        """Level at which a replica finishes ``rps``; infinite when it cannot.
-
-        >>> Law(lone_s=10.0, work_s=0.5, full=60.0, level=50.0, spread=0.2).in_flight(1.0)
-        20.0
-        """
-        if rps >= self.top_rps:
-            return math.inf
-        return rps * self.lone_s / (1.0 - rps * self.work_s)
 
 
 def law(
@@ -137,7 +140,7 @@ def law(
     latency = _latency_level(cost, lone_s, work_s, mix, ttft_s=ttft_s, tpot_s=tpot_s)
     level = max(min(latency, 0.95 * full), 0.5)
     spread = SPREAD_UNKNOWN if not cost.known else SPREAD_KV if latency > 0.95 * full else SPREAD_LATENCY
-    return Law(lone_s=lone_s, work_s=work_s, full=full, level=level, spread=spread)
+    return Law(cost=cost, lone=correction.lone, work=correction.work, full=full, level=level, spread=spread)
 
 
 def _latency_level(cost: Cost, lone_s: float, work_s: float, mix: Mix, *, ttft_s: float, tpot_s: float) -> float:

@@ -21,15 +21,15 @@ Array = NDArray[np.float64]
 
 _SHIFTS: Final = np.arange(-2.88, 1.01, 0.12)
 """ln(s): from a twentieth of the expected level to nearly three times it."""
-_STEEPNESS: Final = (3.0, 7.0, 16.0)
+_STEEPNESS: Final = (1.0, 3.0, 7.0, 16.0)
 _FLOORS: Final = (0.0005, 0.01, 0.05)
-_FLOOR_PRIOR: Final = (0.85, 0.12, 0.03)
+_FLOOR_PRIOR: Final = (0.95, 0.04, 0.01)
 SHAPES: Final = np.array([(s, k, f) for s in _SHIFTS for k in _STEEPNESS for f in _FLOORS])
 LEVELS: Final = np.exp(np.arange(-3.6, 2.01, 0.08))
 """Levels at which curves are tabulated; evenly spaced in their logarithm."""
 LOG_FIRST: Final = float(np.log(LEVELS[0]))
 LOG_STEP: Final = 0.08
-CLUSTER: Final = 30.0
+CLUSTER: Final = 100.0
 """Requests that miss together, roughly: so many observations of one pass count as one half of their number."""
 MISSED: Final = 1e-4
 """No curve promises less than this."""

@@ -1,19 +1,26 @@
 """What one request costs a replica, from the step-time coefficients of model and GPU where they are known. Pure.
 
-With ``r`` requests in flight an engine answers one in ``lone_s + work_s * r`` seconds: alone it takes ``lone_s``, and
-each request beside it adds its own prefill and its share of every decode step. The form is exact for steps whose time
-is affine in the batch (:class:`fleet.hardware.StepCoefficients`); its two figures are corrected by what is observed
+Two figures scale everything: alone a request takes ``lone_s``, and it adds ``work_s`` to every request beside it. In
+between a step with prompts does not pay for the decode kernels' fixed part, and few prompts share a step while load is
+light: :func:`stay_s` follows :class:`fleet.hardware.StepCoefficients` there. What is observed corrects it
 (:mod:`wva.slo.law`).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from types import SimpleNamespace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fleet.hardware import COEFFICIENTS, GPUS, StepCoefficients, shape_of
 from fleet.types import Role, VariantSpec
 
+Array = NDArray[np.float64]
 NOMINAL_TFLOPS: Final = 400.0
 """Of an unknown GPU: what only scales work and lone time, which are learned then."""
 NOMINAL_TB_S: Final = 2.0
@@ -43,6 +50,20 @@ class Cost:
     """Added to every other request's time; ``1 / work_s`` is the rate that nothing can exceed."""
     prefill_s: float
     """Part of ``work_s`` that is prefill."""
+    output: float
+    """Steps that it takes part in after its prompt."""
+    host_s: float
+    """Of every step, whatever it does."""
+    decode_s: float
+    """Of a step without prompts."""
+    sequence_s: float
+    """Added to it by each running sequence."""
+    context_s: float
+    """Added to any step by each running sequence's context."""
+    prompts_s: float
+    """Of a step with prompts, beside the prompts' own time."""
+    rider_s: float
+    """Added to it by each sequence that decodes along."""
     known: bool
     """From calibrated coefficients; otherwise a rough estimate."""
 
@@ -78,7 +99,49 @@ def cost_of(c: StepCoefficients, overhead_ms: float, known: bool, role: Role, mi
     if role is not Role.DECODE:
         prefill_ms = c.eta * (c.p1 * (mix.prompt - cached) + c.p2 * (mix.prompt**2 - cached**2))
     output = 1.0 if role is Role.PREFILL else max(mix.output, 1.0)
-    step_ms = overhead_ms + c.d0
-    decode_ms = output * (c.d_s + c.d_kv * (mix.prompt + mix.output / 2))
-    return Cost(lone_s=(output * step_ms + decode_ms + prefill_ms) / 1000.0, work_s=(prefill_ms + decode_ms) / 1000.0,
-                prefill_s=prefill_ms / 1000.0, known=known)  # fmt: skip
+    context_ms = c.d_kv * (mix.prompt + mix.output / 2)
+    decode_ms = output * (c.d_s + context_ms)
+    lone_ms = output * (overhead_ms + c.d0) + decode_ms + prefill_ms
+    return Cost(
+        lone_s=lone_ms / 1000.0, work_s=(prefill_ms + decode_ms) / 1000.0, prefill_s=prefill_ms / 1000.0, output=output,
+        host_s=overhead_ms / 1000.0, decode_s=c.d0 / 1000.0, sequence_s=c.d_s / 1000.0, context_s=context_ms / 1000.0,
+        prompts_s=c.eta * c.p0 / 1000.0, rider_s=c.eta * c.p1 / 1000.0, known=known,
+    )  # fmt: skip
+
+
+STEADY_ROUNDS: Final = 7
+"""Rounds of the fixed point below; it settles to a per mille in fewer."""
+
+
+def stay_s(cost: Cost, running: float) -> float:
+    """Seconds of a request while ``running`` are in the batch, each replaced by the next as it ends.
+
+    A step lasts ``s``; ``q`` prompts join it on average, as Poisson arrivals do: with probability ``exp(-q)`` none does
+    and it is a plain decode step.
+    """
+    return float(_stay(cost, max(running, 1.0), math.exp, max))
+
+
+def stay_table(costs: Sequence[Cost], running: Array) -> Array:
+    """:func:`stay_s` of each cost at each of its row's ``running``."""
+    columns = {name: np.array([getattr(one, name) for one in costs])[:, None] for name in _STEP_FIELDS}
+    return np.asarray(_stay(SimpleNamespace(**columns), np.maximum(running, 1.0), np.exp, np.maximum), dtype=np.float64)
+
+
+_STEP_FIELDS: Final = (
+    "prefill_s", "output", "host_s", "decode_s", "sequence_s", "context_s", "prompts_s", "rider_s",
+)  # fmt: skip
+
+
+def _stay(cost: Any, many: Any, exp: Callable[[Any], Any], larger: Callable[[Any, Any], Any]) -> Any:
+    """On numbers or on arrays of them."""
+    decode = cost.decode_s + cost.sequence_s * many
+    prompts = larger(decode, cost.prompts_s + cost.rider_s * many + cost.prefill_s)
+    always = cost.host_s + cost.context_s * many
+    step = always + decode
+    joins = (cost.prefill_s > 0.0) * 1.0
+    for _ in range(STEADY_ROUNDS):
+        q = joins * many * step / (cost.output * step + cost.prefill_s)
+        none = exp(-q)
+        step = always + none * decode + (1.0 - none) * prompts + (q - (1.0 - none)) * cost.prefill_s
+    return cost.output * step + cost.prefill_s

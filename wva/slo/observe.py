@@ -26,6 +26,8 @@ LEADS: Final = 24
 LEAD_SHARE: Final = 0.8
 """Quantile of the start-up times that is planned with."""
 TALLY_HALF_LIFE_S: Final = 3600.0
+BUDGET_HALF_LIFE_S: Final = 6 * 3600.0
+"""The error budget is kept over about so long."""
 STEADY: Final = 0.15
 """Relative change of the requests in flight up to which Little's law is applied."""
 SMOOTH: Final = 0.3
@@ -71,9 +73,11 @@ def look(
     token_s = own.prefill_s / mix.prompt if mix.prompt > 0 else 0.0
     weights = Weights(request_s=own.work_s - own.prefill_s, token_s=token_s)
     now = level(readings, weights, own.work_s, memory.level)
+    answered, missed = _spent(memory, readings)
     starting, leads = _starts(entries, memory, now_s)
     memory = replace(
         memory, readings=readings, level=now or memory.level, mix=mix, variants=known, starting=starting, leads_s=leads,
+        answered=answered, missed=missed,
         busy_s=now_s if reading.in_flight > 0 or _moved(memory.readings, reading) else memory.busy_s or now_s,
     )  # fmt: skip
     return Seen(
@@ -254,7 +258,7 @@ def _tallied(
     previous = before[-1] if before and len(readings) > 1 else None
     if previous is None or last.at_s <= previous.at_s:
         return dict(known)
-    late_s = {name: one.lone_s + one.work_s * one.full for name, one in laws.items()}
+    late_s = {name: one.stay_s(one.level) for name, one in laws.items()}
     found = {}
     for name, variant in known.items():
         keep = 0.5 ** (max(now_s - variant.tallied_s, 0.0) / TALLY_HALF_LIFE_S) if variant.tallied_s else 1.0
@@ -268,14 +272,29 @@ def _tallied(
     return found
 
 
-def _count(counts: dict[int, tuple[float, float]], column: int, previous: Reading, last: Reading) -> None:
+def _spent(memory: GroupMemory, readings: Sequence[Reading]) -> tuple[float, float]:
+    """Requests measured, and those that missed, over the last hours."""
+    if not memory.readings or len(readings) < 2:
+        return memory.answered, memory.missed
+    previous, last = memory.readings[-1], readings[-1]
+    keep = 0.5 ** (max(last.at_s - previous.at_s, 0.0) / BUDGET_HALF_LIFE_S)
+    total, missed = outcome(previous, last)
+    return memory.answered * keep + total, memory.missed * keep + missed
+
+
+def outcome(previous: Reading, last: Reading) -> tuple[float, float]:
+    """Requests measured between two readings, and those that missed a target."""
     paced, first_tokens = last.paced_all - previous.paced_all, last.first_all - previous.first_all
     total = max(paced, first_tokens, 0.0)
-    if total <= 0.0:
-        return
     late = first_tokens - (last.first_good - previous.first_good)
     slow = paced - (last.paced_good - previous.paced_good)
-    missed = min(max(late, 0.0) + max(slow, 0.0), total)
+    return total, min(max(late, 0.0) + max(slow, 0.0), total)
+
+
+def _count(counts: dict[int, tuple[float, float]], column: int, previous: Reading, last: Reading) -> None:
+    total, missed = outcome(previous, last)
+    if total <= 0.0:
+        return
     scale = misses.tempered(total)
     good, bad = counts.get(column, (0.0, 0.0))
     counts[column] = good + scale * (total - missed), bad + scale * missed

@@ -13,13 +13,23 @@ from numpy.typing import NDArray
 from fleet.types import FleetSnapshot, VariantObservation
 from wva.slo import forecast, misses, sizing
 from wva.slo.law import Law
+from wva.slo.mix import stay_table
 from wva.slo.observe import Seen, look, reference
 from wva.slo.state import GroupMemory
 from wva.types import Policy, VariantView
 
 Array = NDArray[np.float64]
-BUDGET_SHARE: Final = 0.5
-"""Of the misses that the objective allows, what a plan may expect: the rest is for what nobody foresees."""
+BUDGET_AIM: Final = 0.8
+"""Of the misses that the objective allows, what is aimed at: the rest is for what nobody foresees."""
+BUDGET_LIMITS: Final = (0.2, 1.0)
+"""What a plan may expect of them, however much or little was spent."""
+BUDGET_PRIOR: Final = 2000.0
+"""Requests at the aim that the budget's account begins with."""
+
+TRIED: Final = 25.0
+"""Requests (tempered) seen at a level that make it a tried one."""
+BOLD: Final = 1.25
+"""A decrease may raise the load to so many times the highest that was tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,16 +79,21 @@ def assess(groups: Sequence[GroupInput], snapshot: FleetSnapshot, *, now_s: floa
     told: dict[int, forecast.Forecast] = {}
     for index in rows:
         looked[index], told[index] = _foretold(groups[index], looked[index], now_s, rules)
-    share = BUDGET_SHARE * (1.0 - rules.slo_objective)
-    capacities = [
-        _capacities(group, seen, table, share) for group, seen, table in zip(groups, looked, tables, strict=True)
-    ]
+    capacities = [_capacities(group, seen, table, budget(seen.memory, rules))
+                  for group, seen, table in zip(groups, looked, tables, strict=True)]  # fmt: skip
     found: list[Need | None] = [None] * len(groups)
     if rows:
         for index, need in zip(rows, _sized(rows, groups, looked, told, tables, capacities, rules), strict=True):
             found[index] = need
     return [Assessment(seen=seen, capacity=capacity, need=need)
             for seen, capacity, need in zip(looked, capacities, found, strict=True)]  # fmt: skip
+
+
+def budget(memory: GroupMemory, rules: Policy) -> float:
+    """Share of requests that a plan may expect to miss: less while too many missed of late, more while few did."""
+    allowed = 1.0 - rules.slo_objective
+    spent = (memory.missed + BUDGET_PRIOR * BUDGET_AIM * allowed) / (memory.answered + BUDGET_PRIOR) / allowed
+    return allowed * min(max(2.0 * BUDGET_AIM - spent, BUDGET_LIMITS[0]), BUDGET_LIMITS[1])
 
 
 def _foretold(group: GroupInput, seen: Seen, now_s: float, rules: Policy) -> tuple[Seen, forecast.Forecast]:
@@ -143,12 +158,28 @@ def _sized(
     low = np.maximum(np.floor(0.5 * batch.ahead.min(axis=1) / capacity), 1.0)
     cheapest, _, _ = sizing.search(batch, low, high)
     chosen, missed = _surviving(batch, cheapest.astype(float), standing, rules.hpa_tolerance)
+    chosen = np.maximum(chosen, _explored(rows, names, looked, batch.demand, standing))
     as_is = sizing.outlook(batch, np.maximum(standing, 0.05)[:, None]).missed[:, 0]
     return [
         Need(replicas=int(n), present=int(p), standing=float(s), demand_rps=float(d), forecast=told[i],
              missed=float(m), missed_as_is=float(a))
         for i, n, p, s, d, m, a in zip(rows, chosen, present, standing, batch.demand, missed, as_is, strict=True)
     ]  # fmt: skip
+
+
+def _explored(
+    rows: Sequence[int], names: Sequence[str], looked: Sequence[Seen], demand: Array, standing: Array
+) -> Array:
+    """Fewest replicas whose load is not far beyond any that was seen: what nobody tried is tried in steps."""
+    found = np.zeros(len(rows))
+    for row, (index, name) in enumerate(zip(rows, names, strict=True)):
+        tallies, law = looked[index].memory.variants[name].tallies, looked[index].laws[name]
+        tried = [one.column for one in tallies if one.good + one.missed >= TRIED]
+        if tallies:
+            level = law.level * float(misses.LEVELS[max(tried)]) if tried else 0.0
+            bold = law.rate(max(BOLD * level, 1e-3))
+            found[row] = min(math.ceil(demand[row] / bold - 1e-9), standing[row])
+    return found
 
 
 def _surviving(batch: sizing.Batch, chosen: Array, standing: Array, tolerance: float) -> tuple[Array, Array]:
@@ -169,6 +200,16 @@ def _surviving(batch: sizing.Batch, chosen: Array, standing: Array, tolerance: f
     index = np.take_along_axis(order, np.argmin(np.take_along_axis(cost, order, axis=1), axis=1)[:, None], axis=1)
     pick = np.take_along_axis(grid, index, axis=1)[:, 0], np.take_along_axis(found.missed, index, axis=1)[:, 0]
     return np.asarray(np.ceil(pick[0] - 1e-6)), pick[1]
+
+
+def _stays(laws: Sequence[Law]) -> Array:
+    """Seconds of a request by tabulated level."""
+    running = np.minimum(np.array([law.level for law in laws])[:, None] * misses.LEVELS[None, :],
+                         np.array([law.full for law in laws])[:, None])  # fmt: skip
+    lone = np.array([law.cost.lone_s for law in laws])[:, None]
+    share = lone / (lone + np.array([law.cost.work_s for law in laws])[:, None] * running)
+    by_lone, by_work = (np.array([getattr(law, name) for law in laws])[:, None] for name in ("lone", "work"))
+    return np.asarray(stay_table([law.cost for law in laws], running) * (by_lone * share + by_work * (1.0 - share)))
 
 
 def _in_reference(group: GroupInput, capacity: Mapping[str, float], name: str, what: str) -> float:
@@ -192,7 +233,7 @@ def _batch(
     leads = [looked[i].lead_s for i in rows]
     specs = [reference(groups[i].views).spec for i in rows]
     return sizing.Batch(
-        lone_s=column([law.lone_s for law in laws]), work_s=column([law.work_s for law in laws]),
+        stay_s=_stays(laws),
         full=column([law.full for law in laws]), level=column([law.level for law in laws]),
         misses=np.stack([tables[i][name] for i, name in zip(rows, names, strict=True)]),
         demand=column([looked[i].demand_rps or 0.0 for i in rows]),
@@ -200,6 +241,6 @@ def _batch(
         serving=replicas("ready"), coming=replicas("pending"), coming_s=column([0.5 * lead for lead in leads]),
         lead_s=column(leads), react_s=np.full(len(rows), rules.react_s),
         ttft_s=column([spec.slo_ttft_s or rules.slo_ttft_s for spec in specs]),
-        budget=np.full(len(rows), BUDGET_SHARE * (1.0 - rules.slo_objective)),
+        budget=column([budget(looked[i].memory, rules) for i in rows]),
         price=column([rules.miss_cost / capacities[i][name] for i, name in zip(rows, names, strict=True)]),
     )  # fmt: skip

@@ -29,8 +29,8 @@ _PARTS: Final = np.array(SHARES)
 class Batch:
     """Groups to size, one row each; a *replica* is one of the group's reference variant."""
 
-    lone_s: Array
-    work_s: Array
+    stay_s: Array
+    """Seconds of a request by level, (groups, levels)."""
     full: Array
     level: Array
     """In flight of level 1 in the tables of misses."""
@@ -103,10 +103,9 @@ def _until_ready(batch: Batch) -> Array:
 
 def _next(batch: Batch, flight: Array, count: Array, rate: Array, step_s: Array) -> Array:
     """In flight after a step: relaxes towards the level that the rate keeps, never beyond what arrives."""
-    shape = (slice(None),) + (None,) * (flight.ndim - 1)
-    lone, work, full = batch.lone_s[shape], batch.work_s[shape], batch.full[shape]
+    full = batch.full[(slice(None),) + (None,) * (flight.ndim - 1)]
     running = np.minimum(flight / count, full)
-    stay_s = lone + work * running  # a request's time at this level
+    stay_s = _looked_up(batch, batch.stay_s, running)
     leaving = count * running / stay_s
     waiting = np.maximum(flight - count * full, 0.0)
     # running requests leave at rate 1 / stay_s: exact for a constant stay, so that long steps do not overshoot
@@ -116,23 +115,29 @@ def _next(batch: Batch, flight: Array, count: Array, rate: Array, step_s: Array)
     return np.asarray(np.maximum(np.where(waiting > 0.0, queued, free), 0.0), dtype=np.float64)
 
 
-def _share(batch: Batch, level: Array) -> Array:
-    """Share of the requests that arrive at a level (in flight per replica) and miss."""
-    place = (np.log(np.maximum(level / batch.level[:, None, None], 1e-9)) - LOG_FIRST) / LOG_STEP
-    last = batch.misses.shape[1] - 1
-    place = np.clip(place, 0.0, last - 1e-6)
+def _looked_up(batch: Batch, table: Array, in_flight: Array) -> Array:
+    """A table's values at so many in flight per replica, between its levels."""
+    shape = (slice(None),) + (None,) * (in_flight.ndim - 1)
+    place = (np.log(np.maximum(in_flight / batch.level[shape], 1e-9)) - LOG_FIRST) / LOG_STEP
+    place = np.clip(place, 0.0, table.shape[1] - 1 - 1e-6)
     low = place.astype(np.int64)
-    rows = np.arange(len(batch.level))[:, None, None]
-    first = batch.misses[rows, low]
-    share = first + (batch.misses[rows, low + 1] - first) * (place - low)
-    queue = np.maximum(level - batch.full[:, None, None], 0.0) / np.maximum(_patience(batch), 1e-9)
+    rows = np.arange(len(table))[shape]
+    first = table[rows, low]
+    return np.asarray(first + (table[rows, low + 1] - first) * (place - low), dtype=np.float64)
+
+
+def _share(batch: Batch, in_flight: Array) -> Array:
+    """Share of the requests that arrive at so many in flight per replica and miss."""
+    queue = np.maximum(in_flight - batch.full[:, None, None], 0.0) / np.maximum(_patience(batch), 1e-9)
+    share = _looked_up(batch, batch.misses, in_flight)
     return np.asarray(np.maximum(share, np.minimum(queue, 1.0) ** 2), dtype=np.float64)
 
 
 def _patience(batch: Batch) -> Array:
     """Requests that may wait at a full replica and still have their first token in time."""
-    top = batch.full / (batch.lone_s + batch.work_s * batch.full)
-    return np.asarray((top * batch.ttft_s)[:, None, None], dtype=np.float64)
+    full = batch.full[:, None]
+    top = full / _looked_up(batch, batch.stay_s, full)
+    return np.asarray((top * batch.ttft_s[:, None])[:, :, None], dtype=np.float64)
 
 
 def best(outlook_: Outlook, candidates: Array, budget: Array) -> NDArray[np.int64]:

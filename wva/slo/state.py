@@ -42,5 +42,9 @@ class GroupMemory:
     """Replicas that start, and when they were first seen or were created."""
     leads_s: tuple[float, ...] = ()
     """Start-up times seen, newest last."""
+    answered: float = 0.0
+    """Requests whose latencies were measured, old ones faded."""
+    missed: float = 0.0
+    """Those of them that missed a target: what is spent of the error budget."""
     busy_s: float = 0.0
     """When a request was last seen."""
