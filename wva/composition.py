@@ -31,7 +31,7 @@ class Option:
 
 
 def compose(options: Sequence[Option], wanted: float) -> dict[str, int]:
-    """Replicas by variant of least cost with capacity ``wanted``; all of them at their maximum where that is too little.
+    """Replicas by variant of least cost with capacity ``wanted``; all at their maximum where that is too little.
 
     >>> compose([Option(name="a", capacity=3.0, cost=4.0, low=0, high=9),
     ...          Option(name="b", capacity=1.0, cost=1.5, low=0, high=9)], 7.0)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from fleet.types import Decision, Direction, FleetSnapshot, Role, VariantObservation, VariantSpec
+from fleet.types import Decision, Direction, FleetSnapshot, Reason, Role, VariantObservation, VariantSpec
 from wva import capacity, optimizer, policy, saturation
+from wva.analyzers import upstream
+from wva.inventory import Wish, granted
 from wva.slo import decide as slo
 from wva.types import (
     GroupView,
@@ -48,8 +50,33 @@ def decide(
         found, memories = {}, dict(state.groups)
         for members in groups.values():
             found |= _decide_group(members, snapshot, state, now_s, rules)
-    decisions = tuple(found[key][0] for spec in specs if (key := key_of(spec)) in found)
+    chosen = {key_of(spec): spec for spec in specs if key_of(spec) in found}
+    allowed = _granted({key: found[key][0] for key in chosen}, chosen, snapshot)
+    decisions = tuple(allowed[key] for key in chosen)
     return decisions, WvaState(variants={key: new for key, (_, new) in found.items()}, groups=memories)
+
+
+def _granted(
+    wanted: Mapping[str, Decision], specs: Mapping[str, VariantSpec], snapshot: FleetSnapshot
+) -> dict[str, Decision]:  # fmt: skip
+    """Decisions inside the GPU inventory and the quotas."""
+    if snapshot.inventory is None:
+        return dict(wanted)
+    wishes = [
+        Wish(key=key, namespace=one.namespace, model=one.model, accelerator=one.accelerator,
+             gpus=max(specs[key].accelerator_count, 1), requested=int(one.signals["requested"] or 0),
+             wanted=one.desired, priority=specs[key].priority)
+        for key, one in wanted.items()
+    ]  # fmt: skip
+    counts = granted(wishes, snapshot.inventory)
+    return {key: one if counts[key] == one.desired else _short(one, counts[key]) for key, one in wanted.items()}
+
+
+def _short(decision: Decision, count: int) -> Decision:
+    held = int(decision.signals["requested"] or 0)
+    detail = f"{decision.detail}; GPUs, quota or the model's share allow {count} of {decision.desired}"
+    return replace(decision, desired=count, reason=Reason.NO_GPU, detail=detail,
+                   direction=Direction.UP if count > held else Direction.HOLD)  # fmt: skip
 
 
 def _decide_group(
@@ -66,12 +93,22 @@ def _decide_group(
         for view in views
     }
     group = _group(views, before, learned, snapshot, extra_age_s=extra_age_s, rules=rules)
-    plan = optimizer.plan(group, rules)
+    memories = {name: old.upstream for name, old in before.items()}
+    if rules.analyzer in ("v1", "v2"):
+        output = upstream.lengths(views)[1]
+        memories = {
+            view.spec.name: upstream.remembered(view, memories[view.spec.name], output, now_s) for view in views
+        }
+        queued = saturation.usable(snapshot.router_queue.get(views[0].spec.model)) or 0.0
+        plan = upstream.propose(rules.analyzer, views, memories, queued=queued)
+    else:
+        plan = optimizer.plan(group, rules)
     found = {}
     for view in views:
         name = view.spec.name
         damped = policy.damp(view.spec, before[name], plan[name], now_s=now_s, policy=rules)
-        new = replace(before[name], recommendations=damped.recommendations, learned=learned[name])
+        new = replace(before[name], recommendations=damped.recommendations, turns_s=damped.turns_s,
+                      learned=learned[name], upstream=memories[name])  # fmt: skip
         found[key_of(view.spec)] = _decision(view, group, damped.proposal, new, now_s), new
     return found
 

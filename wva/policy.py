@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from fleet.types import Reason, VariantSpec
 from wva.types import Policy, Proposal, Recommendation, VariantState
@@ -14,18 +15,31 @@ class Damped:
 
     proposal: Proposal
     recommendations: tuple[Recommendation, ...]
+    turns_s: tuple[float, ...] = ()
+    """Changes of direction that still count."""
+
+
+FLAP_FACTOR: Final = 4.0
+"""A variant that flaps must want a decrease for so many times its window."""
 
 
 def damp(spec: VariantSpec, state: VariantState, proposal: Proposal, *, now_s: float, policy: Policy) -> Damped:
     """What to ask for: a request outside its bounds is corrected at once, another change must be wanted long enough."""
+    turns = tuple(at_s for at_s in state.turns_s if now_s - policy.flap_window_s <= at_s <= now_s)
+    flaps = len(turns) > policy.flap_limit
+    if flaps:
+        policy = replace(policy, scale_down_stabilisation_s=FLAP_FACTOR * policy.scale_down_stabilisation_s)
     past = recent(state, now_s=now_s, policy=policy)
     recommendations = (*past, Recommendation(at_s=now_s, replicas=proposal.replicas))
     if outside := _outside(spec, state.requested, proposal):
-        return Damped(proposal=outside, recommendations=recommendations)
+        return Damped(proposal=outside, recommendations=recommendations, turns_s=turns)
     stable = stabilise(state.requested, recommendations, now_s=now_s, policy=policy)
     if stable != proposal.replicas:
         proposal = _stabilised(state.requested, proposal, stable, policy)
-    return Damped(proposal=bounded(spec, proposal), recommendations=recommendations)
+        if flaps and proposal.reason is Reason.STABILISING:
+            detail = f"{proposal.detail}; {len(turns)} changes of direction in {policy.flap_window_s:.0f} s"
+            proposal = replace(proposal, reason=Reason.FLAPPING, detail=detail)
+    return Damped(proposal=bounded(spec, proposal), recommendations=recommendations, turns_s=turns)
 
 
 def recent(state: VariantState, *, now_s: float, policy: Policy) -> tuple[Recommendation, ...]:

@@ -100,7 +100,7 @@ class WvaSettings(Settings):
     """Without a request for this long a model whose minimum is 0 goes to zero (default: upstream's 10 minutes)."""
     flap_window_s: float = Field(default=1800.0, gt=0)
     """Changes of direction are counted over this long."""
-    flap_limit: int = Field(default=4, ge=1)
+    flap_limit: int = Field(default=8, ge=1)
     """With more changes of direction than this in the window, decreases must be wanted four times as long."""
     decision_every_s: float = Field(default=30.0, ge=0)
     """An unchanged decision is written to history this often; a changed one always."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fleet.types import Reason, ReplicaObservation, VariantSpec
+from wva.analyzers.peaks import Gauge
 from wva.slo.state import GroupMemory
 
 
@@ -45,7 +46,7 @@ class Policy:
     """Seconds without a request after which a model whose minimum is 0 goes to zero (upstream's 10 minutes)."""
     flap_window_s: float = 1800.0
     """Reversals (up after down, down after up) are counted over so long."""
-    flap_limit: int = 4
+    flap_limit: int = 8
     """With more reversals in the window a variant flaps: its decreases must be wanted four times as long."""
 
 
@@ -81,6 +82,16 @@ class Recommendation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What upstream's analyzers remember of a variant (:mod:`wva.analyzers.upstream`)."""
+
+    gauges: Mapping[str, tuple[Gauge, ...]] = field(default_factory=dict)
+    """Gauges of the last minute, by replica."""
+    full: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Tokens in use while a queue was full, newest last, by class of answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VariantState:
     """What is remembered of one variant between passes."""
 
@@ -89,6 +100,11 @@ class VariantState:
     """When ``requested`` was first seen with this value."""
     recommendations: tuple[Recommendation, ...] = ()
     learned: Learned = field(default_factory=Learned)
+    upstream: Memory = field(default_factory=Memory)
+    turns_s: tuple[float, ...] = ()
+    """When the request turned from growing to shrinking or back, in the flap window."""
+    rising: bool | None = None
+    """Whether the last change of the request was an increase."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

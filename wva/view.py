@@ -15,7 +15,9 @@ def remembered(entry: VariantObservation, state: WvaState, now_s: float) -> Vari
     if old is None:
         return VariantState(requested=entry.requested, requested_at_s=now_s)
     if old.requested != entry.requested:
-        return replace(old, requested=entry.requested, requested_at_s=now_s)
+        rising = entry.requested > old.requested
+        turns = (*old.turns_s, now_s) if old.rising is not None and rising is not old.rising else old.turns_s
+        return replace(old, requested=entry.requested, requested_at_s=now_s, turns_s=turns, rising=rising)
     return old
 
 

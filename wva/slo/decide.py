@@ -43,7 +43,7 @@ def decide_groups(
         for view in group.views:
             own = key_of(view.spec)
             damped = policy.damp(view.spec, before[own], plan[view.spec.name], now_s=now_s, policy=rules)
-            new = replace(before[own], recommendations=damped.recommendations)
+            new = replace(before[own], recommendations=damped.recommendations, turns_s=damped.turns_s)
             found[own] = _decision(view, group.views, result, damped.proposal, now_s), new
     return found, memories
 

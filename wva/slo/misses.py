@@ -1,7 +1,7 @@
 """Which share of requests misses its targets at a level of load, learned as a distribution over curves. Pure.
 
 A *level* is requests in flight per replica over the level at which the physics expects 1 % of them to miss
-(:func:`wva.slo.law.reference_level`). The candidate curves are ``floor + (1 - floor) / (1 + 99 * (s / level)**k)``: they
+(:class:`wva.slo.law.Law`). The candidate curves are ``floor + (1 - floor) / (1 + 99 * (s / level)**k)``: they
 pass 1 % at ``s``, the steeper the larger ``k``; ``floor`` is what misses at any load. Every observation (so many
 requests at this level, so many of them missed) reweighs all curves (Bayes on a grid), so that a replica that was never
 loaded teaches nothing about high levels, few samples leave the prior, and the expected share at a level carries the

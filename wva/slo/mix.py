@@ -82,7 +82,8 @@ def step_coefficients(spec: VariantSpec) -> tuple[StepCoefficients, float, bool]
     kv_bytes = 4.0 * shape.layers * shape.kv_heads * shape.head_dim if shape else 131072.0
     per_token_ms = 2.0 * weights / (tflops * 1e9)
     return StepCoefficients(
-        d0=2.0 * weights / (tb_s * 1e9), d_s=per_token_ms, d_kv=kv_bytes / (tb_s * 1e9), p0=0.0, p1=per_token_ms, p2=0.0,
+        d0=2.0 * weights / (tb_s * 1e9), d_s=per_token_ms, d_kv=kv_bytes / (tb_s * 1e9), p0=0.0, p1=per_token_ms,
+        p2=0.0,
     ), overhead_ms, False  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -71,22 +71,47 @@ class Assessment:
     """``None`` before arrivals were seen for long enough."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """One group that can be sized, told in its reference variant."""
+
+    group: GroupInput
+    seen: Seen
+    told: forecast.Forecast
+    table: Array
+    """Expected misses of the reference by level."""
+    capacity: Mapping[str, float]
+    budget: float
+
+    @property
+    def base(self) -> VariantView:
+        return reference(self.group.views)
+
+    @property
+    def law(self) -> Law:
+        return self.seen.laws[self.base.spec.name]
+
+    def replicas(self, what: str) -> float:
+        """``ready``, ``requested`` or ``pending`` of all variants, in replicas of the reference."""
+        own = self.capacity[self.base.spec.name]
+        return math.fsum(getattr(view, what) * self.capacity[view.spec.name] for view in self.group.views) / own
+
+
 def assess(groups: Sequence[GroupInput], snapshot: FleetSnapshot, *, now_s: float, rules: Policy) -> list[Assessment]:
     """What each group needs, in order; what to remember is in ``seen.memory``."""
     looked = [look(one.views, one.entries, snapshot, one.memory, now_s=now_s, rules=rules) for one in groups]
-    tables = _tables(groups, looked)
-    rows = [index for index, seen in enumerate(looked) if seen.demand_rps is not None and seen.memory.level is not None]
-    told: dict[int, forecast.Forecast] = {}
-    for index in rows:
-        looked[index], told[index] = _foretold(groups[index], looked[index], now_s, rules)
-    capacities = [_capacities(group, seen, table, budget(seen.memory, rules))
-                  for group, seen, table in zip(groups, looked, tables, strict=True)]  # fmt: skip
-    found: list[Need | None] = [None] * len(groups)
-    if rows:
-        for index, need in zip(rows, _sized(rows, groups, looked, told, tables, capacities, rules), strict=True):
-            found[index] = need
-    return [Assessment(seen=seen, capacity=capacity, need=need)
-            for seen, capacity, need in zip(looked, capacities, found, strict=True)]  # fmt: skip
+    rows: dict[int, _Row] = {}
+    capacities = []
+    for index, (group, table) in enumerate(zip(groups, _tables(groups, looked), strict=True)):
+        share = budget(looked[index].memory, rules)
+        capacities.append(_capacities(group, looked[index], table, share))
+        if looked[index].demand_rps is not None:
+            looked[index], told = _foretold(group, looked[index], now_s, rules)
+            rows[index] = _Row(group=group, seen=looked[index], told=told, capacity=capacities[-1], budget=share,
+                               table=table[reference(group.views).spec.name])  # fmt: skip
+    needs = dict(zip(rows, _sized(list(rows.values()), rules), strict=True))
+    return [Assessment(seen=seen, capacity=capacity, need=needs.get(index))
+            for index, (seen, capacity) in enumerate(zip(looked, capacities, strict=True))]  # fmt: skip
 
 
 def budget(memory: GroupMemory, rules: Policy) -> float:
@@ -143,43 +168,36 @@ def _capacities(group: GroupInput, seen: Seen, table: Mapping[str, Array], share
 # ---- sizing
 
 
-def _sized(
-    rows: Sequence[int], groups: Sequence[GroupInput], looked: Sequence[Seen], told: Mapping[int, forecast.Forecast],
-    tables: Sequence[Mapping[str, Array]], capacities: Sequence[Mapping[str, float]], rules: Policy,
-) -> list[Need]:  # fmt: skip
-    names = [reference(groups[index].views).spec.name for index in rows]
-    batch = _batch(rows, names, groups, looked, told, tables, capacities, rules)
-    standing = np.array([_in_reference(groups[i], capacities[i], name, "requested")
-                         for i, name in zip(rows, names, strict=True)])  # fmt: skip
-    capacity = np.array([capacities[i][name] for i, name in zip(rows, names, strict=True)])
+def _sized(rows: Sequence[_Row], rules: Policy) -> list[Need]:
+    if not rows:
+        return []
+    batch = _batch(rows, rules)
+    standing = np.array([row.replicas("requested") for row in rows])
+    capacity = np.array([row.capacity[row.base.spec.name] for row in rows])
     present = np.maximum(np.ceil(batch.demand / capacity - 1e-9), 0.0)
     ahead = batch.ahead.max(axis=1)
     high = np.ceil(1.3 * np.maximum(ahead, batch.demand) / capacity + batch.in_flight / batch.full) + 2
     low = np.maximum(np.floor(0.5 * batch.ahead.min(axis=1) / capacity), 1.0)
     cheapest, _, _ = sizing.search(batch, low, high)
     chosen, missed = _surviving(batch, cheapest.astype(float), standing, rules.hpa_tolerance)
-    chosen = np.maximum(chosen, _explored(rows, names, looked, batch.demand, standing))
+    chosen = np.maximum(chosen, [_explored(row, count) for row, count in zip(rows, standing, strict=True)])
     as_is = sizing.outlook(batch, np.maximum(standing, 0.05)[:, None]).missed[:, 0]
     return [
-        Need(replicas=int(n), present=int(p), standing=float(s), demand_rps=float(d), forecast=told[i],
+        Need(replicas=int(n), present=int(p), standing=float(s), demand_rps=float(d), forecast=row.told,
              missed=float(m), missed_as_is=float(a))
-        for i, n, p, s, d, m, a in zip(rows, chosen, present, standing, batch.demand, missed, as_is, strict=True)
+        for row, n, p, s, d, m, a in zip(rows, chosen, present, standing, batch.demand, missed, as_is, strict=True)
     ]  # fmt: skip
 
 
-def _explored(
-    rows: Sequence[int], names: Sequence[str], looked: Sequence[Seen], demand: Array, standing: Array
-) -> Array:
+def _explored(row: _Row, standing: float) -> float:
     """Fewest replicas whose load is not far beyond any that was seen: what nobody tried is tried in steps."""
-    found = np.zeros(len(rows))
-    for row, (index, name) in enumerate(zip(rows, names, strict=True)):
-        tallies, law = looked[index].memory.variants[name].tallies, looked[index].laws[name]
-        tried = [one.column for one in tallies if one.good + one.missed >= TRIED]
-        if tallies:
-            level = law.level * float(misses.LEVELS[max(tried)]) if tried else 0.0
-            bold = law.rate(max(BOLD * level, 1e-3))
-            found[row] = min(math.ceil(demand[row] / bold - 1e-9), standing[row])
-    return found
+    tallies = row.seen.memory.variants[row.base.spec.name].tallies
+    if not tallies:
+        return 0.0
+    tried = [one.column for one in tallies if one.good + one.missed >= TRIED]
+    level = row.law.level * float(misses.LEVELS[max(tried)]) if tried else 0.0
+    bold_rps = row.law.rate(max(BOLD * level, 1e-3))
+    return min(math.ceil((row.seen.demand_rps or 0.0) / bold_rps - 1e-9), standing)
 
 
 def _surviving(batch: sizing.Batch, chosen: Array, standing: Array, tolerance: float) -> tuple[Array, Array]:
@@ -212,35 +230,19 @@ def _stays(laws: Sequence[Law]) -> Array:
     return np.asarray(stay_table([law.cost for law in laws], running) * (by_lone * share + by_work * (1.0 - share)))
 
 
-def _in_reference(group: GroupInput, capacity: Mapping[str, float], name: str, what: str) -> float:
-    """Replicas of all variants in units of the reference's."""
-    return math.fsum(getattr(view, what) * capacity[view.spec.name] for view in group.views) / capacity[name]
+def _batch(rows: Sequence[_Row], rules: Policy) -> sizing.Batch:
+    def column(values: Iterable[float]) -> Array:
+        return np.array(list(values), dtype=float)
 
-
-def _batch(
-    rows: Sequence[int], names: Sequence[str], groups: Sequence[GroupInput], looked: Sequence[Seen],
-    told: Mapping[int, forecast.Forecast], tables: Sequence[Mapping[str, Array]],
-    capacities: Sequence[Mapping[str, float]], rules: Policy,
-) -> sizing.Batch:  # fmt: skip
-    laws: list[Law] = [looked[i].laws[name] for i, name in zip(rows, names, strict=True)]
-
-    def column(values: Sequence[float]) -> Array:
-        return np.array(values, dtype=float)
-
-    def replicas(what: str) -> Array:
-        return column([_in_reference(groups[i], capacities[i], n, what) for i, n in zip(rows, names, strict=True)])
-
-    leads = [looked[i].lead_s for i in rows]
-    specs = [reference(groups[i].views).spec for i in rows]
+    leads = column(row.seen.lead_s for row in rows)
+    specs = [row.base.spec for row in rows]
     return sizing.Batch(
-        stay_s=_stays(laws),
-        full=column([law.full for law in laws]), level=column([law.level for law in laws]),
-        misses=np.stack([tables[i][name] for i, name in zip(rows, names, strict=True)]),
-        demand=column([looked[i].demand_rps or 0.0 for i in rows]),
-        ahead=np.array([told[i].parts for i in rows]), in_flight=column([looked[i].in_flight for i in rows]),
-        serving=replicas("ready"), coming=replicas("pending"), coming_s=column([0.5 * lead for lead in leads]),
-        lead_s=column(leads), react_s=np.full(len(rows), rules.react_s),
-        ttft_s=column([spec.slo_ttft_s or rules.slo_ttft_s for spec in specs]),
-        budget=column([budget(looked[i].memory, rules) for i in rows]),
-        price=column([rules.miss_cost / capacities[i][name] for i, name in zip(rows, names, strict=True)]),
+        stay_s=_stays([row.law for row in rows]), full=column(row.law.full for row in rows),
+        level=column(row.law.level for row in rows), misses=np.stack([row.table for row in rows]),
+        demand=column(row.seen.demand_rps or 0.0 for row in rows), ahead=np.array([row.told.parts for row in rows]),
+        in_flight=column(row.seen.in_flight for row in rows), serving=column(row.replicas("ready") for row in rows),
+        coming=column(row.replicas("pending") for row in rows), coming_s=0.5 * leads, lead_s=leads,
+        react_s=np.full(len(rows), rules.react_s), ttft_s=column(s.slo_ttft_s or rules.slo_ttft_s for s in specs),
+        budget=column(row.budget for row in rows),
+        price=column(rules.miss_cost / row.capacity[row.base.spec.name] for row in rows),
     )  # fmt: skip

@@ -71,6 +71,19 @@ def _zero(views: Sequence[VariantView], found: Assessment, around: Circumstances
 # ---- replicas
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What is wanted of all variants together."""
+
+    views: Sequence[VariantView]
+    found: Assessment
+    need: Need
+    around: Circumstances
+    spare: float
+    """Capacity that serves beyond what is wanted."""
+    why: str
+
+
 def _planned(views: Sequence[VariantView], found: Assessment, need: Need, around: Circumstances) -> Plan:
     base = reference(views).spec.name
     wanted = max(need.replicas, 1) * found.capacity[base]
@@ -80,12 +93,9 @@ def _planned(views: Sequence[VariantView], found: Assessment, need: Need, around
     ]  # fmt: skip
     counts = compose(options, wanted - 1e-6) if len(views) > 1 else {base: max(need.replicas, 1)}
     serving = sum(min(view.ready, view.requested) * found.capacity[view.spec.name] for view in views)
-    why = _why(need, found, base)
-    plan = {}
-    for view in views:
-        count, spare = counts[view.spec.name], serving - wanted
-        plan[view.spec.name] = _changed(views, view, count, spare, found, need, why, around)
-    return plan
+    plan = _Plan(views=views, found=found, need=need, around=around, spare=serving - wanted,
+                 why=_why(need, found, base))  # fmt: skip
+    return {view.spec.name: _changed(plan, view, counts[view.spec.name]) for view in views}
 
 
 def _least(view: VariantView) -> int:
@@ -98,19 +108,16 @@ def _most(view: VariantView) -> int:
     return max(view.requested if blind or failed else view.spec.max_replicas, _least(view))
 
 
-def _changed(
-    views: Sequence[VariantView], view: VariantView, count: int, spare: float, found: Assessment, need: Need, why: str,
-    around: Circumstances,
-) -> Proposal:  # fmt: skip
-    held = view.requested
+def _changed(plan: _Plan, view: VariantView, count: int) -> Proposal:
+    held, why = view.requested, plan.why
     if count > held:
-        reason = Reason.DEMAND if need.present > need.standing + 1e-6 else Reason.FORECAST
+        reason = Reason.DEMAND if plan.need.present > plan.need.standing + 1e-6 else Reason.FORECAST
         return Proposal(replicas=count, reason=reason, detail=f"{why}: {held} -> {count}")
     if count < held:
-        if blocked := _blocked(views, around):
+        if blocked := _blocked(plan.views, plan.around):
             return _hold(view, blocked[0], f"{why}, but {blocked[1]}")
-        if len(views) > 1:  # another variant takes over: not before it serves
-            removable = int(max(spare, 0.0) / found.capacity[view.spec.name] + 1e-6)
+        if len(plan.views) > 1:  # another variant takes over: not before it serves
+            removable = int(max(plan.spare, 0.0) / plan.found.capacity[view.spec.name] + 1e-6)
             count = max(count, held - removable)
         if count < held:
             return Proposal(replicas=count, reason=Reason.IDLE, detail=f"{why}: {held} -> {count}")
