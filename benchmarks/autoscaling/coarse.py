@@ -15,7 +15,12 @@ from benchmarks.autoscaling.surface import Surface
 from benchmarks.autoscaling.trail import Trail
 from benchmarks.autoscaling.world import World
 
-WINDOW_S: Final = 3600.0
+WINDOW_S: Final = 2400.0
+"""Of the busiest time, on which every arm is run in both modes: several starts and stabilisation windows long."""
+TRUSTED_POINTS: Final = 2.0
+TRUSTED_PCT: Final = 5.0
+"""An arm whose attainment is further off than so many points, or its replicas than so many per cent, is not to be
+compared by its figures from the coarse mode: its rule flaps, and where it turns is decided by a few requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +42,11 @@ class Gap:
     def replicas_pct(self) -> float:
         """Coarse over fine, percent."""
         return 100.0 * (self.coarse_replicas / self.fine_replicas - 1.0)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the coarse mode's figures of this arm say something."""
+        return abs(self.attained_points) <= TRUSTED_POINTS and abs(self.replicas_pct) <= TRUSTED_PCT
 
 
 def window(case: Case, length_s: float = WINDOW_S) -> Case:
@@ -80,6 +90,11 @@ def gaps(
             coarse_replicas=other.replica_s(case.span_s) / case.span_s,
         ))  # fmt: skip
     return found
+
+
+def doubtful(gaps: Sequence[Gap]) -> list[str]:
+    """Arms that the coarse mode is not valid for."""
+    return [gap.arm for gap in gaps if not gap.trusted]
 
 
 def _attained(trail: Trail) -> float:

@@ -64,8 +64,8 @@ class Fluid:
         self._router: deque[RouterSample] = deque()
         self._arrived = self._finished = 0.0
         self._by_level = np.zeros(surface.last + 1)  # arrivals by requests in flight
-        self._rates, self._running = surface.rps.tolist(), surface.running.tolist()
-        self._waiting, self._usage = surface.waiting.tolist(), surface.kv_usage.tolist()
+        self._rates = surface.rps.tolist()
+        self._looks = np.random.default_rng([seed, 12])
         for _ in range(self._requested):
             self._start(0.0, 0.0)
 
@@ -170,9 +170,10 @@ class Fluid:
         level = min(int(one.in_flight + 0.5), self._surface.last)
         beyond = max(one.in_flight - self._surface.last, 0.0)
         prompt = one.finished * self._surface.mean_prompt
+        rank = int(self._looks.random() * self._surface.gauges.shape[1])
+        running, waiting, usage = self._surface.gauges[level, rank].tolist()
         one.samples.append(Sample(
-            at_s=now_s, running=self._running[level], waiting=self._waiting[level] + beyond,
-            kv_usage=self._usage[level], prompt_tokens=prompt,
+            at_s=now_s, running=running, waiting=waiting + beyond, kv_usage=usage, prompt_tokens=prompt,
             generation_tokens=one.finished * self._surface.mean_output, finished=one.finished, prefix_queries=prompt,
             prefix_hits=0.0, busy_s=one.busy_s,
         ))  # fmt: skip

@@ -30,9 +30,6 @@ SAMPLE: Final = 5000
 """Requests that stand for a workload when a replica's capacity is measured."""
 HEADROOMS: Final = (1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5)
 """Tried in turn until the perfect forecast attains what is promised."""
-CHECKED: Final = ("keda-slo", "aibrix-kpa", OURS, FORECAST)
-"""Arms that are run in both modes where the coarse one is used."""
-
 ARMS: Final[Mapping[str, Callable[[Context], Arm]]] = {
     "static-peak": lambda context: arms.Fixed(context.peak),
     "hpa-cpu": lambda _context: arms.Hpa("hpa-cpu", arms.cpu_wish, hpa.DEFAULT),
@@ -134,7 +131,7 @@ def _gaps(case: Case, known: Known, seed: int) -> list[coarse.Gap]:
     if known.surface is None:
         return []
     context = prepare(coarse.window(case), known, seed).context
-    makers = [partial(ARMS[name], context) for name in CHECKED]
+    makers = [partial(ARMS[name], context) for name in ARMS]
     return coarse.gaps(context.case, known.surface, makers, seed)
 
 

@@ -26,6 +26,10 @@ MEASURED: Final = 3000
 """Answers measured at each point, and four for each client where that is more."""
 WARM: Final = 3
 """Answers of each client before them."""
+LOOK_S: Final = 1.0
+"""Between two looks at the gauges."""
+RANKS: Final = 129
+"""Looks kept at each point, evenly spaced among all of them in order of queue, cache and batch."""
 POINTS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
@@ -34,9 +38,9 @@ class Surface:
     """Columns over requests in flight, 0, 1, 2 ...; the last entry holds for all larger numbers too."""
 
     rps: Array
-    running: Array
-    waiting: Array
-    kv_usage: Array
+    gauges: Array
+    """What a scrape finds: requests running, waiting, and share of the KV cache, shape (numbers in flight, ranks, 3).
+    A scrape finds any rank; a mean would be steadier than any engine, and threshold rules would see it."""
     good: Array
     """Share of requests that meet every target."""
     ttft: Array
@@ -56,7 +60,9 @@ class _Point:
     """One measurement."""
 
     in_flight: int
-    values: tuple[float, float, float, float, float]
+    rps: float
+    good: float
+    gauges: Array
     ttft: tuple[float, ...]
     tpot: tuple[float, ...]
 
@@ -70,7 +76,7 @@ def measure(config: EngineConfig, slo: Slo, draw: Callable[[int], Sequence[Timed
     points: list[_Point] = []
     for clients in POINTS:
         points.append(_point(config, slo, draw((WARM + 1) * clients + max(MEASURED, 4 * clients)), clients))
-        if len(points) > 3 and points[-1].values[4] < 0.02 and points[-1].values[0] < 1.02 * points[-2].values[0]:
+        if len(points) > 3 and points[-1].good < 0.02 and points[-1].rps < 1.02 * points[-2].rps:
             break  # saturated and out of every target: more clients only wait longer
     requests = draw(4000)
     return _interpolated(points, float(np.mean([one.input_tokens for one in requests])),
@@ -82,9 +88,11 @@ class _Closed:
 
     def __init__(self, config: EngineConfig, requests: Sequence[TimedRequest], clients: int) -> None:
         self.engine = Engine(config)
-        self.gauges: list[tuple[float, float, float]] = []
+        self.gauges: list[tuple[float, float, float, float]] = []
+        """Time, waiting, share of the KV cache, running."""
         self._requests, self._next, self._clients = requests, clients, clients
         self.cluster = Cluster([self.engine], lambda *_: 0, on_outcome=self._again)
+        self.cluster.every(LOOK_S, self._look)
 
     def run(self) -> list[Outcome]:
         """All outcomes, in order of completion."""
@@ -96,27 +104,36 @@ class _Closed:
 
     def _again(self, _outcome: Outcome) -> None:
         now_s = self.cluster.now_s
-        self.gauges.append((self.engine.running, self.engine.waiting(now_s), self.engine.kv.usage))
         if self._next < len(self._requests):
             self.cluster.submit(self._arrival(self._next, now_s))
             self._next += 1
+
+    def _look(self, now_s: float) -> None:
+        self.gauges.append((now_s, self.engine.waiting(now_s), self.engine.kv.usage, self.engine.running))
 
 
 def _point(config: EngineConfig, slo: Slo, requests: Sequence[TimedRequest], clients: int) -> _Point:
     closed = _Closed(config, requests, clients)
     outcomes = closed.run()
-    steady = slice(WARM * clients, len(outcomes) - clients)
-    kept = outcomes[steady]
+    kept = outcomes[WARM * clients : len(outcomes) - clients]
     ttft, tpot = Histogram(TTFT_BOUNDS_S), Histogram(TPOT_BOUNDS_S)
     good = 0
     for one in kept:
         ttft.observe(one.ttft_s)
         tpot.observe((one.e2e_s - one.ttft_s) / max(one.output_tokens - 1, 1))
         good += met(one, slo, ttft_limit_s(slo, config, requests[int(one.request_id)].input_tokens))
-    took_s = kept[-1].end_s - outcomes[WARM * clients - 1].end_s
-    running, waiting, usage = np.mean(closed.gauges[steady], axis=0).tolist()
-    values = (len(kept) / took_s, running, waiting, usage, good / len(kept))
-    return _Point(in_flight=clients, values=values, ttft=_shares(ttft), tpot=_shares(tpot))
+    from_s, until_s = outcomes[WARM * clients - 1].end_s, kept[-1].end_s
+    looks = sorted((waiting, usage, running) for at_s, waiting, usage, running in closed.gauges
+                   if from_s <= at_s <= until_s)  # fmt: skip
+    return _Point(in_flight=clients, rps=len(kept) / (until_s - from_s), good=good / len(kept), gauges=_ranks(looks),
+                  ttft=_shares(ttft), tpot=_shares(tpot))  # fmt: skip
+
+
+def _ranks(looks: Sequence[tuple[float, float, float]]) -> Array:
+    """Running, waiting and share of the cache at :data:`RANKS` evenly spaced ranks."""
+    ranks = np.linspace(0, len(looks) - 1, RANKS).round().astype(int)
+    table: Array = np.asarray(looks, dtype=np.float64)
+    return np.take(table[ranks], [2, 0, 1], axis=1)
 
 
 def _shares(histogram: Histogram) -> tuple[float, ...]:
@@ -134,10 +151,12 @@ def _interpolated(points: Sequence[_Point], mean_prompt: float, mean_output: flo
     def rows(values: Sequence[tuple[float, ...]]) -> Array:
         return np.stack([column(bucket, bucket[0]) for bucket in zip(*values, strict=True)], axis=1)
 
-    by_field = list(zip(*(point.values for point in points), strict=True))
-    rps, running, waiting, usage = (column(values, 0.0) for values in by_field[:4])
+    seen = np.concatenate([np.zeros((1, RANKS, 3)), np.stack([point.gauges for point in points])])
+    right = np.clip(np.searchsorted(known, axis), 1, len(known) - 1)
+    share = ((axis - known[right - 1]) / (known[right] - known[right - 1]))[:, None, None]
     return Surface(
-        rps=rps, running=running, waiting=waiting, kv_usage=usage, good=column(by_field[4], by_field[4][0]),
+        rps=column([point.rps for point in points], 0.0), gauges=seen[right - 1] * (1 - share) + seen[right] * share,
+        good=column([point.good for point in points], points[0].good),
         ttft=rows([point.ttft for point in points]), tpot=rows([point.tpot for point in points]),
         mean_prompt=mean_prompt, mean_output=mean_output,
     )  # fmt: skip

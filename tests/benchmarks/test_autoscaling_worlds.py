@@ -237,7 +237,10 @@ def test_more_in_flight_is_more_work_done_until_it_saturates(surface: Surface) -
     assert surface.rps[16] > 2 * surface.rps[4] > 4 * surface.rps[1]
     assert surface.good[4] == 1.0
     assert surface.good[-1] < 0.1
-    assert surface.kv_usage[64] > surface.kv_usage[8]
+    running, waiting, usage = (surface.gauges[:, :, column].mean(axis=1) for column in range(3))
+    assert usage[64] > usage[8] > usage[0] == 0.0
+    assert running[8] + waiting[8] <= 8
+    assert (np.diff(surface.gauges[:, :, 1], axis=1) >= 0).all()  # ranks go by the queue
     assert surface.ttft.sum(axis=1) == pytest.approx(np.ones(surface.last + 1))
 
 
@@ -272,3 +275,17 @@ def test_the_shared_window_holds_the_highest_rate() -> None:
     assert part.curve is not None
     assert part.curve.rates_rps == (3.0, 9.0)
     assert part.span_s == 400.0
+
+
+@pytest.mark.parametrize(
+    ("attained", "replicas", "doubted"),
+    [
+        pytest.param(98.1, 4.1, [], id="near-in-both"),
+        pytest.param(96.9, 4.0, ["rule"], id="attainment-too-far-off"),
+        pytest.param(99.0, 4.3, ["rule"], id="replicas-too-far-off"),
+    ],
+)
+def test_an_arm_that_the_coarse_mode_is_off_for_is_named(attained: float, replicas: float, doubted: list[str]) -> None:
+    gap = coarse.Gap(arm="rule", fine_attained_pct=99.0, coarse_attained_pct=attained, fine_replicas=4.0,
+                     coarse_replicas=replicas)  # fmt: skip
+    assert coarse.doubtful([gap]) == doubted
