@@ -5,11 +5,12 @@ from __future__ import annotations
 from benchmarks.alerts.bench import BENCH as ALERTS
 from benchmarks.autoscaling import BENCH as AUTOSCALING
 from benchmarks.decision import BENCH as DECISION
+from benchmarks.disaggregation import BENCH as DISAGGREGATION
 from benchmarks.index import BENCH as INDEX
 from benchmarks.options import Bench
 from benchmarks.routing import BENCH as ROUTING
 from benchmarks.simulator.bench import BENCH as SIMULATOR
 
-_ALL: tuple[Bench, ...] = (ALERTS, AUTOSCALING, DECISION, INDEX, ROUTING, SIMULATOR)
+_ALL: tuple[Bench, ...] = (ALERTS, AUTOSCALING, DECISION, DISAGGREGATION, INDEX, ROUTING, SIMULATOR)
 
 BENCHES: dict[str, Bench] = {bench.name: bench for bench in _ALL}

@@ -123,8 +123,18 @@ class SharedPrefix:
         return words(round(self.question_tokens * self.stretch), rng)
 
 
-def ladder(seed: int, stages: Sequence[tuple[float, float]] = LADDER, *, scale: float = 1.0) -> Workload:
-    """The published ladder: 750 prompts in a shuffled order, from the first one again in every stage."""
+GUIDE: Final = Fleet(deployment="llm-d-optimized-baseline")
+"""The engines of the published ladder."""
+
+
+def ladder(
+    seed: int, stages: Sequence[tuple[float, float]] = LADDER, *, scale: float = 1.0, name: str = "ladder",
+    fleet: Fleet = GUIDE,
+) -> Workload:  # fmt: skip
+    """The published ladder: 750 prompts in a shuffled order, from the first one again in every stage.
+
+    With another name and another fleet: the same traffic on other engines.
+    """
     rng = np.random.default_rng(seed)
     shape = SharedPrefix(groups=150, prompts=5, system_tokens=6000, question_tokens=1200, output_tokens=_ANSWER,
                          stretch=_STRETCH)  # fmt: skip
@@ -136,11 +146,10 @@ def ladder(seed: int, stages: Sequence[tuple[float, float]] = LADDER, *, scale: 
         times = itertools.islice(poisson_seconds(rate * scale, rng), int(rate * scale * duration))
         made.append(_single_turn(order, times, shape.output_tokens, f"s{index}"))
     return Workload(
-        name="ladder", what="8 pods of Qwen3-32B on 2 H100, 150 groups x 5 prompts, 7576 in, 1000 out (942 counted)",
+        name=name, what="8 pods of Qwen3-32B on 2 H100, 150 groups x 5 prompts, 7576 in, 1000 out (942 counted)",
         stages=[Stage(rate_rps=rate * scale, duration_s=duration, asks=asks, warm_up=index == 0)
                 for index, ((rate, duration), asks) in enumerate(zip(steps, made, strict=True))],
-        slo=Slo(ttft_s=2.0, tpot_s=0.1), main="output_tok_s", counted=_COUNTED,
-        fleet=Fleet(deployment="llm-d-optimized-baseline"),
+        slo=Slo(ttft_s=2.0, tpot_s=0.1), main="output_tok_s", counted=_COUNTED, fleet=fleet,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.routing import catalog
 from benchmarks.routing.prompts import Text, recorded_hashes, router_hashes, words
+from benchmarks.routing.run import config_of
 from benchmarks.routing.workloads import LADDER, SCENARIOS, Fleet, Slo, ladder, poisson_seconds, scenario, trace
 from fleet.errors import ConfigError
 from router.prefix import PrefixIndex
@@ -190,3 +191,13 @@ def test_scale_multiplies_the_rate():
     one, half = (catalog.find("scenario-D", [], scale=scale)[0](1) for scale in (1.0, 0.5))
     assert half.stages[0].rate_rps == one.stages[0].rate_rps / 2
     assert len(half.stages[0].asks) == len(one.stages[0].asks) // 2
+
+
+def test_the_report_of_2025_is_the_ladder_on_its_own_engines():
+    make, _ = catalog.find(catalog.CAPACITY, [])
+    made, published = make(1), ladder(1)
+    assert made.name == "73-capacity"
+    assert made.stages == published.stages
+    assert config_of(made.fleet).blocks * 16 == 307_328 < config_of(published.fleet).blocks * 16
+    groups, system, questions = 150, 6000, 5 * 1200
+    assert groups * (system + questions) / (8 * 307_328) == pytest.approx(0.732, abs=0.001)
