@@ -391,6 +391,23 @@ ROUTER_FLOW_QUEUE = Signal(
     labels=("target_model_name",),
     aliases=("inference_extension_flow_control_queue_size",),
 )
+ROUTER_FLOW_WAIT = Signal(
+    name="llm_d_epp_flow_control_request_queue_duration_seconds",
+    kind=H,
+    unit="s",
+    layer=Layer.APPLICATION,
+    origin=Origin.ROUTER,
+    meaning="Time that requests were held at the router.",
+)
+ROUTER_FLOW_OUTCOMES = Signal(
+    name="llm_d_epp_flow_control_requests_total",
+    kind=C,
+    unit="requests",
+    layer=Layer.APPLICATION,
+    origin=Origin.ROUTER,
+    meaning="Requests that were held at the router, by what became of them.",
+    labels=("outcome",),
+)
 ROUTER_SHED = Signal(
     name="fleet_router_shed_total",
     kind=C,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 import resource
+import secrets
 import sys
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from fleet.shell import die_with_parent, on_stop, setup_logging
 from router.config_file import load_profile
 from router.service import RouterService
 from router.settings import RouterSettings
+from router.tenants import KEY_PREFIX, hashed
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +57,7 @@ def router() -> None:
 @click.option("--history-url", help="SQLAlchemy URL of the history (default: FLEET_HISTORY_URL, else in HOME).")
 @click.option("--record-workload", type=click.Path(dir_okay=False, path_type=Path),
               help="Record live traffic, without its text, to this file for replays.")  # fmt: skip
+@click.option("--tenants", type=click.Path(dir_okay=False, path_type=Path), help="File of tenants, keys and rates.")
 @click.option("--explain", is_flag=True, default=None, help="Answer x-fleet-explain: for trusted clients only.")
 @click.option("--scrape-s", type=float, help="Seconds between two scrapes of an engine (default 1).")
 @click.option("--drain-s", type=float, help="Seconds that requests in flight get at a stop (default 10).")
@@ -84,6 +88,21 @@ def serve(*, home: Path | None, history_url: str | None, mortal: bool, **given: 
     sys.setswitchinterval(_SWITCH_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(service))
+
+
+@router.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def key(*, as_json: bool) -> None:
+    """Make an API key for a tenant: the key itself for its user, its hash for the tenants file.
+
+    \b
+    Examples:
+      fleet router key
+      fleet router key --json
+    """
+    made = KEY_PREFIX + secrets.token_urlsafe(32)
+    stored = hashed(made.encode())
+    click.echo(json.dumps({"key": made, "hash": stored}) if as_json else f"key:  {made}\nhash: {stored}")
 
 
 def _raise_descriptor_limit() -> None:

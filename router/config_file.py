@@ -10,6 +10,7 @@ from fleet.errors import ConfigError
 from router.config import parse_profile
 from router.discovery.file import stamp
 from router.profile import DEFAULT, Profile
+from router.tenants import Tenants, parse_tenants
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +55,21 @@ def load_profile(path: Path | None) -> Profile:
     """
     if path is None:
         return DEFAULT
+    return parse_profile(_read(path, "the scheduling configuration"), str(path))
+
+
+def load_tenants(path: Path | None) -> Tenants:
+    """The tenants in the file, or none for ``None``.
+
+    Raises: ConfigError when the file cannot be read or used; its line says which and where.
+    """
+    return Tenants() if path is None else parse_tenants(_read(path, "the tenants"), str(path))
+
+
+def _read(path: Path, what: str) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"the scheduling configuration cannot be read: {reason}", where=str(path),
+        raise ConfigError(f"{what} cannot be read: {reason}", where=str(path),
                           next_step="Check the path and its permissions.") from error  # fmt: skip
-    return parse_profile(text, str(path))

@@ -10,6 +10,8 @@ The proxy (:mod:`router.dataplane`) and the endpoint picker behind Envoy drive o
     director.retry(ticket)                                #   may it go elsewhere? then route() again
     director.close(ticket, outcome, status)               # exactly once takes effect, on every path
 
+Where there are tenants, ``director.identify(authorization)`` comes first, and its tenant goes to ``open``.
+
 ``on_routed`` is called at once where an engine can take the request; while flow control holds it, later. A ticket that
 is closed meanwhile (its client left) is never called back. ``route`` enters the request into the ledger, so load is
 counted from the pick on; ``failed``, a second ``route`` and ``close`` take it out again. All of it runs on one event
@@ -19,6 +21,7 @@ loop and never blocks; what the director cannot know (the time) it is told by :m
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -32,24 +35,32 @@ from router.dataplane.body import ParsedBody
 from router.dataplane.budget import RetryBudget
 from router.dataplane.replies import Refusal, server_error
 from router.endpoints import Endpoint, EndpointSet
+from router.gate import Gate, OnRouted
 from router.hints import NO_HINTS, Hints
 from router.ledger import NO_PREFIX, Ledger, Total
 from router.metrics import OTHER, ModelMeters, RouterMetrics
 from router.pickers import Rng
 from router.predict import Seen, seen_at
 from router.prefix import BYTES_PER_TOKEN, PrefixIndex, block_hashes, model_seed
-from router.profile import NO_MODEL, Profile, Scheduler
+from router.profile import NO_ENDPOINTS, NO_MODEL, Profile, Scheduler
 from router.recorder import Facts, count, facts
 from router.sessions import Sessions
 from router.settings import RouterSettings
+from router.tenants import Tenant, Tenants
 from router.ticket import Ticket
 from router.traffic import Traffic
 from router.types import EndpointView, InferenceRequest, Pick, Predict
 
-OnRouted = Callable[[str | Refusal], None]
-"""Told the engine's URL, or why there is none."""
-
 _SETTLE_S = 1.0
+_UNKNOWN_KEY = Refusal(401, "this needs the API key of a tenant: Authorization: Bearer KEY",
+                       kind="authentication_error", code="invalid_api_key",
+                       headers={"www-authenticate": "Bearer"})  # fmt: skip
+
+
+def _not_served(model: str) -> Refusal:
+    return Refusal(404, f"the model {model!r} is served by no engine here",
+                   code="model_not_found", dropped="rejected-no-endpoints")  # fmt: skip
+
 
 _seed = lru_cache(maxsize=1024)(model_seed)
 
@@ -84,6 +95,7 @@ class Parts:
     metrics: RouterMetrics
     rng: Rng
     predict: Predict | None = None
+    tenants: Tenants = field(default_factory=Tenants)
     record: Callable[[Ticket, Facts], None] = field(default=lambda _ticket, _seen: None)
     """Told of every request that is over."""
 
@@ -108,6 +120,9 @@ class Director:
         self._candidates: Sequence[Endpoint] | None = None
         self._slots: list[_Slot] = []
         self._urls: list[str] = []
+        self.tenants = parts.tenants
+        self.gate = Gate(self.settings, self.endpoints, self.ledger, self.metrics.flow, choose=self._choose,
+                         nothing=self._nothing, now_s=self.now_s)  # fmt: skip
         self._settled_s = self.now_s
         self._turn = 0
         self._cold: dict[str, int] = {}
@@ -131,10 +146,25 @@ class Director:
         meters.requests += 1
         meters.error(str(status))
 
+    def identify(self, authorization: bytes) -> Tenant | Refusal | None:
+        """Whose request it is by its ``Authorization`` header; ``None`` where there are no tenants."""
+        if not self.tenants:
+            return None
+        return self.tenants.identify(authorization) or _UNKNOWN_KEY
+
     def open(
-        self, parsed: ParsedBody, *, request_id: str, tenant: str = "", hints: Hints = NO_HINTS
+        self, parsed: ParsedBody, *, request_id: str, hints: Hints = NO_HINTS, client: Tenant | None = None,
+        size: int = 0,
     ) -> Ticket:  # fmt: skip
-        """Enter a request into the books; :meth:`close` must follow, whatever happens."""
+        """Enter a request into the books; :meth:`close` must follow, whatever happens.
+
+        Args:
+            parsed: what its body says.
+            request_id: its name for people; may come twice.
+            hints: what its headers say.
+            client: what :meth:`identify` gave.
+            size: bytes of its body, which are held while it waits.
+        """
         self.budget.earn()
         prefix = self.scheduler.profile.prefix
         hashes = block_hashes(
@@ -144,8 +174,11 @@ class Director:
         meters = self._meters(parsed.model)
         meters.running += 1
         meters.prompt_tokens += parsed.input_tokens
+        tenant = client.spec.name if client is not None else hints.fairness
+        priority = self.tenants.priority(client, hints.objective) if client is not None or hints.objective else 0
         return Ticket(next(self._keys), parsed, hashes, self._block_tokens(parsed), meters, request_id=request_id,
-                      tenant=tenant, at_s=time.time(), now_s=perf_counter(), hints=hints)  # fmt: skip
+                      tenant=tenant, at_s=time.time(), now_s=perf_counter(), hints=hints, client=client,
+                      priority=priority, size=size)  # fmt: skip
 
     def _meters(self, model: str) -> ModelMeters:
         """The model's numbers, if any engine serves it: what clients invent does not become a label."""
@@ -158,9 +191,28 @@ class Director:
 
     def route(self, ticket: Ticket, on_routed: OnRouted) -> None:
         """Choose an engine, enter the request into the ledger there, tell ``on_routed``; or say why there is none."""
-        on_routed(self._choose(ticket))
+        if ticket.client is not None and not ticket.tried:
+            refusal = self._over(ticket, ticket.client)
+            if refusal is not None:
+                ticket.client = None  # it was not let in: nothing to give back
+                on_routed(refusal)
+                return
+        self.gate.route(ticket, on_routed)
 
-    def _choose(self, ticket: Ticket) -> str | Refusal:
+    def _over(self, ticket: Ticket, client: Tenant) -> Refusal | None:
+        """Charge the request to its tenant, or say what limit that would break."""
+        if not client.may_use(ticket.model):
+            ticket.meters.refuse("model_not_allowed")
+            return _not_served(ticket.model)
+        wait_s = client.wait_s(ticket.input_tokens, self.now_s)
+        if not wait_s:
+            client.begin(ticket.input_tokens)
+            return None
+        ticket.meters.refuse("rate_limited")
+        return Refusal(429, f"the limits of {client.spec.name!r} are reached", kind="rate_limit_error",
+                       code="rate_limit_exceeded", headers={"retry-after": str(math.ceil(wait_s))})  # fmt: skip
+
+    def _choose(self, ticket: Ticket) -> str | None:
         started_s = perf_counter()
         self._turn += 1
         views, prefix = self._views(ticket)
@@ -173,7 +225,7 @@ class Director:
         view = pick.endpoint
         if view is None:
             self.decisions.append(Decision(ticket, pick, None, took_s))
-            return self._nothing(ticket, pick)
+            return None
         url, matched = view.url, view.matched_tokens
         self.decisions.append(Decision(ticket, pick, matched, took_s))
         ticket.url, ticket.seen = url, seen_at(view)
@@ -248,19 +300,19 @@ class Director:
             views.append(view)
         return views, hashes[longest - 1] if longest else NO_PREFIX
 
-    def _nothing(self, ticket: Ticket, pick: Pick) -> Refusal:
+    def _nothing(self, ticket: Ticket) -> Refusal:
+        """Why no engine was found."""
         meters = ticket.meters
         if ticket.tried:
             meters.refuse("engines_failed")
             return server_error(503, "the engines tried failed, and no other is left", code="engines_failed",
                                 dropped="rejected-no-endpoints", retry_after_s=1)  # fmt: skip
-        model, reason = ticket.model, pick.reason
+        model, reason = ticket.model, ticket.pick.reason if ticket.pick is not None else NO_ENDPOINTS
         if reason == NO_MODEL and model in self.endpoints.declared:
             reason = "no_ready"  # the platform has a variant of it, and none of its engines is ready
         meters.refuse(reason)
         if reason == NO_MODEL:
-            return Refusal(404, f"the model {model!r} is served by no engine here",
-                           code="model_not_found", dropped="rejected-no-endpoints")  # fmt: skip
+            return _not_served(model)
         return server_error(503, f"no engine can take this request now ({reason}); try again shortly",
                             code=reason, dropped="rejected-no-endpoints", retry_after_s=2)  # fmt: skip
 
@@ -304,6 +356,8 @@ class Director:
         if ticket.outcome is not None:
             return False
         ticket.outcome, ticket.status = outcome, status
+        if ticket.waiting is not None:
+            self.gate.leave(ticket)
         self.ledger.finish(ticket.key)
         seen = facts(ticket, perf_counter())
         count(ticket, seen)
@@ -311,8 +365,11 @@ class Director:
             self.traffic.answered(seen.output_tokens, ticket.model, ticket.tenant)
         if ticket.pick is not None and ticket.seen is not None:
             self._count_pick(ticket, ticket.pick, ticket.seen)
+        if ticket.client is not None:
+            ticket.client.end(seen.output_tokens)
         self._record(ticket, seen)
         ticket.hashes = ()
+        self.gate.pump()
         return True
 
     def _count_pick(self, ticket: Ticket, pick: Pick, seen: Seen) -> None:
@@ -329,6 +386,7 @@ class Director:
         if sample is None:
             return
         self.ledger.observed(endpoint.url, (sample.waiting or 0.0) + (sample.running or 0.0))
+        self.gate.sampled(endpoint)
         if sample.kv_capacity_tokens:
             block = self.scheduler.profile.prefix.block_tokens
             self.prefix.resize(endpoint.url, int(sample.kv_capacity_tokens // block))
@@ -343,11 +401,13 @@ class Director:
         self.restarted(url)
         self.ledger.forget(url)
         self._candidates = None
+        self.gate.gone(url)
         self._cold.pop(url, None)
 
     def tick(self, now_s: float) -> None:
         """Tell the time (``monotonic`` seconds); called several times a second."""
         self.now_s = now_s
+        self.gate.tick(now_s)
         if now_s - self._settled_s >= _SETTLE_S:
             self._settled_s = now_s
             self.metrics.settle()

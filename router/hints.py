@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 _WORD: Final = re.compile(rb"[\x21-\x7e]{1,256}")
+_WORDS: Final = frozenset({"session", "fairness", "objective"})
 MAX_SLO_MS: Final = 3_600_000.0
 
 
@@ -20,6 +21,10 @@ class Hints(NamedTuple):
     """``x-llm-d-slo-ttft-ms``, or upstream's old ``x-slo-ttft-ms``."""
     slo_tpot_s: float | None = None
     """``x-llm-d-slo-tpot-ms``, or upstream's old ``x-slo-tpot-ms``."""
+    fairness: str = ""
+    """``x-llm-d-inference-fairness-id``: whom it is for, where there are no tenants."""
+    objective: str = ""
+    """``x-llm-d-inference-objective``: the name of its priority."""
     explain: bool = False
     """``x-fleet-explain``: tell in ``x-fleet-decision`` why the request went where it went."""
 
@@ -32,6 +37,10 @@ HEADERS: Final = MappingProxyType(
         b"x-slo-ttft-ms": "slo_ttft_s",
         b"x-llm-d-slo-tpot-ms": "slo_tpot_s",
         b"x-slo-tpot-ms": "slo_tpot_s",
+        b"x-llm-d-inference-fairness-id": "fairness",
+        b"x-gateway-inference-fairness-id": "fairness",
+        b"x-llm-d-inference-objective": "objective",
+        b"x-gateway-inference-objective": "objective",
         b"x-fleet-explain": "explain",
     }
 )
@@ -44,8 +53,8 @@ def with_hint(hints: Hints, name: str, value: bytes) -> Hints:
     >>> with_hint(NO_HINTS, "slo_ttft_s", b"250").slo_ttft_s
     0.25
     """
-    if name == "session":
-        return hints._replace(session=value.decode("ascii")) if _WORD.fullmatch(value) else hints
+    if name in _WORDS:
+        return _with_word(hints, name, value.decode("ascii")) if _WORD.fullmatch(value) else hints
     if name == "explain":
         return hints._replace(explain=value.lower() in (b"1", b"true", b"yes"))
     try:
@@ -56,3 +65,9 @@ def with_hint(hints: Hints, name: str, value: bytes) -> Hints:
         return hints
     seconds = limit_ms / 1000.0
     return hints._replace(slo_ttft_s=seconds) if name == "slo_ttft_s" else hints._replace(slo_tpot_s=seconds)
+
+
+def _with_word(hints: Hints, name: str, word: str) -> Hints:
+    if name == "session":
+        return hints._replace(session=word)
+    return hints._replace(fairness=word) if name == "fairness" else hints._replace(objective=word)

@@ -131,6 +131,25 @@ class ModelMeters:
         self.shed[reason] = self.shed.get(reason, 0) + 1
 
 
+class FlowMeters:
+    """How requests fared that had to wait."""
+
+    __slots__ = ("outcomes", "waited")
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, int] = {}
+        self.waited = Histo(LATENCY_BOUNDS)
+
+    def passed(self, waited_s: float) -> None:
+        """One was let through."""
+        self.count("dispatched")
+        self.waited.observe(waited_s)
+
+    def count(self, outcome: str) -> None:
+        """One was let through, or dropped."""
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+
 class RouterMetrics:
     """Numbers by model, and of the scheduler."""
 
@@ -138,6 +157,7 @@ class RouterMetrics:
         self._models: dict[str, ModelMeters] = {}
         self.scheduler = Histo(SCHEDULER_BOUNDS)
         self.prefix_hits = Histo(RATIO_BOUNDS)
+        self.flow = FlowMeters()
 
     def model(self, name: str) -> ModelMeters:
         """The numbers of ``name``; beyond a thousand models, those of ``other``."""
@@ -152,6 +172,7 @@ class RouterMetrics:
         """Sort the values that were put down; to be called about once a second, so that they do not pile up."""
         self.scheduler.settle()
         self.prefix_hits.settle()
+        self.flow.waited.settle()
         for meters in self._models.values():
             meters.settle()
 
@@ -197,18 +218,29 @@ class RouterCollector(Collector):
         metrics: what was counted.
         endpoints: gives the engines that may be picked, now.
         pool: value of the label ``name``.
+        waiting: gives the requests that wait, by model.
     """
 
     def __init__(
-        self, metrics: RouterMetrics, endpoints: Callable[[], Sequence[EndpointGauges]], *, pool: str = "default"
+        self,
+        metrics: RouterMetrics,
+        endpoints: Callable[[], Sequence[EndpointGauges]],
+        *,
+        pool: str = "default",
+        waiting: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
-        self._metrics, self._endpoints, self._pool = metrics, endpoints, pool
+        self._metrics, self._endpoints, self._pool, self._waiting = metrics, endpoints, pool, waiting
 
     def collect(self) -> Iterable[Metric]:
         """All families."""
         yield from self._by_model()
         yield _histogram(s.ROUTER_SCHEDULER, [((), self._metrics.scheduler)])
         yield _histogram(s.ROUTER_PREFIX_HIT_RATIO, [((), self._metrics.prefix_hits)])
+        flow = self._metrics.flow
+        waiting = {**dict.fromkeys(self._metrics.models(), 0), **self._waiting()}
+        yield _gauge(s.ROUTER_FLOW_QUEUE, [((model,), float(count)) for model, count in waiting.items()])
+        yield _histogram(s.ROUTER_FLOW_WAIT, [((), flow.waited)])
+        yield _counter(s.ROUTER_FLOW_OUTCOMES, [((outcome,), n) for outcome, n in flow.outcomes.items()])
         engines = self._endpoints()
         yield _gauge(s.ROUTER_READY, [((self._pool,), float(len(engines)))])
         yield _gauge(

@@ -23,7 +23,7 @@ from fleet.shell import bind
 from predictor import artifact
 from predictor.client import Watcher
 from router.app import make_app
-from router.config_file import ProfileWatcher
+from router.config_file import ProfileWatcher, load_tenants
 from router.dataplane.gateway import Gateway
 from router.director import Director, Parts
 from router.discovery.choose import source
@@ -99,7 +99,8 @@ class RouterService:
     def _parts(self, profile: Profile, home: Path) -> Parts:
         parts = Parts(settings=self.settings, scheduler=Scheduler(profile), endpoints=self.endpoints,
                       metrics=self.metrics, rng=random.Random(self.settings.seed),
-                      predict=Predictor(Watcher(home / artifact.FILE_NAME)))  # fmt: skip
+                      predict=Predictor(Watcher(home / artifact.FILE_NAME)),
+                      tenants=load_tenants(self.settings.tenants))  # fmt: skip
         records: list[Callable[[Ticket, Facts], None]] = []
         if self._writer is not None:
             records.append(Recorder(self._writer, rate_rps=self.settings.record_rps))
@@ -162,7 +163,7 @@ class RouterService:
 
     async def _start_admin(self) -> None:
         registry = CollectorRegistry()
-        registry.register(RouterCollector(self.metrics, self._gauges))
+        registry.register(RouterCollector(self.metrics, self._gauges, waiting=lambda: self.director.gate.lengths))
         config = uvicorn.Config(make_app(self, registry), log_level="warning", access_log=False, lifespan="off",
                                 timeout_graceful_shutdown=1)  # fmt: skip
         self._admin = _Admin(config)

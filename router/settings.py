@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from fleet.settings import Settings
@@ -80,6 +80,26 @@ class RouterSettings(Settings):
     """Budget: retries earned by each request, so that a fleet in trouble is not flooded."""
     retry_burst: int = Field(default=100, ge=0)
     """Retries that may be saved up: the requests in flight at an engine that dies."""
+
+    flow_queue_depth: int = Field(default=32, ge=0)
+    """An engine with so many requests waiting is full; when all are, requests wait here; 0 never holds for a queue."""
+    flow_in_flight: int = Field(default=0, ge=0)
+    """An engine with so many requests queued and running is full; 0: no such limit."""
+    flow_stale_s: float = Field(default=10.0, gt=0)
+    """A scrape older than this does not make an engine full."""
+    flow_wait_s: float = Field(default=60.0, gt=0)
+    """A request waits here for room at most so long (429 then; upstream's default)."""
+    flow_no_engine_s: float = Field(default=60.0, ge=0)
+    """For the first engine of a model that the platform can start (503 then); 0 refuses at once."""
+    flow_requests: int = Field(default=5000, ge=1)
+    """Requests waiting for one model at most (429 beyond; upstream's default)."""
+    flow_bytes: int = Field(default=1000 * MIB, ge=1 * MIB)
+    """Bytes of their bodies at most."""
+
+    tenants: Path | None = None
+    """Tenants with their keys, rates and priorities; unset: anyone may ask, and credentials are passed on."""
+    engine_api_key: SecretStr = SecretStr("")
+    """Key shown to engines (vLLM's ``--api-key``); empty: none, and the client's own where there are no tenants."""
 
     drain_s: float = Field(default=10.0, ge=0)
     """At a stop, requests in flight may finish for this long."""

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from fleet.history import RequestOutcome
 from router.dataplane.body import ParsedBody
 from router.dataplane.observe import Observer
+from router.flow import Waiting
 from router.hints import NO_HINTS, Hints
 from router.metrics import ModelMeters
 from router.predict import Seen
+from router.tenants import Tenant
 from router.types import Pick
 
 _NO_ENGINES: frozenset[str] = frozenset()
@@ -23,15 +25,15 @@ class Ticket:
     """Made by :meth:`router.director.Director.open`, ended exactly once by :meth:`router.director.Director.close`."""
 
     __slots__ = (
-        "block_tokens", "hashes", "hints", "input_tokens", "key", "max_tokens", "meters", "model", "observer",
-        "outcome", "pick", "request_id", "seen", "started_at_s", "started_s", "status", "streaming", "tenant", "tried",
-        "url",
+        "block_tokens", "client", "hashes", "hints", "input_tokens", "key", "max_tokens", "meters", "model", "observer",
+        "outcome", "pick", "priority", "request_id", "seen", "size", "started_at_s", "started_s", "status", "streaming",
+        "tenant", "tried", "url", "waiting",
     )  # fmt: skip
 
     def __init__(
         self, key: int, parsed: ParsedBody, hashes: Sequence[int], block_tokens: int, meters: ModelMeters,
         *, request_id: str, tenant: str, at_s: float, now_s: float,
-        hints: Hints = NO_HINTS,
+        hints: Hints = NO_HINTS, client: Tenant | None = None, priority: int = 0, size: int = 0,
     ) -> None:  # fmt: skip
         self.key = key
         """The router's own name of it; clients may send the same ``x-request-id`` twice."""
@@ -41,6 +43,12 @@ class Ticket:
         """Of the prompt's blocks; none once it is over."""
         self.block_tokens, self.meters = block_tokens, meters
         self.request_id, self.tenant, self.hints = request_id, tenant, hints
+        self.client, self.priority = client, priority
+        """Whom it is charged to, if there are tenants, and how urgent it is: more is more."""
+        self.size = size
+        """Bytes of its body."""
+        self.waiting: Waiting | None = None
+        """Its place in a queue, while flow control holds it."""
         self.started_at_s = at_s
         """Unix time of arrival."""
         self.started_s = now_s

@@ -56,7 +56,7 @@ class Exchange:
             self._refuse(answer, RequestOutcome.ERROR if self.ticket.tried else RequestOutcome.REJECTED)
             return
         pool = self._pool = self._hub.pool(answer)
-        self._fresh = False
+        self._fresh, self._active_s = False, self._hub.now_s
         if (connection := pool.take()) is not None:
             self.on_connected(connection)
         else:
@@ -75,8 +75,9 @@ class Exchange:
         """The request as the engine gets it: our framing, the client's other headers, the body as it came."""
         request = self.request
         return b"".join((
-            b"POST %b%b HTTP/1.1\r\nhost: %b\r\nx-request-id: %b\r\ncontent-length: %d\r\n"
-            % (pool.base, request.target, pool.authority, request.request_id.encode(), len(request.body)),
+            b"POST %b%b HTTP/1.1\r\nhost: %b\r\n%bx-request-id: %b\r\ncontent-length: %d\r\n"
+            % (pool.base, request.target, pool.authority, self._hub.credentials, request.request_id.encode(),
+               len(request.body)),
             request.head, b"\r\n", request.body,
         ))  # fmt: skip
 
@@ -230,7 +231,7 @@ class Exchange:
 
     def tick(self, now_s: float) -> None:
         """See :class:`router.dataplane.client.Work`."""
-        if self.done or self._paused or now_s - self._active_s <= self._hub.settings.response_s:
+        if self.done or self._paused or self._pool is None or now_s - self._active_s <= self._hub.settings.response_s:
             return
         message = f"no byte from the engine for {self._hub.settings.response_s:g} s"
         if self._head_sent:

@@ -9,6 +9,7 @@ from router.dataplane.exchange import Exchange
 from router.dataplane.hub import Hub
 from router.dataplane.reader import ClientRequest
 from router.dataplane.replies import Refusal
+from router.tenants import Tenant
 
 
 class Gateway(Hub):
@@ -22,26 +23,38 @@ class Gateway(Hub):
         """Answer ``request``; the exchange if that is not done at once."""
         if not request.request_id:
             request.request_id = self.new_id()
+        tenant = self.director.identify(request.authorization)
+        if isinstance(tenant, Refusal):
+            if not local.is_health(request):
+                self._refuse(client, request, tenant)
+                return None
+            tenant = None
         answer = local.answer(self.director.endpoints, request, draining=self.draining)
         if answer is not None:
             keep_alive = self._keep_alive(request)
             client.write(answer.to_bytes(request, close=not keep_alive))
             client.finish(keep_alive=keep_alive)
             return None
-        return self._infer(client, request)
+        return self._infer(client, request, tenant)
 
     def _keep_alive(self, request: ClientRequest) -> bool:
         return request.keep_alive and not request.http10 and not self.draining
 
-    def _infer(self, client: ClientConnection, request: ClientRequest) -> Exchange | None:
+    def _refuse(self, client: ClientConnection, request: ClientRequest, refusal: Refusal) -> None:
+        """Refuse a request before it is in the books."""
+        self.director.refused(refusal.status)
+        keep_alive = self._keep_alive(request)
+        head_only = request.method == b"HEAD"
+        client.write(refusal.reply(request_id=request.request_id, close=not keep_alive, head_only=head_only))
+        client.finish(keep_alive=keep_alive)
+
+    def _infer(self, client: ClientConnection, request: ClientRequest, tenant: Tenant | None) -> Exchange | None:
         parsed = parse(request.body)
         if isinstance(parsed, Refusal):
-            self.director.refused(parsed.status)
-            keep_alive = self._keep_alive(request)
-            client.write(parsed.reply(request_id=request.request_id, close=not keep_alive))
-            client.finish(keep_alive=keep_alive)
+            self._refuse(client, request, parsed)
             return None
-        ticket = self.director.open(parsed, request_id=request.request_id, hints=request.hints)
+        ticket = self.director.open(parsed, request_id=request.request_id, hints=request.hints, client=tenant,
+                                    size=len(request.body))  # fmt: skip
         exchange = Exchange(self, client, request, ticket)
         try:
             exchange.route()

@@ -35,6 +35,9 @@ class Hub:
         self.pools: dict[str, Pool] = {}
         self.heads: Heads[Meaning] = Heads()
         """Heads of requests read before, by whichever client."""
+        key = self.settings.engine_api_key.get_secret_value()
+        self.credentials = b"authorization: Bearer %b\r\n" % key.encode() if key else b""
+        """What engines are shown."""
         self.buffered = 0
         """Bytes of bodies that are being read."""
         self.now_s = director.now_s
@@ -90,6 +93,7 @@ class Hub:
     def drain(self) -> None:
         """Take no more requests; connections without one are closed."""
         self.draining = True
+        self.director.gate.drain()
         for client in tuple(self.clients):
             client.drain()
 

@@ -17,6 +17,7 @@ _ENGINE_ADMIN: Final = frozenset({b"/v1/load_lora_adapter", b"/v1/unload_lora_ad
 """Under ``/v1`` too, but not for clients to POST to."""
 _ABSOLUTE: Final = re.compile(rb"https?://[^/?#]+(/[^#]*|)", re.IGNORECASE)
 _READ: Final = (b"GET", b"HEAD")
+_HEALTH: Final = (b"/health", b"/healthz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,13 @@ def answer(endpoints: EndpointSet, request: ClientRequest, *, draining: bool) ->
     return _own(endpoints, request.method, path, draining=draining)
 
 
+def is_health(request: ClientRequest) -> bool:
+    """A look at the router's health, which needs no key."""
+    return request.method in _READ and request.target in _HEALTH
+
+
 def _own(endpoints: EndpointSet, method: bytes, path: bytes, *, draining: bool) -> Local:
-    if path in (b"/health", b"/healthz", b"/v1/models"):
+    if path in _HEALTH or path == b"/v1/models":
         if method not in _READ:
             return _refuse(405, "this path is read with GET", "method_not_allowed", allow="GET, HEAD")
         return _models(endpoints) if path == b"/v1/models" else _health(endpoints, draining=draining)

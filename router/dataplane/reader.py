@@ -35,7 +35,18 @@ class _StopReading(Exception):  # noqa: N818 - it ends a parse, it is no error o
 class ClientRequest:
     """One request as read: the head that matters, lines that may be forwarded, the whole body."""
 
-    __slots__ = ("body", "expect_continue", "head", "hints", "http10", "keep_alive", "method", "request_id", "target")
+    __slots__ = (
+        "authorization",
+        "body",
+        "expect_continue",
+        "head",
+        "hints",
+        "http10",
+        "keep_alive",
+        "method",
+        "request_id",
+        "target",
+    )
 
     def __init__(self) -> None:
         self.method = b""
@@ -47,6 +58,8 @@ class ClientRequest:
         """Header lines that may be forwarded."""
         self.request_id = ""
         self.hints = NO_HINTS
+        self.authorization = b""
+        """Credentials, where they are for the router: then they go no further."""
         self.body: bytes = b""
 
 
@@ -58,19 +71,28 @@ class Meaning(NamedTuple):
     head: bytes
     request_id: str
     hints: Hints
+    authorization: bytes
+
+    def request(self, body: bytes) -> ClientRequest:
+        """The request with that head."""
+        one = ClientRequest()
+        one.method, one.target, one.head, one.request_id, one.hints, one.authorization = self
+        one.body = body
+        return one
 
 
 class RequestReader:
     """Feed it bytes; take requests from :attr:`requests`; stop at a :attr:`refusal`."""
 
     __slots__ = (
-        "_body", "_connection", "_count", "_head_bytes", "_heads", "_hosts", "_length", "_lines", "_parser", "_phase",
-        "_raw", "_request", "_settings", "_url", "refusal", "requests", "wants_continue",
+        "_body", "_connection", "_count", "_head_bytes", "_heads", "_hosts", "_keeps_credentials", "_length", "_lines",
+        "_parser", "_phase", "_raw", "_request", "_settings", "_url", "refusal", "requests", "wants_continue",
     )  # fmt: skip
 
     def __init__(self, settings: RouterSettings, heads: Heads[Meaning] | None = None) -> None:
         self._settings = settings
         self._parser: Any = httptools.HttpRequestParser(self)
+        self._keeps_credentials = settings.tenants is not None or bool(settings.engine_api_key.get_secret_value())
         self._phase = _PHASE_IDLE
         self._raw = 0
         self._heads = Heads[Meaning]() if heads is None else heads
@@ -105,7 +127,9 @@ class RequestReader:
             self._parse(data)
         elif (known := self._heads.get(found[0])) is not None and len(data) - found[1] <= self._settings.body_bytes:
             request = ClientRequest()
-            request.method, request.target, request.head, request.request_id, request.hints = known
+            request.method, request.target, request.head, request.request_id, request.hints, request.authorization = (
+                known
+            )
             request.body = data[found[1] :]
             self.requests.append(request)
         else:
@@ -118,7 +142,7 @@ class RequestReader:
             return
         one = self.requests[0]
         if self._length == len(one.body) and one.keep_alive and not (one.http10 or one.expect_continue):
-            self._heads.put(head, Meaning(one.method, one.target, one.head, one.request_id, one.hints))
+            self._heads.put(head, Meaning(*(getattr(one, name) for name in Meaning._fields)))
 
     def _parse(self, data: bytes) -> None:
         self._raw += len(data)
@@ -181,6 +205,10 @@ class RequestReader:
         low = name.lower()
         if low in _SPECIAL:
             self._special(low, value.strip())
+        elif low == b"authorization" and self._keeps_credentials:
+            if self._request.authorization:
+                self._stop(400, "more than one Authorization header")
+            self._request.authorization = value.strip()
         else:
             if low in HEADERS:
                 self._request.hints = with_hint(self._request.hints, HEADERS[low], value.strip())

@@ -227,7 +227,7 @@ async def test_an_unknown_model_gives_404():
 
 @on_loop
 async def test_a_model_whose_engines_are_not_ready_gives_503_not_404():
-    async with Engine() as engine, routed(engine) as router:
+    async with Engine() as engine, routed(engine, flow_no_engine_s=0) as router:
         router.gateway.director.endpoints.update((*static_fleet([engine.url], model="m"), _no_replicas("other")))
         answer = await (await router.connect()).ask(completion(model="other"))
         assert (answer.status, answer.error["code"]) == (503, "no_ready")

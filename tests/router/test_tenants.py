@@ -1,0 +1,105 @@
+"""Tenants: their file, their keys, their limits."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from fleet.errors import ConfigError
+from router.cli import router
+from router.tenants import Bucket, Tenant, TenantSpec, hashed, parse_tenants
+
+KEY = b"sk-fleet-secret"
+TEXT = f"""
+objectives: {{interactive: 10, batch: -1}}
+tenants:
+  - name: search
+    keys: ["{hashed(KEY)}"]
+    requestsPerMinute: 60
+    tokensPerMinute: 600
+    maxInFlight: 2
+    priority: 5
+    models: [m]
+"""
+
+
+@pytest.mark.parametrize(
+    ("shown", "name"),
+    [
+        pytest.param(b"Bearer sk-fleet-secret", "search", id="its-key"),
+        pytest.param(b"bearer   sk-fleet-secret ", "search", id="any-case-any-space"),
+        pytest.param(b"Bearer sk-fleet-secre", None, id="nearly-its-key"),
+        pytest.param(b"Bearer " + hashed(KEY).encode(), None, id="the-hash-is-no-key"),
+        pytest.param(b"Basic sk-fleet-secret", None, id="another-scheme"),
+        pytest.param(b"", None, id="nothing"),
+    ],
+)
+def test_who_it_is(shown, name):
+    found = parse_tenants(TEXT).identify(shown)
+    assert (found.spec.name if found else None) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        pytest.param("tenants: [{name: a, keys: [sk-plain]}]", "stored as its hash", id="a-plain-key"),
+        pytest.param("tenants: [{name: a, requestPerMinute: 5}]", "requestsPerMinute", id="a-misspelt-field"),
+        pytest.param("tenants: [{name: a}, {name: a}]", "repeats", id="a-name-twice"),
+        pytest.param("tenants: [{keys: []}]", "no name", id="no-name"),
+        pytest.param("tenants: [{name: a, tokensPerMinute: -1}]", "above 0", id="a-rate-below-zero"),
+        pytest.param("objectives: {x: high}", "whole number", id="a-priority-in-words"),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_is_refused_with_its_line(text, says):
+    with pytest.raises(ConfigError, match=says) as caught:
+        parse_tenants(text)
+    assert "line 1" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("own", "objective", "priority"),
+    [
+        pytest.param(5, "", 5, id="its-own"),
+        pytest.param(5, "batch", -1, id="an-objective-lowers"),
+        pytest.param(5, "interactive", 5, id="no-objective-raises-above-its-own"),
+        pytest.param(5, "unheard-of", 5, id="an-unknown-objective-says-nothing"),
+        pytest.param(None, "interactive", 10, id="without-tenants-the-objective-holds"),
+    ],
+)
+def test_priority(own, objective, priority):
+    tenant = None if own is None else Tenant(TenantSpec(name="t", priority=own))
+    assert parse_tenants(TEXT).priority(tenant, objective) == priority
+
+
+def test_a_bucket_holds_a_minute_and_refills():
+    bucket = Bucket(60.0)
+    for _ in range(60):
+        assert bucket.wait_s(1.0, 100.0) == 0.0
+        bucket.spend(1.0)
+    assert bucket.wait_s(1.0, 100.0) == pytest.approx(1.0)
+    assert bucket.wait_s(1.0, 101.0) == 0.0
+
+
+def test_a_request_larger_than_a_minutes_worth_may_come_when_nothing_else_did():
+    bucket = Bucket(60.0)
+    assert bucket.wait_s(1000.0, 0.0) == 0.0
+    bucket.spend(1000.0)
+    assert bucket.wait_s(1.0, 0.0) == pytest.approx(941.0)
+
+
+def test_output_tokens_count_when_they_are_known():
+    tenant = Tenant(TenantSpec(name="t", tokens_per_minute=600.0))
+    assert tenant.wait_s(100, 0.0) == 0.0
+    tenant.begin(100)
+    tenant.end(600)
+    assert tenant.wait_s(1, 0.0) == pytest.approx(10.1)
+    assert (tenant.in_flight, tenant.refused) == (0, 1)
+
+
+def test_the_command_makes_a_key_that_its_hash_admits():
+    made = json.loads(CliRunner().invoke(router, ["key", "--json"]).output)
+    tenants = parse_tenants(f"tenants: [{{name: a, keys: ['{made['hash']}']}}]")
+    assert tenants.identify(b"Bearer " + made["key"].encode()).spec.name == "a"
+    assert made["key"] not in made["hash"]
