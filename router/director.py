@@ -154,7 +154,7 @@ class Director:
 
     def open(
         self, parsed: ParsedBody, *, request_id: str, hints: Hints = NO_HINTS, client: Tenant | None = None,
-        size: int = 0,
+        tenant: str = "", size: int = 0,
     ) -> Ticket:  # fmt: skip
         """Enter a request into the books; :meth:`close` must follow, whatever happens.
 
@@ -163,6 +163,7 @@ class Director:
             request_id: its name for people; may come twice.
             hints: what its headers say.
             client: what :meth:`identify` gave.
+            tenant: whom it is for, where ``client`` does not say.
             size: bytes of its body, which are held while it waits.
         """
         self.budget.earn()
@@ -174,7 +175,7 @@ class Director:
         meters = self._meters(parsed.model)
         meters.running += 1
         meters.prompt_tokens += parsed.input_tokens
-        tenant = client.spec.name if client is not None else hints.fairness
+        tenant = client.spec.name if client is not None else tenant or hints.fairness
         priority = self.tenants.priority(client, hints.objective) if client is not None or hints.objective else 0
         return Ticket(next(self._keys), parsed, hashes, self._block_tokens(parsed), meters, request_id=request_id,
                       tenant=tenant, at_s=time.time(), now_s=perf_counter(), hints=hints, client=client,
