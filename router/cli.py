@@ -9,7 +9,10 @@ import logging
 import resource
 import secrets
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Final, TypeVar
 
 import click
 import uvloop
@@ -18,6 +21,8 @@ from fleet.history import History
 from fleet.settings import FleetSettings, load
 from fleet.shell import die_with_parent, on_stop, setup_logging
 from router.config_file import load_profile
+from router.picker_server.service import PickerService
+from router.picker_server.settings import PickerSettings
 from router.service import RouterService
 from router.settings import RouterSettings
 from router.tenants import KEY_PREFIX, hashed
@@ -27,6 +32,7 @@ log = logging.getLogger(__name__)
 _SWITCH_S = 0.0005
 """How long the history's writer thread may keep the event loop waiting (Python's default, 5 ms, is many requests)."""
 
+_PICKER_PORT: Final = 9002
 _GC_THRESHOLD = (10_000, 20, 50)
 """A request makes a few dozen objects and no cycle that outlives it: collecting at Python's default of 700 objects
 costs a fifth of the time of a request."""
@@ -43,26 +49,39 @@ def router() -> None:
     """
 
 
+_SHARED: Final = (
+    click.option("--host", help="Address to listen on (default 127.0.0.1)."),
+    click.option("--admin-port", type=int, help="Port for health, metrics and debug, 0 for any free (default 8081)."),
+    click.option("--platform", help="URL of the platform API that names the engines."),
+    click.option("--engines", help="Fixed engine URLs, separated by commas."),
+    click.option(
+        "--discover", help="Where the engines are: file:, dns://, kube-service:// or kube-pool:// (see the docs)."
+    ),
+    click.option("--config", type=click.Path(path_type=Path), help="Scheduling profile (default: the built-in one)."),
+    click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="Folder of history, model (.fleet)."),
+    click.option("--history-url", help="SQLAlchemy URL of the history (default: FLEET_HISTORY_URL, else in HOME)."),
+    click.option("--record-workload", type=click.Path(dir_okay=False, path_type=Path),
+                  help="Record live traffic, without its text, to this file for replays."),
+    click.option("--explain", is_flag=True, default=None, help="Answer x-fleet-explain: for trusted clients only."),
+    click.option("--scrape-s", type=float, help="Seconds between two scrapes of an engine (default 1)."),
+    click.option("--drain-s", type=float, help="Seconds that requests in flight get at a stop (default 10)."),
+    click.option("--seed", type=int, help="Seed of the picker's randomness."),
+    click.option("--die-with-parent", "mortal", is_flag=True, help="Stop when the parent process dies (Linux)."),
+)  # fmt: skip
+_Command = TypeVar("_Command", bound=Callable[..., None])
+
+
+def _shared(command: _Command) -> _Command:
+    """Options of every command that runs a director."""
+    for option in reversed(_SHARED):
+        command = option(command)
+    return command
+
+
 @router.command()
-@click.option("--host", help="Address to listen on (default 127.0.0.1).")
 @click.option("--port", type=int, help="Port for clients, 0 for any free one (default 8080).")
-@click.option("--admin-port", type=int, help="Port for health, metrics and debug, 0 for any free one (default 8081).")
-@click.option("--platform", help="URL of the platform API that names the engines.")
-@click.option("--engines", help="Fixed engine URLs, separated by commas.")
-@click.option(
-    "--discover", help="Where the engines are: file:, dns://, kube-service:// or kube-pool:// (see the docs)."
-)
-@click.option("--config", type=click.Path(path_type=Path), help="Scheduling profile (default: the built-in one).")
-@click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="Folder of history and model (.fleet).")
-@click.option("--history-url", help="SQLAlchemy URL of the history (default: FLEET_HISTORY_URL, else in HOME).")
-@click.option("--record-workload", type=click.Path(dir_okay=False, path_type=Path),
-              help="Record live traffic, without its text, to this file for replays.")  # fmt: skip
+@_shared
 @click.option("--tenants", type=click.Path(dir_okay=False, path_type=Path), help="File of tenants, keys and rates.")
-@click.option("--explain", is_flag=True, default=None, help="Answer x-fleet-explain: for trusted clients only.")
-@click.option("--scrape-s", type=float, help="Seconds between two scrapes of an engine (default 1).")
-@click.option("--drain-s", type=float, help="Seconds that requests in flight get at a stop (default 10).")
-@click.option("--seed", type=int, help="Seed of the picker's randomness.")
-@click.option("--die-with-parent", "mortal", is_flag=True, help="Stop when the parent process dies (Linux).")
 def serve(*, home: Path | None, history_url: str | None, mortal: bool, **given: object) -> None:
     """Serve the OpenAI API, routed over the engines.
 
@@ -73,17 +92,49 @@ def serve(*, home: Path | None, history_url: str | None, mortal: bool, **given: 
       fleet router serve --engines http://gpu1:8000 --config router.yaml --seed 1
       fleet router serve --discover kube-pool://default/qwen --config router.yaml
     """
+    _run("router", RouterService, load(RouterSettings, **given), home=home, history_url=history_url, mortal=mortal)
+
+
+@router.command()
+@click.option("--port", type=int, help="gRPC port for the proxy, 0 for any free one (default 9002).")
+@_shared
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate of the gRPC port, PEM.")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="Its key, PEM.")
+@click.option(
+    "--tls-client-ca", type=click.Path(path_type=Path), help="Ask proxies for certificates of this authority."
+)
+@click.option("--fallbacks", type=int, help="Endpoints named behind the best one, for retries (default 0).")
+@click.option("--emit-scores", is_flag=True, default=None, help="Put all scores into the dynamic metadata.")
+@click.option("--conformance", is_flag=True, default=None, help="Obey test-epp-endpoint-selection (tests only).")
+def picker(*, home: Path | None, history_url: str | None, mortal: bool, port: int | None, **given: object) -> None:
+    """Pick endpoints for Envoy and Gateway API (ext_proc, endpoint picker protocol 1.0).
+
+    \b
+    Examples:
+      fleet router picker --engines http://10.0.0.1:8000,http://10.0.0.2:8000
+      fleet router picker --discover kube-pool://default/qwen --host 0.0.0.0 --tls-cert tls.crt --tls-key tls.key
+    """
+    names = PickerSettings.model_fields
+    own = load(PickerSettings, **{name: given.pop(name) for name in list(given) if name in names})
+    settings = load(RouterSettings, port=_PICKER_PORT if port is None else port, **given)
+    _run("picker", partial(PickerService, picker=own), settings, home=home, history_url=history_url, mortal=mortal)
+
+
+def _run(
+    name: str, make: Callable[..., RouterService], settings: RouterSettings, *, home: Path | None,
+    history_url: str | None, mortal: bool,
+) -> None:  # fmt: skip
+    """Serve until told to stop."""
     if mortal:
         die_with_parent()
-    setup_logging("router")
+    setup_logging(name)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     _raise_descriptor_limit()
-    settings = load(RouterSettings, **given)
     fleet = load(FleetSettings, home=home, history_url=history_url)
     profile = load_profile(settings.config)
     for note in profile.notes:
         log.warning("%s", note)
-    service = RouterService(settings, profile, home=fleet.home, history=History(fleet.resolved_history_url()))
+    service = make(settings, profile=profile, home=fleet.home, history=History(fleet.resolved_history_url()))
     service.bind()
     sys.setswitchinterval(_SWITCH_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

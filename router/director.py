@@ -299,6 +299,8 @@ class Director:
                 view.age_s, view.adapter_slots = now_s - one.sampled_s, sample.adapter_slots
                 view.adapters = sample.adapters | self.ledger.adapters(url) if load.adapters else sample.adapters
             views.append(view)
+        if ticket.allowed is not None:
+            views = [view for view in views if view.url in ticket.allowed]
         return views, hashes[longest - 1] if longest else NO_PREFIX
 
     def _nothing(self, ticket: Ticket) -> Refusal:
@@ -340,6 +342,14 @@ class Director:
             ticket.tried = {*ticket.tried, url}
         ticket.url = ""
         self.ledger.finish(ticket.key)
+
+    def served(self, ticket: Ticket, url: str) -> None:
+        """Another engine than the one chosen serves it: a proxy walked down its list."""
+        if ticket.url:
+            self.note_failure(ticket.url, "a proxy went on to another engine")
+        ticket.url = url
+        self.ledger.dispatch(url, ticket.key, ticket.input_tokens, ticket.input_tokens)
+        self.prefix.record(url, ticket.hashes)
 
     def retry(self, ticket: Ticket) -> bool:
         """May a request that its engine failed try another? Spends from the budget when it may."""

@@ -153,8 +153,11 @@ class RouterService:
         self._tasks.append(loop.create_task(self._ticks()))
         for task in self._tasks:
             task.add_done_callback(self._watch)
-        self._server = await loop.create_server(self.gateway.client, sock=self._sockets[0])
+        self._server = await self._listen(loop)
         await self._start_admin()
+
+    async def _listen(self, loop: asyncio.AbstractEventLoop) -> asyncio.Server:
+        return await loop.create_server(self.gateway.client, sock=self._sockets[0])
 
     def _watch(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -184,19 +187,32 @@ class RouterService:
             if self._profile is not None:
                 self._profile.look()
                 self.director.config_error = self._profile.error
-            self.gateway.tick(self.clock())
+            self._tick()
             await asyncio.sleep(_TICK_S)
+
+    def _tick(self) -> None:
+        self.gateway.tick(self.clock())
+
+    def _drain(self) -> None:
+        self.gateway.drain()
+
+    def _busy(self) -> int:
+        """Requests under way, or connections that may have one."""
+        return len(self.gateway.clients)
+
+    def _abort(self) -> None:
+        self.gateway.abort()
 
     async def stop(self) -> None:
         """Take no more requests, let those in flight finish for ``drain_s``, then close."""
         self._server.close()
-        self.gateway.drain()
+        self._drain()
         end_s = self.clock() + self.settings.drain_s
-        while self.gateway.clients and self.clock() < end_s:  # noqa: ASYNC110 - fifty looks a second, at a stop only
+        while self._busy() and self.clock() < end_s:  # noqa: ASYNC110 - fifty looks a second, at a stop only
             await asyncio.sleep(0.02)
-        if self.gateway.clients:
-            log.warning("%d requests did not finish in %g s", len(self.gateway.clients), self.settings.drain_s)
-        self.gateway.abort()
+        if busy := self._busy():
+            log.warning("%d requests did not finish in %g s", busy, self.settings.drain_s)
+        self._abort()
         await asyncio.sleep(0)
         await self._stop_rest()
 

@@ -6,7 +6,7 @@ prompt, so that the ring of recent decisions may keep it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from fleet.history import RequestOutcome
 from router.dataplane.body import ParsedBody
@@ -25,9 +25,31 @@ class Ticket:
     """Made by :meth:`router.director.Director.open`, ended exactly once by :meth:`router.director.Director.close`."""
 
     __slots__ = (
-        "block_tokens", "client", "hashes", "hints", "input_tokens", "key", "max_tokens", "meters", "model", "observer",
-        "outcome", "pick", "priority", "request_id", "seen", "size", "started_at_s", "started_s", "status", "streaming",
-        "tenant", "tried", "url", "waiting",
+        "allowed",
+        "block_tokens",
+        "client",
+        "hashes",
+        "hints",
+        "input_tokens",
+        "key",
+        "max_tokens",
+        "meters",
+        "model",
+        "observer",
+        "outcome",
+        "pick",
+        "priority",
+        "request_id",
+        "seen",
+        "size",
+        "started_at_s",
+        "started_s",
+        "status",
+        "streaming",
+        "tenant",
+        "tried",
+        "url",
+        "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +81,8 @@ class Ticket:
         """What was known of the engine it was sent to last, at that moment."""
         self.url = ""
         """The engine it is at; empty: at none."""
+        self.allowed: Collection[str] | None = None
+        """Engines to choose among; ``None``: all."""
         self.tried: set[str] | frozenset[str] = _NO_ENGINES
         """Engines that failed it."""
         self.status = 0
