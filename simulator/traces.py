@@ -22,7 +22,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -31,11 +31,13 @@ from typing import Any
 from fleet import workload
 from fleet.errors import ConfigError
 from simulator.profile import Profile, ProfileSource, from_json
-from simulator.workload import RateSource, Source, TimedRequest, TraceSource, span_of
+from simulator.workload import HASH_BLOCK_TOKENS, RateSource, Source, TimedRequest, TraceSource, span_of
 
 SUFFIXES = (".csv.gz", ".csv", ".jsonl.gz", ".jsonl")
 MAX_TOKENS = 10_000_000
 """Longest prompt or answer believed: beyond any model's context, so a longer one is a broken row."""
+MAX_ARRIVAL_S = 366 * 86_400.0
+"""Latest arrival believed: a year after the start."""
 _FORMATS = "request CSV, rate CSV, Mooncake JSON lines or recorded workload"
 
 
@@ -111,7 +113,8 @@ def find(name_or_file: str, folders: Iterable[Path]) -> Path | None:
     path = Path(name_or_file)
     if path.name != name_or_file or name_or_file.endswith((*SUFFIXES, ".json")) or path.is_file():
         if not path.is_file():
-            raise ConfigError("no such trace file", where=str(path), next_step="Check --trace.")
+            what = "is a folder, not a trace file" if path.is_dir() else "no such trace file"
+            raise ConfigError(what, where=str(path), next_step="Check --trace.")
         return path
     candidates = (folder / f"{name_or_file}{suffix}" for folder in folders for suffix in SUFFIXES)
     return next((candidate for candidate in candidates if candidate.is_file()), None)
@@ -151,7 +154,16 @@ def read_source(path: Path, *, lengths: Lengths | None = None) -> Source:
     if not requests:
         raise ConfigError("holds no request", where=str(path))
     requests.sort(key=lambda request: request.arrival_s)
-    return TraceSource(requests=requests, span_s=span_of(requests))
+    return TraceSource(requests=_renumbered(requests), span_s=span_of(requests))
+
+
+def _renumbered(requests: list[TimedRequest]) -> list[TimedRequest]:
+    """The same requests with small block ids: recorded ones are 48 bits of a hash, and copies move them further up."""
+    if max((max(request.hash_ids, default=0) for request in requests), default=0) < 1 << 32:
+        return requests
+    numbers: dict[int, int] = {}
+    return [replace(request, hash_ids=tuple(numbers.setdefault(one, len(numbers)) for one in request.hash_ids))
+            for request in requests]  # fmt: skip
 
 
 def read_requests(path: Path) -> list[TimedRequest]:
@@ -190,7 +202,7 @@ def _requests(path: Path, first: str, lines: Iterator[str]) -> Iterator[TimedReq
             continue
         try:
             yield _checked(parse(line))
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             what = f"no {error} in the row" if isinstance(error, KeyError) else str(error)
             raise ConfigError(f"bad row: {what}", where=f"{path} line {number}") from None
 
@@ -198,10 +210,15 @@ def _requests(path: Path, first: str, lines: Iterator[str]) -> Iterator[TimedReq
 def _checked(request: TimedRequest) -> TimedRequest:
     if not (math.isfinite(request.arrival_s) and request.arrival_s >= 0):
         raise ValueError(f"arrival is {request.arrival_s}, it must be a time of 0 s or later")
+    if request.arrival_s > MAX_ARRIVAL_S:
+        raise ValueError(f"arrival is {request.arrival_s:g} s, at most {MAX_ARRIVAL_S:.0f} (a year) is believed")
     if not (1 <= request.input_tokens <= MAX_TOKENS and 1 <= request.output_tokens <= MAX_TOKENS):
         raise ValueError(f"lengths are {request.input_tokens} in, {request.output_tokens} out (1 to {MAX_TOKENS})")
     if not 0 <= request.prefix_tokens < request.input_tokens:
         raise ValueError(f"prefix_tokens is {request.prefix_tokens}, input_tokens {request.input_tokens}")
+    if len(request.hash_ids) * HASH_BLOCK_TOKENS >= request.input_tokens + HASH_BLOCK_TOKENS:
+        raise ValueError(f"{len(request.hash_ids)} hash_ids for {request.input_tokens} input_tokens "
+                         f"({HASH_BLOCK_TOKENS} each)")  # fmt: skip
     return request
 
 
@@ -250,22 +267,53 @@ def _json_parser(path: Path, first: str) -> _Row:
 
 
 def _mooncake_row(line: str) -> TimedRequest:
-    row = json.loads(line)
+    row = _object(line)
     return TimedRequest(
-        arrival_s=float(row["timestamp"]) / 1000.0, input_tokens=int(row["input_length"]),
-        output_tokens=int(row["output_length"]), hash_ids=tuple(map(int, row.get("hash_ids", ()))),
+        arrival_s=_number(row, "timestamp") / 1000.0, input_tokens=_whole(row["input_length"], "input_length"),
+        output_tokens=_whole(row["output_length"], "output_length"), hash_ids=_hash_ids(row),
     )  # fmt: skip
 
 
 def _recorded_row(line: str) -> TimedRequest:
-    row: dict[str, Any] = json.loads(line)
+    row = _object(line)
     prefix_id = row.get("prefix_id")
     return TimedRequest(
-        arrival_s=float(row["arrival_s"]), input_tokens=int(row["input_tokens"]),
-        output_tokens=int(row["output_tokens"]), prefix_id=None if prefix_id is None else int(prefix_id),
-        prefix_tokens=int(row.get("prefix_tokens", 0)), model=str(row.get("model", "")),
-        hash_ids=tuple(map(int, row.get("hash_ids", ()))),
+        arrival_s=_number(row, "arrival_s"), input_tokens=_whole(row["input_tokens"], "input_tokens"),
+        output_tokens=_whole(row["output_tokens"], "output_tokens"),
+        prefix_id=None if prefix_id is None else _whole(prefix_id, "prefix_id"),
+        prefix_tokens=_whole(row.get("prefix_tokens", 0), "prefix_tokens"), model=str(row.get("model", "")),
+        hash_ids=_hash_ids(row),
     )  # fmt: skip
+
+
+def _object(line: str) -> dict[str, Any]:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError(f"{line.strip()[:40]} is no JSON object")
+    return row
+
+
+def _number(row: dict[str, Any], key: str) -> float:
+    value = row[key]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{key} is {json.dumps(value)[:40]}, no number")
+    return float(value)
+
+
+def _whole(value: object, key: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise ValueError(f"{key} is {json.dumps(value)[:40]}, no whole number")
+    return int(value)
+
+
+def _hash_ids(row: dict[str, Any]) -> tuple[int, ...]:
+    ids = row.get("hash_ids", [])
+    if not isinstance(ids, list):
+        raise ValueError("hash_ids is no list")
+    found = tuple(_whole(one, "hash_ids") for one in ids)
+    if min(found, default=0) < 0:
+        raise ValueError(f"hash_ids holds {min(found)}, below 0")
+    return found
 
 
 def _rate_source(path: Path, lines: Iterator[str], lengths: Lengths | None) -> RateSource:

@@ -12,7 +12,8 @@ import numpy as np
 from benchmarks.routing.run import config_of
 from benchmarks.routing.workloads import LADDER, SCENARIOS, Fleet, Slo, Workload, ladder, scenario, trace
 from fleet.errors import ConfigError
-from simulator.traces import Lengths, Traffic, traffic
+from simulator.traces import CURVE_LENGTHS, Lengths, Traffic, stem, traffic
+from simulator.traces import find as locate
 from simulator.workload import RateSource
 
 Make = Callable[[int], Workload]
@@ -65,11 +66,24 @@ def find(name: str, folders: Sequence[Path], *, scale: float = 1.0) -> tuple[Mak
     if letter in SCENARIOS:
         return (lambda seed: scenario(letter, seed, scale=scale)), "published parameters"
     plan = REPLAYS.get(name) or Replay(trace=name, scale=1.0, window_s=1e9, slo=Slo(ttft_s=2.0, tpot_s=0.1))
-    found = traffic(plan.trace, folders, lengths=_LENGTHS)
+    found = _traffic(plan.trace, folders)
     plan = replace(plan, scale=plan.scale * scale)
     _check_size(found, plan)
     label = name if name in REPLAYS else found.name
     return (lambda seed: _replayed(found, plan, label, seed)), f"{found.kind} {found.name}"
+
+
+def _traffic(name: str, folders: Sequence[Path]) -> Traffic:
+    """As :func:`simulator.traces.traffic`, in this command's words; a curve without lengths gets :data:`_LENGTHS`."""
+    try:
+        path = locate(name, folders)
+        known = path is not None and stem(path) in CURVE_LENGTHS
+        return traffic(name, folders, lengths=None if known else _LENGTHS)
+    except ConfigError as error:
+        step = error.next_step.replace("Check --trace.", "Check --workload.")
+        if not error.where:
+            step = f"Name a workload ({', '.join((*DEFAULT, CAPACITY))}) or a file, or its folder with --traces."
+        raise ConfigError(error.what, where=error.where or "--workload", limit=error.limit, next_step=step) from None
 
 
 def _check_size(found: Traffic, plan: Replay) -> None:

@@ -201,3 +201,11 @@ def test_the_report_of_2025_is_the_ladder_on_its_own_engines():
     assert config_of(made.fleet).blocks * 16 == 307_328 < config_of(published.fleet).blocks * 16
     groups, system, questions = 150, 6000, 5 * 1200
     assert groups * (system + questions) / (8 * 307_328) == pytest.approx(0.732, abs=0.001)
+
+
+def test_a_workload_that_is_nowhere_is_told_in_this_commands_words(tmp_path):
+    with pytest.raises(ConfigError, match="ladder") as caught:
+        catalog.find("nowhere", [tmp_path])
+    assert "--trace " not in str(caught.value)
+    with pytest.raises(ConfigError, match="--workload"):
+        catalog.find(str(tmp_path / "none.csv"), [])

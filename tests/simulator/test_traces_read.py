@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleet import workload
 from fleet.errors import ConfigError
 from simulator.profile import to_json
 from simulator.traces import (
@@ -69,7 +70,7 @@ def test_a_recorded_workload_is_sorted_and_keeps_prefix_and_model(tmp_path: Path
 
 
 @given(st.builds(
-    TimedRequest, arrival_s=st.floats(0, 1e5).map(lambda value: round(value, 6)), input_tokens=st.integers(10, 10**6),
+    TimedRequest, arrival_s=st.floats(0, 1e5).map(lambda value: round(value, 6)), input_tokens=st.integers(1537, 10**6),
     output_tokens=st.integers(1, 10**4), prefix_id=st.none() | st.integers(0, 99), prefix_tokens=st.integers(0, 9),
     hash_ids=st.lists(st.integers(0, 10**6), max_size=4).map(tuple), model=st.just("m"),
 ))  # fmt: skip
@@ -101,6 +102,19 @@ def test_the_replays_model_is_recorded_where_the_trace_names_none() -> None:
     pytest.param("a.jsonl", MOONCAKE + '["timestamp"]\n', "line 3", "bad row", id="a-list-for-an-object"),
     pytest.param("a.jsonl", '{"when": 1}\n', "line 1", "neither timestamp nor arrival_s", id="unknown-keys"),
     pytest.param("a.jsonl", RECORDED.replace("48", "100"), "line 1", "prefix_tokens is 100", id="nothing-but-prefix"),
+    pytest.param("a.csv", CSV + "1e12,12,3\n", "line 4", "a year", id="in-the-far-future"),
+    pytest.param("a.jsonl", MOONCAKE + "[1]\n", "line 3", "no JSON object", id="a-list-in-between"),
+    pytest.param("a.jsonl", '{"timestamp": ' + "[" * 100_000 + "\n", "line 1", "recursion", id="nested-without-end"),
+    pytest.param("a.jsonl", '{"timestamp":true,"input_length":5,"output_length":5}\n', "line 1", "timestamp is true",
+                 id="a-truth-for-a-time"),
+    pytest.param("a.jsonl", '{"timestamp":0,"input_length":"5","output_length":5}\n', "line 1", "no whole number",
+                 id="a-word-for-a-length"),
+    pytest.param("a.jsonl", '{"timestamp":0,"input_length":5,"output_length":5,"hash_ids":"12"}\n', "line 1", "no list",
+                 id="hash-ids-in-a-word"),
+    pytest.param("a.jsonl", '{"timestamp":0,"input_length":5,"output_length":5,"hash_ids":[-1]}\n', "line 1", "below 0",
+                 id="a-negative-hash-id"),
+    pytest.param("a.jsonl", '{"timestamp":0,"input_length":512,"output_length":5,"hash_ids":[1,2]}\n', "line 1",
+                 "2 hash_ids for 512", id="more-blocks-than-prompt"),
     pytest.param("a.csv", "t_s,rps\n0,1\n0,2\n", "line 3", "times must rise", id="a-curve-that-stands-still"),
     pytest.param("a.csv", "t_s,rps\n0,1\n60,-2\n", "line 3", "rates be 0 or more", id="a-negative-rate"),
     pytest.param("a.csv", "t_s,rps\n0,1\nx,2\n", "line 3", "bad row", id="a-word-in-a-curve"),
@@ -217,3 +231,18 @@ def test_shared_rate_curves_have_their_published_lengths(traces_dir: Path, name:
     assert found.source.span_s / 86_400 == pytest.approx(days, abs=0.01)
     assert found.source.native_rps == pytest.approx(rps, abs=0.1)
     assert found.source.cycle(np.random.default_rng(1), 1e-5)
+
+
+def test_recorded_ids_of_48_bits_get_small_numbers_and_stay_equal_where_they_were(tmp_path: Path) -> None:
+    path, ids = tmp_path / "live.jsonl", [[2**48 - 1, 2**47], [2**48 - 1, 7], [5]]
+    lines = [
+        workload.line(arrival_s=float(at_s), input_tokens=1100, output_tokens=3, model="m", hash_ids=one)
+        for at_s, one in enumerate(ids)
+    ]
+    path.write_text("\n".join(lines))
+    assert [request.hash_ids for request in read_requests(path)] == [(0, 1), (0, 2), (3,)]
+
+
+def test_a_folder_is_told_from_a_file_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a folder"):
+        traffic(f"{tmp_path}/", [])
