@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -31,10 +33,11 @@ from fleet.settings import FleetSettings, load
 @click.option(
     "--traces", type=click.Path(file_okay=False, path_type=Path), help="Folder of trace files (FLEET_TRACES)."
 )
+@click.option("--jobs", type=click.IntRange(1, 64), help="Processes, where a bench can use them (default: all cores).")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write JSON, Markdown and plots here.")
 def bench(
     *, name: str | None, list_all: bool, as_json: bool, seeds: int, workload: str, scale: float,
-    traces: Path | None, out: Path | None,
+    traces: Path | None, jobs: int | None, out: Path | None,
 ) -> None:  # fmt: skip
     """Run an experiment and print its result; progress goes to standard error.
 
@@ -53,7 +56,8 @@ def bench(
         raise ConfigError(f"no bench {name!r}", limit=", ".join(BENCHES), next_step="See fleet bench --list.")
     found = BENCHES[name]
     folder = traces or load(FleetSettings).traces
-    options = BenchOptions(seeds=tuple(range(1, seeds + 1)), workload=workload, scale=scale, traces=folder)
+    options = BenchOptions(seeds=tuple(range(1, seeds + 1)), workload=workload, scale=scale, traces=folder,
+                           jobs=jobs or os.cpu_count() or 1)  # fmt: skip
     outcome = _run(found, options)
     result = report.document(found, outcome, command=_command(), seeds=options.seeds)
     click.echo(json.dumps(result) if as_json else report.markdown(result, outcome))
@@ -71,8 +75,7 @@ def _run(found: Bench, options: BenchOptions) -> Outcome:
         def tell(share: float, what: str) -> None:
             progress.update(task, completed=share, description=f"{found.name}: {what}")
 
-        return found.run(BenchOptions(seeds=options.seeds, workload=options.workload, scale=options.scale,
-                                      traces=options.traces, progress=tell))  # fmt: skip
+        return found.run(replace(options, progress=tell))
 
 
 def _command() -> str:

@@ -20,6 +20,8 @@ class BenchOptions:
     """Multiplies the workload's rate."""
     traces: Path | None = None
     """Folder of trace files (FLEET_TRACES)."""
+    jobs: int = 1
+    """Processes for benches whose runs are independent; what they find does not depend on it."""
     progress: Callable[[float, str], None] = lambda _share, _what: None
     """Called with the share done (0..1) and a word on what is running."""
 

@@ -9,6 +9,7 @@ from typing import Final
 from benchmarks.disaggregation.goodput import CARD_BYTES_S, SHARE, Lengths, Slo, borne
 from benchmarks.disaggregation.layouts import ACCELERATOR, DOCUMENTED, LAYOUTS, SHAPE, Layout
 from benchmarks.options import BenchOptions
+from benchmarks.parallel import spread
 from benchmarks.result import Bar, Outcome, Table
 from fleet.errors import ConfigError
 
@@ -32,18 +33,24 @@ def run(options: BenchOptions) -> Outcome:
     if options.workload or options.scale != 1.0:
         raise ConfigError("the disaggregation bench has its own workloads", limit="no --workload, no --scale",
                           next_step="Use fleet bench routing for other workloads.")  # fmt: skip
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    total = len(WORKLOADS) * len(LAYOUTS) * len(options.seeds)
-    done = 0
-    for lengths in WORKLOADS:
-        by_slo = found[lengths.name] = {slo.name: {layout.name: [] for layout in LAYOUTS} for slo in SLOS}
-        for layout in LAYOUTS:
-            for seed in options.seeds:
-                options.progress(done / total, f"{lengths.name}, {layout.name}, seed {seed}")
-                for slo, rate in borne(layout, lengths, SLOS, seed).items():
-                    by_slo[slo][layout.name].append(rate)
-                done += 1
+    tasks = [(layout, lengths, seed) for lengths in WORKLOADS for layout in LAYOUTS for seed in options.seeds]
+    rates = spread(
+        _borne,
+        tasks,
+        jobs=options.jobs,
+        tell=lambda share, task: options.progress(share, f"{task[1].name}, {task[0].name}, seed {task[2]}"),
+    )
+    found: dict[str, dict[str, dict[str, list[float]]]] = {
+        lengths.name: {slo.name: {layout.name: [] for layout in LAYOUTS} for slo in SLOS} for lengths in WORKLOADS
+    }
+    for (layout, lengths, _), by_slo in zip(tasks, rates, strict=True):
+        for slo, rate in by_slo.items():
+            found[lengths.name][slo][layout.name].append(rate)
     return judged(found)
+
+
+def _borne(task: tuple[Layout, Lengths, int]) -> Mapping[str, float]:
+    return borne(task[0], task[1], SLOS, task[2])
 
 
 def judged(found: Found) -> Outcome:

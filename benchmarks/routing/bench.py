@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Final
 
 from benchmarks.options import BenchOptions
+from benchmarks.parallel import spread
 from benchmarks.result import Outcome
 from benchmarks.routing import catalog, judge, tables
 from benchmarks.routing.arms import BASELINES
@@ -44,17 +46,18 @@ ARMS: Final[dict[str, Entry]] = {
 
 def run(options: BenchOptions) -> Outcome:
     """All arms on one workload, or on the default set."""
-    names = [options.workload] if options.workload else list(catalog.DEFAULT)
-    found, notes = _find(names, options)
-    runs: list[Run] = []
-    total = len(found) * len(options.seeds) * len(ARMS)
-    for name, make in found.items():
-        for seed in options.seeds:
-            workload = make(seed)
-            for arm, entry in ARMS.items():
-                options.progress(len(runs) / total, f"{name}, seed {seed}, {arm}")
-                runs.append(_simulate(workload, arm, entry, seed))
-    ladder_as_published = options.scale == 1.0 and "ladder" in found
+    names, notes = _find([options.workload] if options.workload else list(catalog.DEFAULT), options)
+    tasks = [
+        Task(workload=name, traces=options.traces, scale=options.scale, seed=seed, arm=arm)
+        for name in names for seed in options.seeds for arm in ARMS
+    ]  # fmt: skip
+    runs = spread(
+        simulated,
+        tasks,
+        jobs=options.jobs,
+        tell=lambda share, task: options.progress(share, f"{task.workload}, seed {task.seed}, {task.arm}"),
+    )
+    ladder_as_published = options.scale == 1.0 and "ladder" in names
     return Outcome(
         results=judge.results(runs), bars=judge.bars(runs, ladder=ladder_as_published),
         tables=tables.tables(runs), plots=tables.plots(runs, published=ladder_as_published),
@@ -62,20 +65,42 @@ def run(options: BenchOptions) -> Outcome:
     )  # fmt: skip
 
 
-def _find(names: Sequence[str], options: BenchOptions) -> tuple[dict[str, catalog.Make], list[str]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One arm on one workload with one seed."""
+
+    workload: str
+    traces: Path | None
+    scale: float
+    seed: int
+    arm: str
+
+
+def simulated(task: Task) -> Run:
+    """The task's run."""
+    return _simulate(_workload(task.workload, task.traces, task.scale, task.seed), task.arm, ARMS[task.arm], task.seed)
+
+
+@lru_cache(maxsize=1)
+def _workload(name: str, traces: Path | None, scale: float, seed: int) -> Workload:
+    """Arms of one workload and seed follow each other, so it is made once."""
+    return catalog.find(name, [traces] if traces else [], scale=scale)[0](seed)
+
+
+def _find(names: Sequence[str], options: BenchOptions) -> tuple[list[str], list[str]]:
     """The workloads that can be had; of the default set, one whose trace is missing is left out and said."""
     folders = [options.traces] if options.traces else []
-    found: dict[str, catalog.Make] = {}
+    found: list[str] = []
     notes: list[str] = []
     for name in names:
         try:
-            make, where = catalog.find(name, folders, scale=options.scale)
+            _, where = catalog.find(name, folders, scale=options.scale)
         except ConfigError as error:
             if options.workload:
                 raise
             notes.append(f"left out: {name}: {error}")
             continue
-        found[make(options.seeds[0]).name if options.workload else name] = make
+        found.append(name)
         notes.append(f"{name}: {where}")
     return found, notes
 
