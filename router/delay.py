@@ -11,6 +11,8 @@ from router.parameters import number
 from router.scoring import Candidates
 from router.types import EndpointView, Prediction
 
+_USUAL: Final = 0.5
+"""How far a new prompt is judged by the usual load rather than by that of the moment."""
 _SPARE: Final = 2.0
 """Below the mean load divided by this, an endpoint has time to spare, and a miss there is priced by its own load."""
 
@@ -38,14 +40,15 @@ class LeastDelay:
       requests under way that start alike and would find a second copy;
     - a queue: waiting requests are admitted as running ones end.
 
-    A new prompt brings its followers: where prompts are reused, it is judged not by the load of the moment but by the
-    mean, corrected by up to ``placement`` by the share of new prompts that the endpoint has had. All is multiplied by
+    A prompt of which less than half is cached brings its followers: where prompts are reused, it is judged by half not
+    by the load of the moment but by the mean, corrected by up to ``placement`` by the share of such prompts that the
+    endpoint has had. All is multiplied by
     how slow the engine is, while the latency model tells. An endpoint never scraped is reckoned as busy as the others.
     """
 
     predicts: ClassVar[bool] = True
-    miss_cost: float = number(2.0, "missCost")
-    """2: what a computed token displaces from a full cache will be computed again too; 1 would count it once."""
+    miss_cost: float = number(1.0, "missCost")
+    """1: a computed token is computed once; 2 would also count that it displaces another from a full cache."""
     request_tokens: float = number(0.5, "requestTokens")
     """What a decoding request adds to a step, in prompt tokens (0.2 to 0.7 on calibrated GPUs)."""
     context_tokens: float = number(1e-3, "contextTokens")
@@ -74,6 +77,7 @@ class LeastDelay:
         answer, by_context = request.expected_output_tokens, self.context_tokens
         by_request = 1.5 * self.request_tokens + 0.5 * by_context * length
         newness = 2.0 * request.expected_reuse / max(1, size) if self.placement else 0.0
+        half = 0.5 * size
         low, high = 1.0 - self.placement, 1.0 + self.placement
         delays = []
         for one, n, context, own in zip(endpoints, requests, contexts, uncached, strict=True):
@@ -83,8 +87,8 @@ class LeastDelay:
                 delay += price * (1.0 + (held_up if held_up < mean.requests else mean.requests)) * (own - fewest)
             if (sample := one.sample) is not None and sample.waiting and n > 0.0:
                 delay += sample.waiting * answer * self._step(n, context) / max(1.0, n)
-            if newness:
-                weight = newness * own if newness * own < 1.0 else 1.0
+            if newness and own >= half:
+                weight = newness * own if newness * own < _USUAL else _USUAL
                 share = one.new_prompts / mean.new_prompts if mean.new_prompts > 0.0 else 1.0
                 usual = weight * (low if share < low else high if share > high else share)
                 n = (1.0 - weight) * n + usual * mean.requests  # noqa: PLW2901 - the load to reckon with
