@@ -43,7 +43,8 @@ class LeastDelay:
     A prompt of which less than half is cached brings its followers: where prompts are reused, it is judged by half not
     by the load of the moment but by the mean, corrected by up to ``placement`` by the share of such prompts that the
     endpoint has had. All is multiplied by
-    how slow the engine is, while the latency model tells. An endpoint never scraped is reckoned as busy as the others.
+    how slow the engine is, as far as its counters or the latency model tell. An endpoint never scraped is reckoned as
+    busy as the others.
     """
 
     predicts: ClassVar[bool] = True
@@ -94,7 +95,7 @@ class LeastDelay:
                 n = (1.0 - weight) * n + usual * mean.requests  # noqa: PLW2901 - the load to reckon with
                 context = (1.0 - weight) * context + usual * mean.context  # noqa: PLW2901
             delays.append(delay + answer * (n * by_request + by_context * context))
-        return delays if candidates.predictions is None else _slowed(delays, candidates.predictions)
+        return _slowed(delays, endpoints, candidates.predictions)
 
     def _step(self, requests: float, context: float) -> float:
         """What a decoding step costs at a load."""
@@ -122,9 +123,14 @@ def _loads(endpoints: Sequence[EndpointView]) -> tuple[list[float], list[float]]
     return requests, contexts
 
 
-def _slowed(delays: Sequence[float], predictions: Sequence[Prediction]) -> list[float]:
-    """Delays times how slow each engine is; what is no positive number counts as 1."""
-    return [
-        delay * one.slowness if 0.0 < one.slowness < math.inf else delay
-        for delay, one in zip(delays, predictions, strict=True)
-    ]
+def _slowed(
+    delays: list[float], endpoints: Sequence[EndpointView], predictions: Sequence[Prediction] | None
+) -> list[float]:
+    """Delays times how slow each engine is: by its own counters, else by the latency model, else as the others."""
+    for index, one in enumerate(endpoints):
+        slow = one.slowness
+        if slow is None and predictions is not None:
+            slow = predictions[index].slowness
+        if slow is not None and 0.0 < slow < math.inf:
+            delays[index] *= slow
+    return delays

@@ -39,6 +39,7 @@ from router.gate import Gate, OnRouted
 from router.hints import NO_HINTS, Hints
 from router.ledger import NO_PREFIX, Ledger, Total
 from router.metrics import OTHER, ModelMeters, RouterMetrics
+from router.pace import Pace
 from router.pickers import Rng
 from router.predict import Seen, seen_at
 from router.prefix import BYTES_PER_TOKEN, PrefixIndex, block_hashes, model_seed
@@ -111,6 +112,7 @@ class Director:
         prefix = parts.scheduler.profile.prefix
         self.ledger = Ledger()
         self.prefix, self.traffic, self.sessions = PrefixIndex(prefix.capacity_blocks), Traffic(), Sessions()
+        self.pace = Pace()
         self.budget = RetryBudget(ratio=self.settings.retry_ratio, burst=self.settings.retry_burst)
         self.decisions: deque[Decision] = deque(maxlen=self.settings.decisions)
         self.config_error = ""
@@ -278,7 +280,7 @@ class Director:
         matched = self.prefix.match(hashes, self._urls)
         longest, total, block = 0, ticket.input_tokens, ticket.block_tokens
         now_s, new_prompts, others = self.now_s, self.traffic.new_prompts, self.ledger.others
-        last_cold = self._cold.get
+        last_cold, slowness = self._cold.get, self.pace.slowness
         views = []
         for slot in self._slots:
             view, one, load = slot.view, slot.endpoint, slot.total
@@ -291,6 +293,7 @@ class Director:
             view.context_tokens_in_flight = load.context
             view.new_prompts, view.other_requests = new_prompts(url), others(url)
             view.models, view.distance_s, view.last_cold = one.models, one.distance_s, last_cold(url, 0)
+            view.slowness = slowness(url)
             sample = view.sample = one.sample
             if sample is None:
                 view.age_s = view.adapter_slots = None
@@ -397,6 +400,9 @@ class Director:
         if sample is None:
             return
         self.ledger.observed(endpoint.url, (sample.waiting or 0.0) + (sample.running or 0.0))
+        load = self.ledger.of(endpoint.url)
+        context = load.context_tokens_in_flight / load.requests_in_flight if load.requests_in_flight else 0.0
+        self.pace.seen(endpoint.url, sample, endpoint.sampled_s, context)
         self.gate.sampled(endpoint)
         if sample.kv_capacity_tokens:
             block = self.scheduler.profile.prefix.block_tokens
@@ -414,6 +420,7 @@ class Director:
         self._candidates = None
         self.gate.gone(url)
         self._cold.pop(url, None)
+        self.pace.forget(url)
 
     def tick(self, now_s: float) -> None:
         """Tell the time (``monotonic`` seconds); called several times a second."""

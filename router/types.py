@@ -72,6 +72,9 @@ class EndpointView:
     """Prompt tokens of *this* request expected in its prefix cache."""
     new_prompts: float = 0.0
     """Prompts placed there lately that were new to it, in units that only compare (:mod:`router.traffic`)."""
+    slowness: float | None = None
+    """How much longer the same takes there than elsewhere, by its own counters (:mod:`router.pace`); ``None``: not
+    known."""
     adapters: frozenset[str] = frozenset()
     """LoRA adapters that are loaded there, or will be: as scraped, and those of this router's requests in flight."""
     adapter_slots: int | None = None

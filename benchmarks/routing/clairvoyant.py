@@ -17,7 +17,6 @@ from benchmarks.routing.front import Asked, Front
 from benchmarks.routing.run import Served
 from router.delay import LeastDelay
 from router.profile import DEFAULT, Scheduler, WeightedScorer
-from router.types import EndpointView, InferenceRequest, Prediction
 from simulator.engine import Engine
 
 
@@ -39,16 +38,13 @@ class Clairvoyant:
         """The least true delay."""
         request = dataclasses.replace(asked.inference, expected_output_tokens=float(asked.output_tokens))
         views = front.views(asked, now_s)
-        pick = self._scheduler.pick(request, views, rng=self._rng, turn=0, predict=self._speeds)
+        for view, engine in zip(views, self._engines, strict=True):
+            view.slowness = engine.slow_factor
+        pick = self._scheduler.pick(request, views, rng=self._rng, turn=0)
         return front.urls.index(pick.endpoint.url) if pick.endpoint else 0
 
     def finished(self, request_id: str, served: Served, now_s: float) -> None:
         """Nothing to learn."""
-
-    def _speeds(
-        self, request: InferenceRequest, endpoints: Sequence[EndpointView], level: float = 0.5
-    ) -> list[Prediction]:
-        return [Prediction(ttft_s=0.0, tpot_s=0.0, slowness=engine.slow_factor) for engine in self._engines]
 
 
 def exact_delay(engine: Engine) -> LeastDelay:

@@ -13,6 +13,7 @@ from typing import Final
 from benchmarks.routing.prompts import ROUTER_BLOCK_TOKENS, router_hashes
 from fleet.types import EngineSample
 from router.ledger import NO_PREFIX, Ledger, Load
+from router.pace import Pace
 from router.prefix import PrefixIndex
 from router.traffic import Traffic
 from router.types import EndpointView, InferenceRequest
@@ -54,7 +55,7 @@ class Front:
     def __init__(self, engines: Sequence[Engine], *, precise: bool = False) -> None:
         self._engines, self._precise = engines, precise
         self.urls = [f"http://pod-{index}" for index in range(len(engines))]
-        self.ledger, self.index, self.traffic = Ledger(), PrefixIndex(), Traffic()
+        self.ledger, self.index, self.traffic, self.pace = Ledger(), PrefixIndex(), Traffic(), Pace()
         self.samples: list[EngineSample | None] = [None] * len(engines)
         self._answering: list[dict[str, _Answering]] = [{} for _ in engines]
         self._entered_s = [0.0] * len(engines)
@@ -103,6 +104,7 @@ class Front:
             requests_in_flight=load.requests_in_flight, prefill_tokens_in_flight=load.prefill_tokens_in_flight,
             context_tokens_in_flight=load.context_tokens_in_flight, matched_tokens=asked.matched[index],
             other_requests=self.ledger.others(self.urls[index]), new_prompts=self.traffic.new_prompts(self.urls[index]),
+            slowness=self.pace.slowness(self.urls[index]),
         )  # fmt: skip
 
     # ---- what happens
@@ -131,12 +133,19 @@ class Front:
 
         A router sees every token; entering them once a second keeps a run short, and is never better informed.
         """
-        engine = self._engines[index]
-        self.samples[index] = EngineSample(
+        engine, url = self._engines[index], self.urls[index]
+        counters = engine.counters
+        sample = self.samples[index] = EngineSample(
             at_s=now_s, waiting=engine.waiting(now_s), running=engine.running, kv_utilisation=engine.kv.usage,
             kv_capacity_tokens=engine.kv.capacity * BLOCK_TOKENS,
+            prompt_tokens_total=float(counters.prompt_tokens),
+            generation_tokens_total=float(counters.generation_tokens),
+            prefix_hits_total=float(counters.cached_tokens),
         )  # fmt: skip
-        self.ledger.observed(self.urls[index], engine.waiting(now_s) + engine.running)
+        self.ledger.observed(url, engine.waiting(now_s) + engine.running)
+        load = self.ledger.of(url)
+        context = load.context_tokens_in_flight / load.requests_in_flight if load.requests_in_flight else 0.0
+        self.pace.seen(url, sample, now_s, context)
         if now_s - self._entered_s[index] >= _ENTER_TOKENS_S:
             self._entered_s[index] = now_s
             self._enter_tokens(index)

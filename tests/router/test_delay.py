@@ -169,3 +169,10 @@ def test_more_tokens_before_it_never_shorten_the_delay(endpoints, more):
         endpoints[0], prefill_tokens_in_flight=endpoints[0].prefill_tokens_in_flight + more
     )  # fmt: skip
     assert delays(loaded, *endpoints[1:])[0] > delays(*endpoints)[0]
+
+
+def test_an_engines_own_counters_count_before_the_latency_model():
+    views = [dataclasses.replace(endpoint(own=5), slowness=2.0), endpoint(own=5)]
+    plain = delays(endpoint(own=5), endpoint(own=5))
+    assert delays(*views) == [2 * plain[0], plain[1]]
+    assert delays(*views, slowness=(9.0, 3.0)) == [2 * plain[0], 3 * plain[1]]
