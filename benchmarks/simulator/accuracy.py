@@ -106,4 +106,5 @@ def medians(found: Sequence[Miss]) -> dict[str, float]:
     return {
         "e2e": median(abs(miss.e2e_pct) for miss in whole), "itl": median(abs(miss.itl_pct) for miss in whole),
         "ttft": median(abs(miss.ttft_pct) for miss in whole),
+        "itl_generated": median(abs(miss.itl_generated_pct) for miss in whole),
     }  # fmt: skip
