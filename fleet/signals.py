@@ -417,6 +417,36 @@ ROUTER_SHED = Signal(
     meaning="Requests refused for want of an endpoint, by reason.",
     labels=("model_name", "reason"),
 )
+ROUTER_SPLITS = Signal(
+    name="llm_d_epp_disagg_decision_total",
+    kind=C,
+    unit="requests",
+    layer=Layer.APPLICATION,
+    origin=Origin.ROUTER,
+    meaning="Where prompts are computed: decode, prefill-decode, or fallback after a prefill that failed.",
+    labels=("model_name", "decision_type"),
+)
+
+
+def _index(name: str, kind: Kind, unit: str, meaning: str, labels: tuple[str, ...] = ()) -> Signal:
+    return Signal(name=name, kind=kind, unit=unit, layer=Layer.APPLICATION, origin=Origin.ROUTER, meaning=meaning,
+                  labels=labels)  # fmt: skip
+
+
+KV_INDEX_BLOCKS = _index("fleet_router_kv_index_blocks", G, "blocks", "Distinct blocks in the KV-cache index.")
+KV_INDEX_BYTES = _index("fleet_router_kv_index_bytes", G, "bytes", "Memory that the KV-cache index holds.")
+KV_INDEX_STORED = _index("llm_d_epp_kv_cache_index_admissions_total", C, "blocks", "Blocks entered into the index.")
+KV_INDEX_REMOVED = _index("llm_d_epp_kv_cache_index_evictions_total", C, "blocks", "Blocks removed from the index.")
+KV_INDEX_LOOKUPS = _index("llm_d_epp_kv_cache_index_lookup_requests_total", C, "requests", "Look-ups in the index.")
+KV_INDEX_HITS = _index("llm_d_epp_kv_cache_index_lookup_hits_total", C, "requests", "Look-ups that some pod matches.")
+KV_INDEX_LEFT_OUT = _index("fleet_router_kv_index_left_out_total", C, "blocks",
+                           "Blocks not entered, by reason: unresolved parent, or no room.", ("reason",))  # fmt: skip
+KV_EVENTS = _index("fleet_router_kv_events_total", C, "events", "KV events applied.")
+KV_EVENT_GAPS = _index("fleet_router_kv_event_gaps_total", C, "gaps", "Gaps seen in engines' KV events.")
+KV_EVENTS_LOST = _index("fleet_router_kv_event_batches_lost_total", C, "batches", "KV event batches given up.")
+KV_EVENT_LAG = _index("fleet_router_kv_event_lag_seconds", G, "s", "From an engine's sending of events to their use.")
+KV_PROMPTS = _index("fleet_router_prompt_tokens_origin_total", C, "requests",
+                    "Requests by where their token ids came from.", ("origin",))  # fmt: skip
 ROUTER_SCRAPE_AGE = Signal(
     name="fleet_router_endpoint_scrape_age_seconds",
     kind=G,

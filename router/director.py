@@ -26,7 +26,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import perf_counter
 from typing import NamedTuple
 
@@ -34,9 +34,13 @@ from fleet.history import RequestOutcome
 from router.dataplane.body import ParsedBody
 from router.dataplane.budget import RetryBudget
 from router.dataplane.replies import Refusal, server_error
-from router.endpoints import Endpoint, EndpointSet
+from router.disaggregation.choose import Splitter
+from router.disaggregation.protocols import Protocol
+from router.endpoints import Endpoint, EndpointSet, address
 from router.gate import Gate, OnRouted
 from router.hints import NO_HINTS, Hints
+from router.kvevents.precise import Precise
+from router.kvindex.prompt import Prompt
 from router.ledger import NO_PREFIX, Ledger, Total
 from router.metrics import OTHER, ModelMeters, RouterMetrics
 from router.pace import Pace
@@ -96,6 +100,12 @@ class Parts:
     metrics: RouterMetrics
     rng: Rng
     predict: Predict | None = None
+    precise: Precise | None = None
+    """Matches prefixes by engines' events; ``None``: by what was sent where."""
+    splitter: Splitter | None = None
+    """Splits requests between prefill and decode engines; ``None``: each is served whole."""
+    protocol: Protocol = Protocol.NIXL
+    """How KV moves between them."""
     tenants: Tenants = field(default_factory=Tenants)
     record: Callable[[Ticket, Facts], None] = field(default=lambda _ticket, _seen: None)
     """Told of every request that is over."""
@@ -108,6 +118,7 @@ class Director:
         self.settings, self.endpoints, self.metrics = parts.settings, parts.endpoints, parts.metrics
         self.scheduler = parts.scheduler
         self.predict = parts.predict
+        self.precise, self.splitter, self.protocol = parts.precise, parts.splitter, parts.protocol
         self._rng, self._record = parts.rng, parts.record
         prefix = parts.scheduler.profile.prefix
         self.ledger = Ledger()
@@ -179,9 +190,12 @@ class Director:
         meters.prompt_tokens += parsed.input_tokens
         tenant = client.spec.name if client is not None else tenant or hints.fairness
         priority = self.tenants.priority(client, hints.objective) if client is not None or hints.objective else 0
-        return Ticket(next(self._keys), parsed, hashes, self._block_tokens(parsed), meters, request_id=request_id,
-                      tenant=tenant, at_s=time.time(), now_s=perf_counter(), hints=hints, client=client,
-                      priority=priority, size=size)  # fmt: skip
+        ticket = Ticket(next(self._keys), parsed, hashes, self._block_tokens(parsed), meters, request_id=request_id,
+                        tenant=tenant, at_s=time.time(), now_s=perf_counter(), hints=hints, client=client,
+                        priority=priority, size=size)  # fmt: skip
+        if self.precise is not None:
+            ticket.prompt = self.precise.begin(parsed)
+        return ticket
 
     def _meters(self, model: str) -> ModelMeters:
         """The model's numbers, if any engine serves it: what clients invent does not become a label."""
@@ -200,7 +214,15 @@ class Director:
                 ticket.client = None  # it was not let in: nothing to give back
                 on_routed(refusal)
                 return
-        self.gate.route(ticket, on_routed)
+        if ticket.prompt is not None and ticket.prompt.waiting:
+            ticket.prompt.on_known = partial(self._known, ticket, on_routed)
+        else:
+            self.gate.route(ticket, on_routed)
+
+    def _known(self, ticket: Ticket, on_routed: OnRouted) -> None:
+        """Its tokens are known, or will not be; its client may have left meanwhile."""
+        if ticket.outcome is None:
+            self.gate.route(ticket, on_routed)
 
     def _over(self, ticket: Ticket, client: Tenant) -> Refusal | None:
         """Charge the request to its tenant, or say what limit that would break."""
@@ -219,6 +241,9 @@ class Director:
         started_s = perf_counter()
         self._turn += 1
         views, prefix = self._views(ticket)
+        prefills: list[EndpointView] = []
+        if self.splitter is not None:
+            views, prefills = self.splitter.sides(views)
         request = self._request(ticket, alike=self.ledger.alike(prefix))
         pick = ticket.pick = self.scheduler.pick(
             request, views, rng=self._rng, turn=self._turn, predict=self.predict
@@ -233,14 +258,47 @@ class Director:
         self.decisions.append(Decision(ticket, pick, matched, took_s))
         ticket.url, ticket.seen = url, seen_at(view)
         uncached = request.input_tokens - matched
+        if self.splitter is not None and self._split(ticket, request, view, prefills):
+            uncached = 0
         self.ledger.dispatch(url, ticket.key, uncached, request.input_tokens, prefix, adapter=request.adapter)
         self.traffic.dispatched(url, uncached, request.input_tokens)
         self.prefix.record(url, ticket.hashes)
+        if self.precise is not None and ticket.prompt is not None:
+            self.precise.sent(ticket.prompt, url, self.now_s)
         if prefix == NO_PREFIX:
             self._cold[url] = self._turn
         if request.session:
             self.sessions.placed(request.session, url, self.now_s)
         return url
+
+    def _split(
+        self, ticket: Ticket, request: InferenceRequest, decode: EndpointView, prefills: list[EndpointView]
+    ) -> bool:  # fmt: skip
+        """Have another engine compute the prompt, if that is worth it; it is entered into the ledger there."""
+        if self.splitter is None:
+            return False
+        able = [one for one in prefills if one.url not in ticket.tried]
+        chosen = self.splitter.prefill(request, decode, able)
+        ticket.prefill = "" if chosen is None else chosen.url
+        self.metrics.split(request.model, "decode" if chosen is None else "prefill-decode")
+        if chosen is None:
+            return False
+        uncached = request.input_tokens - chosen.matched_tokens
+        self.ledger.dispatch(chosen.url, (ticket.key, "prefill"), uncached, request.input_tokens)
+        self.prefix.record(chosen.url, ticket.hashes)
+        return True
+
+    def prefilled(self, ticket: Ticket, *, failed: str = "", unreachable: bool = False) -> None:
+        """The prefill leg is over; ``failed`` says why it did not help: then the engine that decodes computes it."""
+        self.ledger.finish((ticket.key, "prefill"))
+        if not failed:
+            return
+        self.metrics.split(ticket.model, "fallback")
+        self.note_failure(ticket.prefill, failed)
+        if unreachable:
+            self.endpoints.unreachable(ticket.prefill, failed, for_s=self.settings.eject_s)
+        if ticket.url:
+            self.ledger.dispatch(ticket.url, ticket.key, ticket.input_tokens, ticket.input_tokens)
 
     def _request(self, ticket: Ticket, *, alike: int) -> InferenceRequest:
         traffic, hints, model = self.traffic, ticket.hints, ticket.model
@@ -302,9 +360,22 @@ class Director:
                 view.age_s, view.adapter_slots = now_s - one.sampled_s, sample.adapter_slots
                 view.adapters = sample.adapters | self.ledger.adapters(url) if load.adapters else sample.adapters
             views.append(view)
+        if self.precise is not None and ticket.prompt is not None:
+            self._know(self.precise, ticket, ticket.prompt, views)
         if ticket.allowed is not None:
             views = [view for view in views if view.url in ticket.allowed]
         return views, hashes[longest - 1] if longest else NO_PREFIX
+
+    def _know(self, precise: Precise, ticket: Ticket, prompt: Prompt, views: list[EndpointView]) -> None:
+        """Replace what is guessed of caches by what is known, for engines that publish it."""
+        found = precise.match(prompt, self.now_s)
+        if found is None:
+            return
+        ticket.input_tokens = total = prompt.tokens
+        for view in views:
+            known = found.get(address(view.url))
+            if known is not None:
+                view.matched_tokens = min(known, total)
 
     def _nothing(self, ticket: Ticket) -> Refusal:
         """Why no engine was found."""
@@ -373,6 +444,8 @@ class Director:
         if ticket.waiting is not None:
             self.gate.leave(ticket)
         self.ledger.finish(ticket.key)
+        if ticket.prefill:
+            self.ledger.finish((ticket.key, "prefill"))
         seen = facts(ticket, perf_counter())
         count(ticket, seen)
         if outcome is RequestOutcome.OK:
@@ -411,6 +484,8 @@ class Director:
     def restarted(self, url: str) -> None:
         """The engine at ``url`` has an empty cache."""
         self.prefix.forget(url)
+        if self.precise is not None:
+            self.precise.gone(url)
         self.traffic.forget(url)
 
     def gone(self, url: str) -> None:

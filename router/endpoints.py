@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -82,6 +83,18 @@ class Endpoint:
         """A scrape that began at ``started_s`` succeeded: enough if that was after the time out."""
         if started_s >= self.ejected_until_s:
             self.ejected_until_s = self.retry_at_s = -math.inf
+
+
+@lru_cache(maxsize=8192)
+def address(url: str) -> str:
+    """Host and port of an engine; a name stays a name.
+
+    >>> address("http://10.0.0.1:8000"), address("http://[::1]")
+    ('10.0.0.1:8000', '[::1]:80')
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return f"{f'[{host}]' if ':' in host else host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 
 
 def _check_url(url: str) -> None:

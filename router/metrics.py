@@ -158,6 +158,8 @@ class RouterMetrics:
         self.scheduler = Histo(SCHEDULER_BOUNDS)
         self.prefix_hits = Histo(RATIO_BOUNDS)
         self.flow = FlowMeters()
+        self.splits: dict[tuple[str, str], int] = {}
+        """(model, decision on prefill and decode) -> how often."""
 
     def model(self, name: str) -> ModelMeters:
         """The numbers of ``name``; beyond a thousand models, those of ``other``."""
@@ -167,6 +169,11 @@ class RouterMetrics:
                 name = OTHER
             meters = self._models.setdefault(name, ModelMeters())
         return meters
+
+    def split(self, model: str, decision: str) -> None:
+        """Count a decision on prefill and decode."""
+        name = (model, decision)
+        self.splits[name] = self.splits.get(name, 0) + 1
 
     def settle(self) -> None:
         """Sort the values that were put down; to be called about once a second, so that they do not pile up."""
@@ -253,6 +260,7 @@ class RouterCollector(Collector):
         pairs = [((name, name), meters) for name, meters in models.items()]
         yield _counter(s.ROUTER_REQUESTS, [(labels, m.requests) for labels, m in pairs])
         yield _counter(s.ROUTER_ERRORS, [((*labels, code), n) for labels, m in pairs for code, n in m.errors.items()])
+        yield _counter(s.ROUTER_SPLITS, self._metrics.splits.items())
         yield _counter(s.ROUTER_SHED, [((name, why), n) for name, m in models.items() for why, n in m.shed.items()])
         yield _counter(s.ROUTER_PROMPT_TOKENS, [(labels, m.prompt_tokens) for labels, m in pairs])
         yield _gauge(s.ROUTER_RUNNING, [((name,), m.running) for name, m in models.items()])

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiohttp
 import uvicorn
@@ -26,6 +27,7 @@ from router.app import make_app
 from router.config_file import ProfileWatcher, load_tenants
 from router.dataplane.gateway import Gateway
 from router.director import Director, Parts
+from router.disaggregation.setup import protocol, splitter
 from router.discovery.choose import source
 from router.discovery.follow import Follower
 from router.endpoints import EndpointSet
@@ -37,6 +39,9 @@ from router.scrape import Scraper
 from router.settings import RouterSettings
 from router.tape import Tape
 from router.ticket import Ticket
+
+if TYPE_CHECKING:
+    from router.kvevents.ears import Ears
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +86,10 @@ class RouterService:
         self._tape = Tape(settings.record_workload) if settings.record_workload is not None else None
         self.metrics = RouterMetrics()
         self.endpoints = EndpointSet(clock=self.clock, on_gone=self._gone)
+        self._ears = self._listener()
         self.director = Director(self._parts(profile, home))
         self.gateway = Gateway(self.director)
-        self.endpoints.on_restart = self.director.restarted
+        self.endpoints.on_restart = self._restarted
         self._profile = ProfileWatcher(settings.config, self.director.use) if settings.config is not None else None
         named = settings.platform or settings.discover
         self._platform = Follower(source(named), self.endpoints, every_s=settings.poll_s) if named else None
@@ -100,7 +106,9 @@ class RouterService:
         parts = Parts(settings=self.settings, scheduler=Scheduler(profile), endpoints=self.endpoints,
                       metrics=self.metrics, rng=random.Random(self.settings.seed),
                       predict=Predictor(Watcher(home / artifact.FILE_NAME)),
-                      tenants=load_tenants(self.settings.tenants))  # fmt: skip
+                      tenants=load_tenants(self.settings.tenants),
+                      precise=self._ears.precise if self._ears is not None else None,
+                      splitter=splitter(self.settings), protocol=protocol(self.settings))  # fmt: skip
         records: list[Callable[[Ticket, Facts], None]] = []
         if self._writer is not None:
             records.append(Recorder(self._writer, rate_rps=self.settings.record_rps))
@@ -110,8 +118,29 @@ class RouterService:
             parts.record = records[0] if len(records) == 1 else partial(_all, records)
         return parts
 
+    def _listener(self) -> Ears | None:
+        """What hears engines' KV events, where that is asked for.
+
+        Raises: ConfigError without the package that it takes.
+        """
+        if not self.settings.kv_events:
+            return None
+        try:
+            from router.kvevents.ears import make_ears  # noqa: PLC0415 - pyzmq is an optional package
+        except ImportError:
+            raise ConfigError("KV events need the package pyzmq", where="--kv-events",
+                              next_step="pip install 'llm-fleet[kv]'.") from None  # fmt: skip
+        return make_ears(self.settings, self.endpoints, on_done=self._watch)
+
     def _gone(self, url: str) -> None:
         self.gateway.gone(url)
+        if self._ears is not None:
+            self._ears.follow.gone(url)
+
+    def _restarted(self, url: str) -> None:
+        self.director.restarted(url)
+        if self._ears is not None:
+            self._ears.follow.restarted(url)
 
     @property
     def platform_error(self) -> str:
@@ -150,6 +179,9 @@ class RouterService:
             await self._platform.look()
             self._tasks.append(loop.create_task(self._platform.run()))
         self._scraper.start(self._session)
+        if self._ears is not None:
+            self._ears.precise.tokens.session = self._session
+            self._tasks.append(loop.create_task(self._ears.follow.run(self._session)))
         self._tasks.append(loop.create_task(self._ticks()))
         for task in self._tasks:
             task.add_done_callback(self._watch)
@@ -167,6 +199,8 @@ class RouterService:
     async def _start_admin(self) -> None:
         registry = CollectorRegistry()
         registry.register(RouterCollector(self.metrics, self._gauges, waiting=lambda: self.director.gate.lengths))
+        if self._ears is not None:
+            registry.register(self._ears.collector())
         config = uvicorn.Config(make_app(self, registry), log_level="warning", access_log=False, lifespan="off",
                                 timeout_graceful_shutdown=1)  # fmt: skip
         self._admin = _Admin(config)
@@ -223,6 +257,8 @@ class RouterService:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._ears is not None:
+            await self._ears.subscriber.close()
         await self._session.close()
         if self._platform is not None:
             await self._platform.source.close()

@@ -110,5 +110,22 @@ class RouterSettings(Settings):
     record_workload: Path | None = None
     """Record live traffic to this file, without its text, for ``fleet bench routing --workload`` and ``fleet sim
     replay``; unset: no recording."""
+    kv_events: str = ""
+    """Engines' KV events, for precise prefix matching: ``auto`` (each engine's ``/kv_event_sources`` says where),
+    ``tcp://*:PORT`` (engines connect here) or ``connect:PORT[,REPLAY_PORT]``. Empty: prefixes are guessed from what was
+    sent where."""
+    tokenizer: str = ""
+    """``tokenizer.json`` for plain prompts (package ``tokenizers``); without it engines' ``/tokenize`` are asked."""
+    tokenize_s: float = Field(default=0.25, gt=0)
+    """How long an engine may take for that; above it the request goes on with a guess."""
+    disaggregation: str = ""
+    """How KV moves from prefill to decode engines: ``nixl``, ``shared-storage``, ``sglang`` or ``sidecar``. Empty: each
+    request is served whole."""
+    pd_decider: str = "uncached:1024"
+    """When a prompt is computed elsewhere: ``always``, ``uncached:TOKENS`` or ``prompt:TOKENS``."""
+    kv_bytes_per_token: float = Field(default=131_072.0, gt=0)
+    """KV cache of one token, for the cost of a transfer (128 KiB: Llama-3.1-8B in 16 bits)."""
+    kv_link_gbps: float = Field(default=100.0, gt=0)
+    """Link between two engines, Gb/s."""
     record_rps: float = Field(default=500.0, gt=0)
     """Requests recorded in the history each second at most: above it a sample, so that the disk never sets the pace."""

@@ -13,6 +13,7 @@ from router.dataplane.body import ParsedBody
 from router.dataplane.observe import Observer
 from router.flow import Waiting
 from router.hints import NO_HINTS, Hints
+from router.kvindex.prompt import Prompt
 from router.metrics import ModelMeters
 from router.predict import Seen
 from router.tenants import Tenant
@@ -38,7 +39,9 @@ class Ticket:
         "observer",
         "outcome",
         "pick",
+        "prefill",
         "priority",
+        "prompt",
         "request_id",
         "seen",
         "size",
@@ -81,6 +84,10 @@ class Ticket:
         """What was known of the engine it was sent to last, at that moment."""
         self.url = ""
         """The engine it is at; empty: at none."""
+        self.prefill = ""
+        """The engine that computes its prompt for another that decodes; empty: there is none."""
+        self.prompt: Prompt | None = None
+        """Its token ids and keys, where prefix matching is precise."""
         self.allowed: Collection[str] | None = None
         """Engines to choose among; ``None``: all."""
         self.tried: set[str] | frozenset[str] = _NO_ENGINES

@@ -27,6 +27,7 @@ class _Body(msgspec.Struct):
     stream: Any = None
     max_tokens: Any = None
     max_completion_tokens: Any = None
+    cache_salt: Any = None
 
 
 _decode = msgspec.json.Decoder(_Body).decode
@@ -43,6 +44,8 @@ class ParsedBody:
     """Exact where the client sent token ids, else four bytes a token."""
     max_tokens: int | None
     stream: bool
+    cache_salt: str = ""
+    """Keeps its cached blocks apart from those of requests with another."""
 
 
 def parse(body: bytes) -> ParsedBody | Refusal:
@@ -55,7 +58,8 @@ def parse(body: bytes) -> ParsedBody | Refusal:
         return Refusal(400, "the body names no model", code="model_missing")
     prompt = bytes(fields.messages) or bytes(fields.prompt) or bytes(fields.input)
     limit = fields.max_completion_tokens if fields.max_completion_tokens is not None else fields.max_tokens
-    return ParsedBody(fields.model, prompt, _count(prompt), _whole(limit), bool(fields.stream))
+    return ParsedBody(fields.model, prompt, _count(prompt), _whole(limit), bool(fields.stream),
+                      fields.cache_salt if isinstance(fields.cache_salt, str) else "")  # fmt: skip
 
 
 def _whole(value: Any) -> int | None:

@@ -15,6 +15,7 @@ from router.dataplane.reader import ClientRequest
 from router.dataplane.replies import Refusal, server_error, status_line
 from router.dataplane.response import ResponseReader
 from router.dataplane.upstream import Pool, UpstreamConnection
+from router.disaggregation.legs import Legs
 from router.ticket import Ticket
 
 _NO_BODY = (204, 304)
@@ -26,8 +27,8 @@ class Exchange:
     """A request, the client that sent it, and the engine that answers."""
 
     __slots__ = (
-        "_active_s", "_chunked", "_client", "_delimited", "_director", "_fresh", "_head_sent", "_hub", "_paused",
-        "_pool", "_status", "_upstream", "request", "ticket",
+        "_active_s", "_chunked", "_client", "_delimited", "_director", "_fresh", "_head_sent", "_hub", "_legs",
+        "_paused", "_pool", "_status", "_upstream", "request", "ticket",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, client: ClientConnection, request: ClientRequest, ticket: Ticket) -> None:
@@ -37,6 +38,8 @@ class Exchange:
         self._upstream: UpstreamConnection | None = None
         self._active_s = hub.now_s
         self._status = 0
+        self._legs: Legs | None = None
+        """Where prefill and decode are apart."""
         self._fresh = self._head_sent = self._chunked = self._delimited = self._paused = False
 
     @property
@@ -55,7 +58,18 @@ class Exchange:
         if isinstance(answer, Refusal):
             self._refuse(answer, RequestOutcome.ERROR if self.ticket.tried else RequestOutcome.REJECTED)
             return
-        pool = self._pool = self._hub.pool(answer)
+        self._pool = self._hub.pool(answer)
+        if self.ticket.prefill and self._legs is None:
+            self._legs = Legs(self._hub, self.request, self.ticket, self._director.protocol, self._send)
+            self._legs.start()
+        else:
+            self._send()
+
+    def _send(self) -> None:
+        """Send the request, as its body is now, to the engine chosen."""
+        pool = self._pool
+        if self.done or pool is None:
+            return
         self._fresh, self._active_s = False, self._hub.now_s
         if (connection := pool.take()) is not None:
             self.on_connected(connection)
@@ -78,7 +92,7 @@ class Exchange:
             b"POST %b%b HTTP/1.1\r\nhost: %b\r\n%bx-request-id: %b\r\ncontent-length: %d\r\n"
             % (pool.base, request.target, pool.authority, self._hub.credentials, request.request_id.encode(),
                len(request.body)),
-            request.head, b"\r\n", request.body,
+            request.head, self._legs.header if self._legs is not None else b"", b"\r\n", request.body,
         ))  # fmt: skip
 
     def on_connect_failed(self, reason: str, *, ours: bool) -> None:
@@ -133,6 +147,9 @@ class Exchange:
         if self.done or not reader.status:
             return
         self._active_s = self._hub.now_s
+        if self._legs is not None and self._legs.used and reader.status >= 500 and not self._head_sent:
+            self._without_prefill(self._legs, reader)
+            return
         data = reader.take()
         parts = [] if self._head_sent else [self._head(reader)]
         if data:
@@ -146,6 +163,14 @@ class Exchange:
             self._client.write(parts[0] if len(parts) == 1 else b"".join(parts))
         if reader.done:
             self._complete(reader)
+
+    def _without_prefill(self, legs: Legs, reader: ResponseReader) -> None:
+        """The decode engine failed on what was prefilled, a lease that ran out perhaps: ask it for all of it."""
+        reader.take()
+        if reader.done:
+            self._upstream = None
+            legs.fall_back()
+            self._send()
 
     def _head(self, reader: ResponseReader) -> bytes:
         """The response's head with our own framing; from here on no retry, so the body is let go."""
@@ -209,6 +234,8 @@ class Exchange:
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.abort()
+        if self._legs is not None:
+            self._legs.cancel()
         self.request.body = b""
 
     # What the client's connection calls.

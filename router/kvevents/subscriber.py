@@ -23,6 +23,8 @@ END = (-1).to_bytes(8, "big", signed=True)
 _HWM = 100_000
 _REPLAY_S = 5.0
 """Without an answer for this long, what was missed is given up."""
+_JUST_S = 30.0
+"""A restart that was seen in the events is seen in the metrics within this long."""
 _YIELD = 64
 """Batches applied before others on the event loop get their turn."""
 
@@ -65,6 +67,8 @@ class Subscriber:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: dict[str, zmq.asyncio.Socket] = {}
         self._asking: set[str] = set()
+        self._anew_s: dict[str, float] = {}
+        """When a feed last began anew."""
         self.bound = ""
         """Where it listens, once bound."""
 
@@ -93,8 +97,14 @@ class Subscriber:
             if source.replay:
                 self._replays[name] = source.replay
             if source.live and name not in self._sockets:
-                socket = self._sockets[name] = self._socket()
-                socket.connect(source.live)
+                socket = self._socket()
+                try:
+                    socket.connect(source.live)
+                except zmq.ZMQError as error:
+                    socket.close(linger=0)
+                    log.warning("%s names %r for its KV events, which is no address: %s", pod, source.live, error)
+                    continue
+                self._sockets[name] = socket
                 self._start(self._read(socket, pod))
                 self._start(self._first(name))
 
@@ -122,10 +132,12 @@ class Subscriber:
             self.index.forget(name)
 
     def restarted(self, pod: str) -> None:
-        """The engine's cache is empty, its numbers begin anew."""
+        """The engine's cache is empty, its numbers begin anew; nothing to do where its events have said so already."""
+        now_s = time.monotonic()
         for name in [one for one in self._feeds if base(one) == pod]:
-            self._feeds[name] = Feed()
-            self.index.clear(name)
+            if now_s - self._anew_s.get(name, -_JUST_S) >= _JUST_S:
+                self._feeds[name] = Feed()
+                self.index.clear(name)
 
     async def close(self) -> None:
         """Hear no more."""
@@ -176,6 +188,7 @@ class Subscriber:
         """Do what a feed decided."""
         if verdict.step is Step.RESTARTED:
             self.heard.restarts += 1
+            self._anew_s[name] = time.monotonic()
             log.info("%s counts its KV events anew: it restarted", name)
         if verdict.clear:
             self.index.clear(name)

@@ -6,7 +6,6 @@ works the router goes on with what it guesses (:mod:`router.prefix`), and says s
 
 from __future__ import annotations
 
-import enum
 import logging
 from collections import OrderedDict
 from typing import Any, Final, Protocol
@@ -16,20 +15,11 @@ import msgspec
 import xxhash
 
 from router.kvindex.keys import pack
+from router.kvindex.prompt import Origin
 
 log = logging.getLogger(__name__)
 _REMEMBERED: Final = 2048
 _CACHE_BYTES: Final = 32 << 20
-
-
-class Origin(enum.StrEnum):
-    """Where token ids come from."""
-
-    REQUEST = "request"
-    LOCAL = "local"
-    ENGINE = "engine"
-    ESTIMATED = "estimated"
-    """They are not known: lengths are guessed from bytes, and the index cannot be asked."""
 
 
 class Local(Protocol):

@@ -4,22 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable
-from functools import lru_cache
-from urllib.parse import urlsplit
 
-from router.endpoints import EndpointSet
-
-
-@lru_cache(maxsize=8192)
-def address(url: str) -> str:
-    """Host and port of an engine; a name stays a name.
-
-    >>> address("http://10.0.0.1:8000"), address("http://[::1]")
-    ('10.0.0.1:8000', '[::1]:80')
-    """
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    return f"{f'[{host}]' if ':' in host else host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+from router.endpoints import EndpointSet, address
 
 
 class Addresses:

@@ -16,6 +16,7 @@ from fleet.history import RequestOutcome
 from router.dataplane.body import parse as parse_body
 from router.dataplane.replies import REASON_HEADER, Refusal, server_error
 from router.director import Director
+from router.disaggregation.protocols import PREFILLER_HEADER
 from router.hints import HEADERS as HINTS
 from router.hints import NO_HINTS, Hints, with_hint
 from router.picker_server import messages
@@ -28,7 +29,6 @@ from router.ticket import Ticket
 _LB: Final = "envoy.lb"
 _SUBSET_SPACE: Final = "envoy.lb.subset_hint"
 _TEST_HEADER: Final = "test-epp-endpoint-selection"
-_TENANT: Final = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
 _REWRITE: Final = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
 _CANCELLED = 499
 _PROXYS_OWN: Final = (502, 503, 504)
@@ -179,9 +179,14 @@ class Session:
             if not isinstance(again, Refusal):
                 parsed = again
         self._body = [body]
+        client = self._desk.director.identify(self._headers.get("authorization", "").encode("latin-1", "replace"))
+        if isinstance(client, Refusal):
+            self._desk.director.refused(client.status)
+            self._turn_down(client)
+            return
         ticket = self._ticket = self._desk.director.open(
-            parsed, request_id=self._headers.get("x-request-id", ""), tenant=_first(self._headers, _TENANT) or "",
-            hints=_hints(self._headers),
+            parsed, request_id=self._headers.get("x-request-id", ""), hints=_hints(self._headers), client=client,
+            size=len(body),
         )  # fmt: skip
         ticket.allowed = self._allowed()
         self._desk.director.route(ticket, self._routed)
@@ -226,6 +231,8 @@ class Session:
         dynamic: dict[str, Any] = {DESTINATION: named}
         if self._desk.emit_scores and (scores := self._scores()):
             dynamic[SCORES] = scores
+        if self._ticket is not None and self._ticket.prefill:
+            headers.append((PREFILLER_HEADER, self._desk.addresses.of(self._ticket.prefill)))
         if self._ticket is not None and "x-request-id" not in self._headers:
             headers.append(("x-request-id", f"fleet-{self._ticket.key}"))
         self._out.send(messages.answer(phase, headers=[(DESTINATION, named), *headers], clear_route=True, body=body,

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,8 @@ class World:
     def client(self, **more: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=30, **more)
 
-    def start_engines(self, *options: str, count: int = 2) -> None:
-        self.engines = [launch("--speed", "20", *options) for _ in range(count)]
+    def start_engines(self, *options: str, each: Callable[[], Sequence[str]] = tuple, count: int = 2) -> None:
+        self.engines = [launch("--speed", "20", *options, *each()) for _ in range(count)]
         for engine in self.engines:
             engine.ready()
 
@@ -74,6 +75,17 @@ class World:
              "--port", str(self.picker_port), "--admin-port", str(self.admin_port), "--home", str(self.folder),
              "--scrape-s", "0.2", *options], stderr=log, stdout=log, text=True)  # fmt: skip
         self.wait(lambda: httpx.get(f"{self.admin}/readyz").status_code == 200, "picker")
+
+    def start_router(self, *options: str) -> None:
+        """The proxy instead of Envoy and the picker."""
+        self.port, self.admin_port = free_port(), free_port()
+        engines = ",".join(one.url for one in self.engines)
+        log = (self.folder / "router.log").open("a")
+        self.picker = subprocess.Popen(
+            [sys.executable, "-m", "fleet.cli", "router", "serve", "--engines", engines, "--port", str(self.port),
+             "--admin-port", str(self.admin_port), "--home", str(self.folder), "--scrape-s", "0.2", *options],
+            stderr=log, stdout=log, text=True)  # fmt: skip
+        self.wait(lambda: httpx.get(f"{self.admin}/readyz").status_code == 200, "router")
 
     @property
     def admin(self) -> str:

@@ -1,0 +1,1 @@
+"""Prefill and decode on different engines: whether, where, and in which words."""
