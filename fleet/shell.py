@@ -37,14 +37,16 @@ def die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
-def bind(host: str, port: int, *, what: str, setting: str) -> socket.socket:
-    """A listening socket (``port`` 0: any free one).
+def bind(host: str, port: int, *, what: str, setting: str, shared: bool = False) -> socket.socket:
+    """A listening socket (``port`` 0: any free one); ``shared``: other processes of ours listen there too.
 
     Raises: ConfigError on one line when the port is taken or may not be used.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, so that asyncio sets TCP_NODELAY
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         sock.bind((host, port))
         sock.listen(2048)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any, Protocol
 
@@ -14,8 +14,10 @@ from router.dataplane.hub import Hub
 from router.director import Decision, Director
 from router.endpoints import Endpoint, EndpointSet
 from router.explain import as_json
+from router.merge import merge
 from router.profile import Profile
 from router.settings import RouterSettings
+from router.workers import Workers
 
 
 class Inside(Protocol):
@@ -25,6 +27,8 @@ class Inside(Protocol):
     endpoints: EndpointSet
     director: Director
     clock: Callable[[], float]
+    workers: Workers | None
+    """The other workers; ``None``: there are none, or this is not the first."""
 
     @property
     def gateway(self) -> Hub:
@@ -35,6 +39,19 @@ class Inside(Protocol):
     def platform_error(self) -> str:
         """Why the platform's last answer is missing; empty: it is not."""
         ...
+
+
+_ADD_UP = ("requests_in_flight", "prefill_tokens_in_flight", "context_tokens_in_flight", "ejections", "failures",
+           "connections", "idle_connections")  # fmt: skip
+"""Of an engine, what several workers have of it."""
+
+
+def _add_up(found: dict[str, dict[str, Any]], pages: Iterable[Iterable[Mapping[str, Any]]]) -> None:
+    """Add what other workers have at each engine."""
+    for page in pages:
+        for other in page:
+            if (one := found.get(other["url"])) is not None:
+                one.update({name: one[name] + other[name] for name in _ADD_UP})
 
 
 def make_app(service: Inside, registry: CollectorRegistry) -> FastAPI:
@@ -66,7 +83,10 @@ def make_app(service: Inside, registry: CollectorRegistry) -> FastAPI:
     @app.get("/metrics")
     async def metrics() -> Response:
         """Prometheus text."""
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        own = generate_latest(registry)
+        if service.workers is not None and (others := await service.workers.ask("/metrics")):
+            own = merge([own.decode(), *others])
+        return Response(own, media_type=CONTENT_TYPE_LATEST)
 
     _add_debug(app, service)
     return app
@@ -77,12 +97,32 @@ def _add_debug(app: FastAPI, service: Inside) -> None:
     async def decisions(last: int = Query(default=50, ge=1, le=10_000)) -> list[dict[str, Any]]:
         """The newest picks with every score, newest first."""
         recent = list(service.director.decisions)[-last:]
-        return [decision_to_json(decision) for decision in reversed(recent)]
+        found = [decision_to_json(decision) for decision in reversed(recent)]
+        if service.workers is not None:
+            for others in await service.workers.ask_json(f"/debug/decisions?last={last}"):
+                found += others
+            found = sorted(found, key=lambda one: -one["at_s"])[:last]
+        return found
 
     @app.get("/debug/endpoints")
     async def endpoints() -> list[dict[str, Any]]:
         """Every engine with what is known of it."""
-        return [_endpoint(service, endpoint) for endpoint in service.endpoints.all]
+        found = {endpoint.url: _endpoint(service, endpoint) for endpoint in service.endpoints.all}
+        if service.workers is not None:
+            _add_up(found, await service.workers.ask_json("/debug/endpoints"))
+        return list(found.values())
+
+    @app.get("/debug/tenants")
+    async def tenants() -> list[dict[str, Any]]:
+        """Every tenant with its limits (of this worker's share) and use; no key, nor its hash."""
+        return [
+            {
+                "name": one.spec.name, "priority": one.spec.priority, "models": sorted(one.spec.models),
+                "requests_per_minute": one.spec.requests_per_minute, "tokens_per_minute": one.spec.tokens_per_minute,
+                "max_in_flight": one.spec.max_in_flight, "in_flight": one.in_flight, "refused": one.refused,
+            }
+            for one in service.director.tenants.all
+        ]  # fmt: skip
 
     @app.get("/config")
     async def config() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -26,6 +27,7 @@ from router.picker_server.settings import PickerSettings
 from router.service import RouterService
 from router.settings import RouterSettings
 from router.tenants import KEY_PREFIX, hashed
+from router.workers import Place, meeting
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +88,9 @@ def _shared(command: _Command) -> _Command:
 @click.option("--port", type=int, help="Port for clients, 0 for any free one (default 8080).")
 @_shared
 @click.option("--tenants", type=click.Path(dir_okay=False, path_type=Path), help="File of tenants, keys and rates.")
-def serve(*, home: Path | None, history_url: str | None, mortal: bool, **given: object) -> None:
+@click.option("--workers", type=int, help="Processes that share the port (default 1).")
+@click.option("--worker", "place", type=Place.parse, hidden=True)
+def serve(*, home: Path | None, history_url: str | None, mortal: bool, place: Place | None, **given: object) -> None:
     """Serve the OpenAI API, routed over the engines.
 
     \b
@@ -94,9 +98,11 @@ def serve(*, home: Path | None, history_url: str | None, mortal: bool, **given: 
       fleet router serve --engines http://gpu1:8000,http://gpu2:8000
       fleet router serve --platform http://127.0.0.1:8060 --port 0 --admin-port 0
       fleet router serve --engines http://gpu1:8000 --config router.yaml --seed 1
+      fleet router serve --engines http://gpu1:8000,http://gpu2:8000 --workers 4
       fleet router serve --discover kube-pool://default/qwen --config router.yaml
     """
-    _run("router", RouterService, load(RouterSettings, **given), home=home, history_url=history_url, mortal=mortal)
+    _run("router", RouterService, load(RouterSettings, **given), home=home, history_url=history_url, mortal=mortal,
+         place=place)  # fmt: skip
 
 
 @router.command()
@@ -120,13 +126,13 @@ def picker(*, home: Path | None, history_url: str | None, mortal: bool, port: in
     """
     names = PickerSettings.model_fields
     own = load(PickerSettings, **{name: given.pop(name) for name in list(given) if name in names})
-    settings = load(RouterSettings, port=_PICKER_PORT if port is None else port, **given)
+    settings = load(RouterSettings, port=_PICKER_PORT if port is None else port, workers=1, **given)
     _run("picker", partial(PickerService, picker=own), settings, home=home, history_url=history_url, mortal=mortal)
 
 
 def _run(
     name: str, make: Callable[..., RouterService], settings: RouterSettings, *, home: Path | None,
-    history_url: str | None, mortal: bool,
+    history_url: str | None, mortal: bool, place: Place | None = None,
 ) -> None:  # fmt: skip
     """Serve until told to stop."""
     if mortal:
@@ -138,11 +144,18 @@ def _run(
     profile = load_profile(settings.config)
     for note in profile.notes:
         log.warning("%s", note)
-    service = make(settings, profile=profile, home=fleet.home, history=History(fleet.resolved_history_url()))
-    service.bind()
-    sys.setswitchinterval(_SWITCH_S)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(service))
+    with contextlib.ExitStack() as stack:
+        extra: dict[str, object] = {}
+        if place is None and settings.workers > 1:
+            place = stack.enter_context(meeting(settings.workers))
+        if place is not None:
+            extra["place"] = place
+        history = History(fleet.resolved_history_url())
+        service = make(settings, profile=profile, home=fleet.home, history=history, **extra)
+        service.bind()
+        sys.setswitchinterval(_SWITCH_S)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(service))
 
 
 @router.command()

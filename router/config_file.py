@@ -58,12 +58,12 @@ def load_profile(path: Path | None) -> Profile:
     return parse_profile(_read(path, "the scheduling configuration"), str(path))
 
 
-def load_tenants(path: Path | None) -> Tenants:
-    """The tenants in the file, or none for ``None``.
+def load_tenants(path: Path | None, *, share: float = 1.0) -> Tenants:
+    """The tenants in the file, or none for ``None``; ``share``: this process's part of their limits.
 
     Raises: ConfigError when the file cannot be read or used; its line says which and where.
     """
-    return Tenants() if path is None else parse_tenants(_read(path, "the tenants"), str(path))
+    return Tenants() if path is None else parse_tenants(_read(path, "the tenants"), str(path)).shared(share)
 
 
 def _read(path: Path, what: str) -> str:

@@ -51,6 +51,7 @@ from router.profile import NO_ENDPOINTS, NO_MODEL, Profile, Scheduler
 from router.recorder import Facts, count, facts
 from router.sessions import Sessions
 from router.settings import RouterSettings
+from router.shared import Board
 from router.tenants import Tenant, Tenants
 from router.ticket import Ticket
 from router.traffic import Traffic
@@ -107,8 +108,20 @@ class Parts:
     protocol: Protocol = Protocol.NIXL
     """How KV moves between them."""
     tenants: Tenants = field(default_factory=Tenants)
+    board: Board | None = None
+    """What the other workers of this router tell; ``None``: it has one."""
     record: Callable[[Ticket, Facts], None] = field(default=lambda _ticket, _seen: None)
     """Told of every request that is over."""
+
+
+def _add_peers(board: Board, views: Sequence[EndpointView]) -> None:
+    """What the other workers have in flight counts like our own."""
+    for view in views:
+        requests, prefill, context = board.peers(view.url)
+        if requests:
+            view.requests_in_flight += requests
+            view.prefill_tokens_in_flight += prefill
+            view.context_tokens_in_flight += context
 
 
 class Director:
@@ -133,9 +146,9 @@ class Director:
         self._candidates: Sequence[Endpoint] | None = None
         self._slots: list[_Slot] = []
         self._urls: list[str] = []
-        self.tenants = parts.tenants
+        self.tenants, self._board = parts.tenants, parts.board
         self.gate = Gate(self.settings, self.endpoints, self.ledger, self.metrics.flow, choose=self._choose,
-                         nothing=self._nothing, now_s=self.now_s)  # fmt: skip
+                         nothing=self._nothing, now_s=self.now_s, board=self._board)  # fmt: skip
         self._settled_s = self.now_s
         self._turn = 0
         self._cold: dict[str, int] = {}
@@ -265,6 +278,9 @@ class Director:
         self.prefix.record(url, ticket.hashes)
         if self.precise is not None and ticket.prompt is not None:
             self.precise.sent(ticket.prompt, url, self.now_s)
+        if self._board is not None:
+            self._board.placed(url, ticket.hashes)
+            self._board.put(url, self.ledger.total(url))
         if prefix == NO_PREFIX:
             self._cold[url] = self._turn
         if request.session:
@@ -330,6 +346,9 @@ class Director:
 
     def _views(self, ticket: Ticket) -> tuple[list[EndpointView], int]:
         """The candidates as this request sees them, and the last block of its prompt that is expected in some cache."""
+        if self._board is not None:
+            for url, placed in self._board.news():
+                self.prefix.record(url, placed)
         candidates, hashes = self.endpoints.candidates(ticket.tried), ticket.hashes
         if candidates is not self._candidates:
             self._candidates = candidates
@@ -360,6 +379,8 @@ class Director:
                 view.age_s, view.adapter_slots = now_s - one.sampled_s, sample.adapter_slots
                 view.adapters = sample.adapters | self.ledger.adapters(url) if load.adapters else sample.adapters
             views.append(view)
+        if self._board is not None:
+            _add_peers(self._board, views)
         if self.precise is not None and ticket.prompt is not None:
             self._know(self.precise, ticket, ticket.prompt, views)
         if ticket.allowed is not None:
@@ -397,8 +418,12 @@ class Director:
 
     def stream(self, ticket: Ticket, data: bytes) -> None:
         """A piece of an event stream is on its way to the client."""
-        if events := ticket.observer.stream(data, perf_counter()):
+        observer = ticket.observer
+        first = not observer.events
+        if events := observer.stream(data, perf_counter()):
             self.ledger.token(ticket.key, events)
+            if first and self._board is not None and ticket.url:  # later tokens are told with the next request there
+                self._board.put(ticket.url, self.ledger.total(ticket.url))
 
     def plain(self, ticket: Ticket, data: bytes) -> None:
         """A piece of any other answer is on its way to the client."""
@@ -415,7 +440,7 @@ class Director:
         if url:
             ticket.tried = {*ticket.tried, url}
         ticket.url = ""
-        self.ledger.finish(ticket.key)
+        self._finish(ticket, url)
 
     def served(self, ticket: Ticket, url: str) -> None:
         """Another engine than the one chosen serves it: a proxy walked down its list."""
@@ -443,7 +468,7 @@ class Director:
         ticket.outcome, ticket.status = outcome, status
         if ticket.waiting is not None:
             self.gate.leave(ticket)
-        self.ledger.finish(ticket.key)
+        self._finish(ticket, ticket.url)
         if ticket.prefill:
             self.ledger.finish((ticket.key, "prefill"))
         seen = facts(ticket, perf_counter())
@@ -459,6 +484,12 @@ class Director:
         self.gate.pump()
         return True
 
+    def _finish(self, ticket: Ticket, url: str) -> None:
+        """The request is no longer in flight at ``url``."""
+        self.ledger.finish(ticket.key)
+        if self._board is not None and url:
+            self._board.put(url, self.ledger.total(url))
+
     def _count_pick(self, ticket: Ticket, pick: Pick, seen: Seen) -> None:
         if (tokens := ticket.input_tokens) > 0:
             self.metrics.prefix_hits.observe(seen.matched_tokens / tokens)
@@ -472,7 +503,8 @@ class Director:
         sample = endpoint.sample
         if sample is None:
             return
-        self.ledger.observed(endpoint.url, (sample.waiting or 0.0) + (sample.running or 0.0))
+        peers = self._board.peers(endpoint.url)[0] if self._board is not None else 0
+        self.ledger.observed(endpoint.url, (sample.waiting or 0.0) + (sample.running or 0.0) - peers)
         load = self.ledger.of(endpoint.url)
         context = load.context_tokens_in_flight / load.requests_in_flight if load.requests_in_flight else 0.0
         self.pace.seen(endpoint.url, sample, endpoint.sampled_s, context)

@@ -16,6 +16,7 @@ from router.flow import Drop, FlowQueue, Waiting
 from router.ledger import Ledger
 from router.metrics import FlowMeters
 from router.settings import RouterSettings
+from router.shared import Board
 from router.ticket import Ticket
 
 OnRouted = Callable[[str | Refusal], None]
@@ -36,10 +37,11 @@ class Gate:
 
     def __init__(
         self, settings: RouterSettings, endpoints: EndpointSet, ledger: Ledger, meters: FlowMeters, *, choose: Choose,
-        nothing: Callable[[Ticket], Refusal], now_s: float,
+        nothing: Callable[[Ticket], Refusal], now_s: float, board: Board | None = None,
     ) -> None:  # fmt: skip
         self._settings, self._endpoints, self._ledger, self._meters = settings, endpoints, ledger, meters
         self._choose, self._nothing = choose, nothing
+        self._board = board
         self._queues: dict[str, FlowQueue] = {}
         self._sent: dict[str, int] = {}
         """This router's requests at an engine when it was scraped."""
@@ -177,7 +179,8 @@ class Gate:
 
     def sampled(self, endpoint: Endpoint) -> None:
         """An engine was scraped."""
-        self._sent[endpoint.url] = self._ledger.total(endpoint.url).requests
+        sent = self._ledger.total(endpoint.url).requests
+        self._sent[endpoint.url] = sent if self._board is None else sent + self._board.peers(endpoint.url)[0]
         depth = self._settings.flow_queue_depth
         queued = depth and any((one.sample.waiting or 0.0) >= depth for one in self._endpoints.ready if one.sample)
         self._watched = self._settings.flow_in_flight > 0 or bool(queued) or bool(self._queues)
@@ -197,6 +200,8 @@ class Gate:
 
     def _engine_full(self, one: Endpoint) -> bool:
         settings, sent = self._settings, self._ledger.total(one.url).requests
+        if self._board is not None:
+            sent += self._board.peers(one.url)[0]
         if 0 < settings.flow_in_flight <= sent + self._ledger.others(one.url):
             return True
         sample, depth = one.sample, settings.flow_queue_depth

@@ -39,6 +39,7 @@ from router.scrape import Scraper
 from router.settings import RouterSettings
 from router.tape import Tape
 from router.ticket import Ticket
+from router.workers import Place, Workers, command
 
 if TYPE_CHECKING:
     from router.kvevents.ears import Ears
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 
 _TICK_S = 0.25
 _SCRAPE_TIMEOUT_S = 5.0
+_WORKERS_S = 5.0
+"""The other workers drain while this one does; then they have so long."""
 
 
 class _Admin(uvicorn.Server):
@@ -55,6 +58,16 @@ class _Admin(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
+
+
+def _unix(path: Path) -> socket.socket:
+    """A listening socket of this machine's own, for this user only."""
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(str(path))
+    sock.listen(64)
+    sock.setblocking(False)
+    return sock
 
 
 def _all(records: Sequence[Callable[[Ticket, Facts], None]], ticket: Ticket, seen: Facts) -> None:
@@ -70,17 +83,30 @@ class RouterService:
         profile: how endpoints are chosen.
         home: folder with the predictor's artifact.
         history: where finished requests are recorded; ``None``: nowhere.
+        place: which of several workers this is; ``None``: the only one.
     Raises: ConfigError when no source of engines is named, two are, or a port is taken.
     """
 
     def __init__(
-        self, settings: RouterSettings, profile: Profile, *, home: Path, history: History | None = None
+        self,
+        settings: RouterSettings,
+        profile: Profile,
+        *,
+        home: Path,
+        history: History | None = None,
+        place: Place | None = None,
     ) -> None:
         self.settings, self.clock = settings, time.monotonic
         if sum(map(bool, (settings.platform, settings.engines, settings.discover))) != 1:
             raise ConfigError("name one source of engines", where="router",
                               limit="--platform URL, --engines LIST or --discover SOURCE",
                               next_step="Give exactly one of them.")  # fmt: skip
+        if settings.workers > 1 and settings.record_workload is not None:
+            raise ConfigError("live traffic is recorded by one worker only", where="router", limit="--workers 1",
+                              next_step="Record without --workers.")  # fmt: skip
+        self._place = place
+        self._board = place.board() if place is not None else None
+        self.workers: Workers | None = None
         self._history = history
         self._writer = HistoryWriter(history) if history is not None else None
         self._tape = Tape(settings.record_workload) if settings.record_workload is not None else None
@@ -106,12 +132,13 @@ class RouterService:
         parts = Parts(settings=self.settings, scheduler=Scheduler(profile), endpoints=self.endpoints,
                       metrics=self.metrics, rng=random.Random(self.settings.seed),
                       predict=Predictor(Watcher(home / artifact.FILE_NAME)),
-                      tenants=load_tenants(self.settings.tenants),
+                      tenants=load_tenants(self.settings.tenants, share=1.0 / self.settings.workers),
                       precise=self._ears.precise if self._ears is not None else None,
-                      splitter=splitter(self.settings), protocol=protocol(self.settings))  # fmt: skip
+                      splitter=splitter(self.settings), protocol=protocol(self.settings),
+                      board=self._board)  # fmt: skip
         records: list[Callable[[Ticket, Facts], None]] = []
         if self._writer is not None:
-            records.append(Recorder(self._writer, rate_rps=self.settings.record_rps))
+            records.append(Recorder(self._writer, rate_rps=self.settings.record_rps / self.settings.workers))
         if self._tape is not None:
             records.append(self._tape)
         if records:
@@ -155,7 +182,8 @@ class RouterService:
     @property
     def admin_port(self) -> int:
         """The admin port, once started."""
-        return int(self._sockets[1].getsockname()[1])
+        name = self._sockets[1].getsockname()
+        return int(name[1]) if isinstance(name, tuple) else 0
 
     def bind(self) -> None:
         """Take both ports.
@@ -163,10 +191,15 @@ class RouterService:
         Raises: ConfigError when one is taken.
         """
         settings = self.settings
-        self._sockets = [
-            bind(settings.host, settings.port, what="router", setting="--port or ROUTER_PORT"),
-            bind(settings.host, settings.admin_port, what="router admin", setting="--admin-port or ROUTER_ADMIN_PORT"),
-        ]
+        shared = self._place is not None
+        self._sockets = [bind(settings.host, settings.port, what="router", setting="--port or ROUTER_PORT",
+                              shared=shared)]  # fmt: skip
+        if self._place is not None and self._place.index:
+            self._sockets.append(_unix(self._place.socket(self._place.index)))
+            return
+        self._sockets.append(
+            bind(settings.host, settings.admin_port, what="router admin", setting="--admin-port or ROUTER_ADMIN_PORT")
+        )
 
     async def start(self) -> None:
         """Serve; both ports answer when this returns."""
@@ -187,6 +220,9 @@ class RouterService:
             task.add_done_callback(self._watch)
         self._server = await self._listen(loop)
         await self._start_admin()
+        if self._place is not None and not self._place.index:
+            self.workers = Workers(self._place, partial(command, port=self.port))
+            self.workers.start()
 
     async def _listen(self, loop: asyncio.AbstractEventLoop) -> asyncio.Server:
         return await loop.create_server(self.gateway.client, sock=self._sockets[0])
@@ -240,6 +276,8 @@ class RouterService:
     async def stop(self) -> None:
         """Take no more requests, let those in flight finish for ``drain_s``, then close."""
         self._server.close()
+        if self.workers is not None:
+            self.workers.signal_stop()
         self._drain()
         end_s = self.clock() + self.settings.drain_s
         while self._busy() and self.clock() < end_s:  # noqa: ASYNC110 - fifty looks a second, at a stop only
@@ -251,6 +289,8 @@ class RouterService:
         await self._stop_rest()
 
     async def _stop_rest(self) -> None:
+        if self.workers is not None:
+            await self.workers.stop(within_s=_WORKERS_S)
         self._admin.should_exit = True
         await self._admin_task
         self._scraper.stop()
@@ -262,6 +302,8 @@ class RouterService:
         await self._session.close()
         if self._platform is not None:
             await self._platform.source.close()
+        if self._board is not None:
+            self._board.close()
         if self._writer is not None:
             await asyncio.to_thread(self._writer.close)
         if self._tape is not None:

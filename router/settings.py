@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from fleet.settings import Settings
+from router.shared import MAX_WORKERS
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -29,6 +30,9 @@ class RouterSettings(Settings):
     discover: str = ""
     """Where else the engines are: ``file:PATH``, ``dns://HOST:PORT``, ``kube-service://NAMESPACE/NAME[:PORT]`` or
     ``kube-pool://NAMESPACE/NAME``."""
+    workers: int = Field(default=1, ge=1, le=MAX_WORKERS)
+    """Processes that share the port, a core each. They know each other's requests in flight and prompts placed; flow
+    control and tenants' limits are split evenly between them."""
     config: Path | None = None
     """Scheduling profile; unset: the built-in default."""
     seed: int | None = None

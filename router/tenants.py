@@ -16,6 +16,7 @@ nothing; requests are looked up by the hash of what they show, and no comparison
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,15 @@ class TenantSpec:
     models: frozenset[str] = frozenset()
     """Those it may use; empty: all."""
 
+    def shared(self, share: float) -> TenantSpec:
+        """The same with that part of its limits, but room for one request at least."""
+        return dataclasses.replace(
+            self,
+            requests_per_minute=self.requests_per_minute and self.requests_per_minute * share,
+            tokens_per_minute=self.tokens_per_minute and self.tokens_per_minute * share,
+            max_in_flight=self.max_in_flight and max(1, round(self.max_in_flight * share)),
+        )
+
 
 class Tenant:
     """A tenant with what it has used."""
@@ -127,6 +137,10 @@ class Tenants:
 
     def __bool__(self) -> bool:
         return bool(self.all)
+
+    def shared(self, share: float) -> Tenants:
+        """The same with that part of every limit."""
+        return Tenants([one.spec.shared(share) for one in self.all], self.objectives) if share != 1.0 else self
 
     def identify(self, authorization: bytes) -> Tenant | None:
         """The tenant whose key an ``Authorization`` header shows."""
