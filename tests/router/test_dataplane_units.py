@@ -208,6 +208,7 @@ class Forgetful(Heads):
         """Do nothing."""
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40), st.binary(max_size=60), st.integers(0, 12))
 def test_a_remembered_head_reads_like_a_parsed_one(body, junk, length):
     """Whatever comes on a connection, a reader that remembers heads and one that knows none read the same."""

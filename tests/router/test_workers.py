@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router.merge import merge
 from router.workers import Place
-from tests.router.dataplane_stubs import Engine, completion, on_loop, until
+from tests.router.dataplane_stubs import Engine, completion, until
 from tests.router.test_router_app import engine_script
 
 pytestmark = pytest.mark.integration
@@ -62,10 +63,11 @@ def _children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-@on_loop
-async def test_workers_share_a_port_their_books_and_their_end(tmp_path, free_port):
-    import asyncio
+def test_workers_share_a_port_their_books_and_their_end(tmp_path, free_port):
+    asyncio.run(asyncio.wait_for(_share(tmp_path, free_port), 120))
 
+
+async def _share(tmp_path, free_port):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         port, admin = free_port, other.getsockname()[1]
@@ -77,7 +79,7 @@ async def test_workers_share_a_port_their_books_and_their_end(tmp_path, free_por
         )  # fmt: skip
         try:
             served = set()
-            deadline = time.monotonic() + 15
+            deadline = time.monotonic() + 60
             asked = 0
             while len(served) < 2 and time.monotonic() < deadline:
                 try:
@@ -104,5 +106,5 @@ async def test_workers_share_a_port_their_books_and_their_end(tmp_path, free_por
         finally:
             process.terminate()
             children = _children(process.pid)
-            assert await asyncio.get_running_loop().run_in_executor(None, process.wait, 15) == 0
+            assert await asyncio.get_running_loop().run_in_executor(None, process.wait, 30) == 0
         await until(lambda: not any(Path(f"/proc/{one}").exists() for one in children))
