@@ -34,8 +34,9 @@ class Picker(stubs.ExternalProcessorServicer):  # type: ignore[misc]
             if kind == "request_body":
                 body.append(request.request_body.body)
                 if request.request_body.end_of_stream:
-                    yield self._headers()
-                    yield pb.ProcessingResponse(request_body=_chunk(b"".join(body), end=True))
+                    whole = b"".join(body)
+                    yield self._headers(len(whole))
+                    yield pb.ProcessingResponse(request_body=_chunk(whole, end=True))
             elif kind == "response_headers":
                 yield pb.ProcessingResponse(response_headers=pb.HeadersResponse())
             elif kind == "response_body":
@@ -44,13 +45,15 @@ class Picker(stubs.ExternalProcessorServicer):  # type: ignore[misc]
             elif kind == "response_trailers":
                 yield pb.ProcessingResponse(response_trailers=pb.TrailersResponse())
 
-    def _headers(self) -> Any:
+    def _headers(self, length: int) -> Any:
         address = next(self._next)
         answer = pb.ProcessingResponse()
         common = answer.request_headers.response
         common.clear_route_cache = True
-        entry = common.header_mutation.set_headers.add()
-        entry.header.key, entry.header.raw_value = HEADER, address.encode()
+        for name, value in ((HEADER, address), ("content-length", str(length))):
+            entry = common.header_mutation.set_headers.add()
+            entry.header.key, entry.header.raw_value = name, value.encode()
+            entry.append_action = 2  # OVERWRITE_IF_EXISTS_OR_ADD
         inside = Struct()
         inside.update({HEADER: address})
         answer.dynamic_metadata.update({"envoy.lb": inside})

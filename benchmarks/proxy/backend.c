@@ -73,6 +73,11 @@ static ssize_t answer(struct conn *c) {
     size_t head = (size_t)(end - c->buf) + 4, body = 0;
     for (char *p = c->buf; p < end; p = strchr(p, '\n') + 1)
         if (!strncasecmp(p, "content-length:", 15)) body = strtoul(p + 15, NULL, 10);
+        else if (!strncasecmp(p, "transfer-encoding: chunked", 26)) { /* as Envoy sends what passed through ext_proc */
+            char *last = memmem(end + 2, c->len - head + 2, "\r\n0\r\n\r\n", 7);
+            if (!last) return c->len > ROOM - 1 ? -1 : 0;
+            body = (size_t)(last - c->buf) + 7 - head;
+        }
     if (head + body > ROOM) return -1;
     if (c->len < head + body) return 0;
     int fd = c->fd, bad;

@@ -16,6 +16,7 @@ from router.dataplane.replies import Refusal, server_error, status_line
 from router.dataplane.response import ResponseReader
 from router.dataplane.upstream import Pool, UpstreamConnection
 from router.disaggregation.legs import Legs
+from router.disaggregation.protocols import clean
 from router.ticket import Ticket
 
 _NO_BODY = (204, 304)
@@ -62,8 +63,10 @@ class Exchange:
         if self.ticket.prefill and self._legs is None:
             self._legs = Legs(self._hub, self.request, self.ticket, self._director.protocol, self._send)
             self._legs.start()
-        else:
-            self._send()
+            return
+        if self._legs is None and self._director.splitter is not None:
+            self.request.body = clean(self.request.body)
+        self._send()
 
     def _send(self) -> None:
         """Send the request, as its body is now, to the engine chosen."""

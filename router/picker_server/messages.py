@@ -10,9 +10,10 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as default
+from functools import lru_cache
 from typing import Any, Final
 
-from router.picker_server.protobuf import field, fields, number_field
+from router.picker_server.protobuf import field, fields, number_field, varint
 
 CHUNK_BYTES: Final = 62_000
 """Of a body in one answer: below Envoy's and gRPC's limits with room to spare."""
@@ -254,8 +255,34 @@ def streamed(phase: Phase, body: bytes, *, end: bool) -> list[bytes]:
 
 
 def _chunk(phase: Phase, body: bytes, *, end: bool) -> bytes:
-    part = (field(1, body) if body else b"") + number_field(2, end)
-    return field(_ANSWER[phase], field(1, field(3, field(3, part))))
+    head = b"\x0a" + varint(len(body)) if body else b""
+    tail = b"\x10\x01" if end else b""
+    size = len(head) + len(body) + len(tail)
+    for tag in (0x1A, 0x1A, 0x0A, _ANSWER[phase] << 3 | 2):  # from the inside: streamed, mutation, common, the answer
+        length = varint(size)
+        head = bytes((tag,)) + length + head
+        size += 1 + len(length)
+    return head + body + tail
+
+
+@lru_cache(maxsize=4096)
+def _picked_parts(named: str) -> tuple[bytes, bytes]:
+    """The header entry and the metadata that name an endpoint: always the same bytes."""
+    return _set_headers(((DESTINATION, named),)), field(8, _to_struct({"envoy.lb": {DESTINATION: named}}))
+
+
+def picked(phase: Phase, named: str, length: int | None) -> bytes:
+    """The answer that names an endpoint and says nothing else; ``length`` of the body that follows, if known."""
+    header, metadata = _picked_parts(named)
+    if length is not None:
+        header += _set_headers((("content-length", str(length)),))
+    return field(_ANSWER[phase], field(1, field(2, header) + b"\x28\x01")) + metadata
+
+
+@lru_cache(maxsize=16)
+def passed(phase: Phase) -> bytes:
+    """The answer to headers that changes nothing."""
+    return answer(phase)
 
 
 def trailers(phase: Phase) -> bytes:

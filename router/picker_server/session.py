@@ -134,7 +134,7 @@ class Session:
         if message.end:
             self._without_body()
         elif self._mode is BodyMode.BUFFERED:
-            self._out.send(messages.answer(Phase.REQUEST_HEADERS))
+            self._out.send(messages.passed(Phase.REQUEST_HEADERS))
 
     def _without_body(self) -> None:
         """A GET names no model: any endpoint will do."""
@@ -143,7 +143,7 @@ class Session:
         if chosen is None:
             self._turn_down(_no_endpoint())
             return
-        self._send_headers(Phase.REQUEST_HEADERS, chosen, [])
+        self._send_headers(Phase.REQUEST_HEADERS, chosen)
 
     def _request_body(self, message: Message) -> None:
         if self._ticket is not None or self._answer_end:
@@ -214,10 +214,9 @@ class Session:
             return
         body = self._body[0]
         if self._mode is BodyMode.BUFFERED:
-            self._send_headers(Phase.REQUEST_BODY, answer, [], body=body if self._renamed else None)
+            self._send_headers(Phase.REQUEST_BODY, answer, body=body if self._renamed else None)
         else:
-            length = [("content-length", str(len(body)))] if self._renamed and not self._trailers else []
-            self._send_headers(Phase.REQUEST_HEADERS, answer, length)
+            self._send_headers(Phase.REQUEST_HEADERS, answer, length=None if self._trailers else len(body))
             for part in messages.streamed(Phase.REQUEST_BODY, body, end=not self._trailers):
                 self._out.send(part)
             if self._trailers:
@@ -225,9 +224,13 @@ class Session:
         self._release()
 
     def _send_headers(
-        self, phase: Phase, url: str, headers: list[tuple[str, str]], *, body: bytes | None = None
-    ) -> None:
-        named = ",".join(self._desk.addresses.of(one) for one in (url, *self._others(url)))
+        self, phase: Phase, url: str, *, body: bytes | None = None, length: int | None = None
+    ) -> None:  # fmt: skip
+        headers: list[tuple[str, str]] = []
+        addresses = self._desk.addresses
+        named = addresses.of(url)
+        if self._desk.fallbacks:
+            named = ",".join((named, *(addresses.of(one) for one in self._others(url))))
         dynamic: dict[str, Any] = {DESTINATION: named}
         if self._desk.emit_scores and (scores := self._scores()):
             dynamic[SCORES] = scores
@@ -235,6 +238,11 @@ class Session:
             headers.append((PREFILLER_HEADER, self._desk.addresses.of(self._ticket.prefill)))
         if self._ticket is not None and "x-request-id" not in self._headers:
             headers.append(("x-request-id", f"fleet-{self._ticket.key}"))
+        if not headers and body is None and len(dynamic) == 1:
+            self._out.send(messages.picked(phase, named, length))
+            return
+        if length is not None:
+            headers.append(("content-length", str(length)))
         self._out.send(messages.answer(phase, headers=[(DESTINATION, named), *headers], clear_route=True, body=body,
                                        dynamic={_LB: dynamic}))  # fmt: skip
 
@@ -281,7 +289,10 @@ class Session:
                 remove = ["content-length"]
         if message.end:
             self._end_of_answer()
-        self._out.send(messages.answer(Phase.RESPONSE_HEADERS, remove=remove))
+        if remove:
+            self._out.send(messages.answer(Phase.RESPONSE_HEADERS, remove=remove))
+        else:
+            self._out.send(messages.passed(Phase.RESPONSE_HEADERS))
 
     def _note_server(self, ticket: Ticket, attributes: bytes) -> None:
         """Which endpoint served it, as the proxy says; none did where the proxy answers itself."""

@@ -76,13 +76,14 @@ class World:
              "--scrape-s", "0.2", *options], stderr=log, stdout=log, text=True)  # fmt: skip
         self.wait(lambda: httpx.get(f"{self.admin}/readyz").status_code == 200, "picker")
 
-    def start_router(self, *options: str) -> None:
+    def start_router(self, *options: str, discover: str = "") -> None:
         """The proxy instead of Envoy and the picker."""
         self.port, self.admin_port = free_port(), free_port()
         engines = ",".join(one.url for one in self.engines)
+        source = ("--discover", discover) if discover else ("--engines", engines)
         log = (self.folder / "router.log").open("a")
         self.picker = subprocess.Popen(
-            [sys.executable, "-m", "fleet.cli", "router", "serve", "--engines", engines, "--port", str(self.port),
+            [sys.executable, "-m", "fleet.cli", "router", "serve", *source, "--port", str(self.port),
              "--admin-port", str(self.admin_port), "--home", str(self.folder), "--scrape-s", "0.2", *options],
             stderr=log, stdout=log, text=True)  # fmt: skip
         self.wait(lambda: httpx.get(f"{self.admin}/readyz").status_code == 200, "router")
@@ -116,7 +117,7 @@ class World:
         self.wait(lambda: pattern.search(httpx.get(f"http://127.0.0.1:{self.envoy_admin}/clusters").text), "health")
 
     def wait(self, ready: Any, what: str) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
                 if ready():
