@@ -14,7 +14,7 @@ from benchmarks.simulator import accuracy, bench, tables
 from benchmarks.simulator.data_files import experiments, fitted_runs, held_out_runs
 from benchmarks.simulator.experiments import Experiment, simulate
 from benchmarks.simulator.kernels import unseen
-from benchmarks.simulator.ladder import PUBLISHED, STAGES, Climb, Step, climb
+from benchmarks.simulator.ladder import PUBLISHED, SATURATED_RPS, STAGES, Climb, Step, climb
 from fleet.errors import ConfigError
 from fleet.hardware import MODELS
 from simulator.calibrate import fit_efficiencies, fit_kernels, predict
@@ -62,6 +62,13 @@ def test_errors_are_signed_and_told_only_where_there_is_a_figure() -> None:
     step = Step(rate_rps=20, requests=1, output_tok_s=6205 * 1.1, ttft_s=18.103 / 2)
     assert (step.throughput_error_pct, step.ttft_error_pct) == (pytest.approx(10), pytest.approx(-50))
     assert Step(rate_rps=7, requests=1, output_tok_s=1, ttft_s=1).throughput_error_pct is None
+
+
+def test_the_published_service_is_met_at_every_step() -> None:
+    """The bars that the ladder's engines are held to; the whole ladder takes about a second."""
+    steps = climb(1).steps
+    assert max(abs(step.throughput_error_pct or 0) for step in steps) <= 10
+    assert max(abs(step.ttft_error_pct or 0) for step in steps if step.rate_rps >= SATURATED_RPS) <= 20
 
 
 # ---- the measured experiments
