@@ -7,12 +7,15 @@ from benchmarks.autoscaling import BENCH as AUTOSCALING
 from benchmarks.decision import BENCH as DECISION
 from benchmarks.disaggregation import BENCH as DISAGGREGATION
 from benchmarks.index import BENCH as INDEX
+from benchmarks.loop.bench import BENCH as LOOP
 from benchmarks.options import Bench
 from benchmarks.picker import BENCH as PICKER
 from benchmarks.proxy import BENCH as PROXY
 from benchmarks.routing import BENCH as ROUTING
 from benchmarks.simulator.bench import BENCH as SIMULATOR
 
-_ALL: tuple[Bench, ...] = (ALERTS, AUTOSCALING, DECISION, DISAGGREGATION, INDEX, PICKER, PROXY, ROUTING, SIMULATOR)
+_ALL: tuple[Bench, ...] = (
+    ALERTS, AUTOSCALING, DECISION, DISAGGREGATION, INDEX, LOOP, PICKER, PROXY, ROUTING, SIMULATOR,
+)  # fmt: skip
 
 BENCHES: dict[str, Bench] = {bench.name: bench for bench in _ALL}

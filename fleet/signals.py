@@ -8,7 +8,7 @@ same quantity elsewhere, tried in order.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 class Kind(enum.StrEnum):
@@ -761,16 +761,6 @@ CATALOGUE: dict[str, Signal] = {value.name: value for value in tuple(globals().v
 
 BY_ANY_NAME: dict[str, Signal] = {name: signal for signal in CATALOGUE.values() for name in signal.names}
 """Every signal by its name and by each alias."""
-
-
-def part_of(signal: Signal, suffix: str) -> Signal:
-    """One of a histogram's series (``_sum``, ``_count``) as a counter of its own, under all of its names.
-
-    >>> part_of(ENGINE_TTFT, "_sum").name
-    'vllm:time_to_first_token_seconds_sum'
-    """
-    return replace(signal, name=signal.name + suffix, kind=Kind.COUNTER,
-                   aliases=tuple(alias + suffix for alias in signal.aliases))  # fmt: skip
 
 
 def base_name(series: str) -> str:

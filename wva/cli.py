@@ -23,7 +23,7 @@ from fleet.shell import bind, die_with_parent, on_stop, setup_logging
 from fleet.types import FleetSnapshot
 from wva import snapshot_file
 from wva.app import make_app
-from wva.build import build_cluster, build_loop, serve_external_metrics
+from wva.build import build_cluster, build_loop, serve_external_metrics, tune_memory
 from wva.decide import decide as decide_now
 from wva.explain import in_words, table
 from wva.kube import crd as kube_crd
@@ -98,6 +98,7 @@ def run(history_url: str | None, orphan: bool, **options: Any) -> None:
     fleet = load(FleetSettings, history_url=history_url)
     sock = bind(settings.host, settings.port, what="wva", setting="--port")
     cluster = build_cluster(settings)
+    tune_memory()
     loop = build_loop(settings, fleet, cluster)
     server = uvicorn.Server(uvicorn.Config(make_app(loop, time.time), log_level="warning", access_log=False))
     on_stop(lambda: setattr(server, "should_exit", True))

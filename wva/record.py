@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from fleet import signals as s
 from fleet.history import Event, SignalSample
@@ -10,25 +12,35 @@ from fleet.types import Decision, FleetSnapshot, ReplicaObservation, VariantSpec
 from wva.actuate import scale_event
 
 Row = SignalSample | Decision | Event
+MAX_SAMPLES: Final = 5_000
+"""Values of replicas that a pass writes, about; 10 000 engines would else write five thousand rows a second."""
+_VALUES: Final = 7
+"""Of each replica."""
 
 
 class Recorder:
     """Turns passes into rows and keeps the history small.
 
     A decision is written when its desired replicas or its reason changed, and else every ``decision_every_s`` seconds;
-    a replica's values only when its sample is a new one.
+    a replica's values only when its sample is a new one. In a large fleet each replica takes its turn every few passes,
+    so that no pass writes many more than ``max_samples`` values of replicas.
     """
 
-    def __init__(self, decision_every_s: float) -> None:
-        self._every_s = decision_every_s
+    def __init__(self, decision_every_s: float, *, max_samples: int = MAX_SAMPLES) -> None:
+        self._every_s, self._max_samples, self._pass = decision_every_s, max_samples, 0
         self._decisions: dict[tuple[str, str], Decision] = {}
         self._sampled: dict[str, float] = {}
 
     def rows(self, snapshot: FleetSnapshot, decisions: Sequence[Decision], scaled: Sequence[Decision]) -> Iterator[Row]:
         """Rows of one pass; ``scaled`` are the decisions that changed what the platform was asked for."""
+        self._pass += 1
+        replicas = sum(len(entry.replicas) for entry in snapshot.variants)
+        turns = max(1, math.ceil(replicas * _VALUES / self._max_samples))
+        number = self._pass
         for entry in snapshot.variants:
             for seen in entry.replicas:
-                if self._is_new(seen):
+                number += 1
+                if number % turns == 0 and self._is_new(seen):
                     yield from _of_replica(entry.spec, seen, snapshot.at_s)
         for decision in decisions:
             yield from _of_variant(decision)

@@ -59,12 +59,6 @@ _FIELDS: dict[str, s.Signal] = {
     "prefix_queries_total": s.PREFIX_QUERIES,
     "preemptions_total": s.PREEMPTIONS,
     "requests_total": s.FINISHED,
-    "ttft_sum_s": s.part_of(s.ENGINE_TTFT, "_sum"),
-    "ttft_count": s.part_of(s.ENGINE_TTFT, "_count"),
-    "itl_sum_s": s.part_of(s.ENGINE_ITL, "_sum"),
-    "itl_count": s.part_of(s.ENGINE_ITL, "_count"),
-    "e2e_sum_s": s.part_of(s.ENGINE_E2E, "_sum"),
-    "e2e_count": s.part_of(s.ENGINE_E2E, "_count"),
 }
 """Field of :class:`EngineSample` -> its signal."""
 

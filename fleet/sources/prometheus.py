@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import requests
 from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
+from requests.adapters import BaseAdapter
 from urllib3.util.retry import Retry
 
 from fleet.errors import ConfigError, SourceError
@@ -17,7 +20,7 @@ from fleet.signals import KV_UTILISATION, ROUTER_REQUESTS, RUNNING, Signal
 from fleet.sources import queries, rates
 from fleet.sources.base import EngineReading
 from fleet.sources.exposition import Point
-from fleet.sources.traffic import ENGINES, ROUTER, Vocabulary, model_of, model_traffic, preferred
+from fleet.sources.traffic import ENGINES, ROUTER, Vocabulary, model_traffic, preferred
 from fleet.types import EngineSample, ModelTraffic, Replica
 
 Values = Mapping[str, float]
@@ -26,6 +29,7 @@ Values = Mapping[str, float]
 _PORTS = {"http": 80, "https": 443}
 
 
+@lru_cache(maxsize=65_536)
 def instance_of(url: str) -> str:
     """The ``instance`` label under which Prometheus knows an engine.
 
@@ -53,6 +57,73 @@ def checked_url(url: str) -> str:
     return url.rstrip("/")
 
 
+class Labels(msgspec.Struct, gc=False):
+    """Of a series: those that queries here keep. Typed, for a large fleet's answers are tens of megabytes."""
+
+    instance: str = ""
+    name: str = msgspec.field(name="__name__", default="")
+    model_name: str = ""
+    target_model_name: str = ""
+    le: str = ""
+    streaming: str = ""
+    num_gpu_blocks: str = ""
+    block_size: str = ""
+
+    @property
+    def model(self) -> str:
+        """The model that the series speaks of; empty where it does not say."""
+        return self.target_model_name or self.model_name
+
+
+class Entry(msgspec.Struct, gc=False):
+    """One series of an instant vector."""
+
+    metric: Labels
+    value: tuple[float, str]
+    """Time of the query, and the value as Prometheus writes it."""
+
+    @property
+    def number(self) -> float:
+        """The value; NaN where it is none."""
+        try:
+            return float(self.value[1])
+        except ValueError:
+            return math.nan
+
+
+class NoVectorError(ValueError):
+    """An answer, but of another kind than instant vectors."""
+
+
+class _Data(msgspec.Struct, gc=False):
+    result: list[Entry]
+
+
+class _Answer(msgspec.Struct, gc=False):
+    data: _Data
+
+
+class Session(requests.Session):
+    """Reads answers as typed records in place of the standard library's dictionaries."""
+
+    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+        """As :meth:`requests.Session.request`."""
+        response = super().request(*args, **kwargs)
+        setattr(response, "json", partial(_json, response))  # noqa: B010 - an assignment would be to a method
+        return response
+
+
+_DECODER = msgspec.json.Decoder(_Answer)
+
+
+def _json(response: requests.Response) -> Any:
+    """Raises: ValueError when the body is no instant vector, as the method it stands for when it is no JSON."""
+    try:
+        return {"data": {"result": _DECODER.decode(response.content).data.result}}
+    except msgspec.DecodeError as error:
+        raise (NoVectorError if "$.data.result[" in str(error) else ValueError)(str(error)) from error
+
+
 class PrometheusSource:
     """Engine readings through PromQL; engines are joined by ``instance`` = host:port of the replica's URL.
 
@@ -60,14 +131,21 @@ class PrometheusSource:
         url: base URL of the Prometheus API.
         window_s: rates are over this long; give it at least two, better four, of Prometheus's scrape intervals.
         timeout_s: for each query.
+        adapter: carries the queries in place of HTTP, for recorded answers.
     Raises: ConfigError when the URL is malformed.
     """
 
-    def __init__(self, url: str, *, window_s: float = 30.0, timeout_s: float = 5.0) -> None:
+    def __init__(
+        self, url: str, *, window_s: float = 30.0, timeout_s: float = 5.0, adapter: BaseAdapter | None = None
+    ) -> None:  # fmt: skip
         self.name = checked_url(url)
         self._window_s = window_s
         # No retries: the loop comes again in seconds, and back-off inside a pass would only make it late.
-        self._client = PrometheusConnect(self.name, retry=Retry(total=0, read=False), timeout=timeout_s)
+        self._session = Session()
+        self._client = PrometheusConnect(self.name, retry=Retry(total=0, read=False), timeout=timeout_s,
+                                         session=self._session)  # fmt: skip
+        if adapter is not None:
+            self._session.mount(self.name, adapter)
 
     def check(self) -> None:
         """Raises: SourceError when no Prometheus answers at the URL."""
@@ -93,9 +171,9 @@ class PrometheusSource:
         """Requests that wait at the router, by model; empty where no router is scraped."""
         waiting: dict[str, float] = {}
         for entry in self._query(queries.router_queue()):
-            labels, (_, value) = _point(entry, self.name)
-            model = labels.get("target_model_name") or labels.get("model_name", "")
-            waiting[model] = waiting.get(model, 0.0) + max(value, 0.0)
+            if _usable(entry.number):
+                model = entry.metric.model
+                waiting[model] = waiting.get(model, 0.0) + entry.number
         return waiting
 
     def traffic(self) -> Mapping[str, ModelTraffic]:
@@ -108,19 +186,18 @@ class PrometheusSource:
 
     def _traffic(self, query: str, words: Vocabulary, heard: Signal, source: str) -> dict[str, ModelTraffic]:
         """``at_s`` is the time of the model's newest sample: an old one is old data, whenever it is asked for."""
-        points = [Point(labels.get("__name__", ""), value, dict(labels))
-                  for labels, (_, value) in (_point(entry, self.name) for entry in self._query(query))]  # fmt: skip
-        stamps = (_point(entry, self.name) for entry in self._query(queries.traffic_sampled_at(heard)))
+        points = [Point(one.name, entry.number, {"model_name": one.model, "le": one.le, "streaming": one.streaming})
+                  for entry in self._query(query) if (one := entry.metric)]  # fmt: skip
         at_s: dict[str, float] = {}
-        for labels, (_, taken_s) in stamps:
-            model = model_of(labels)
-            at_s[model] = max(taken_s, at_s.get(model, 0.0))
+        for entry in self._query(queries.traffic_sampled_at(heard)):
+            model = entry.metric.model
+            at_s[model] = max(entry.number, at_s.get(model, 0.0))
         return model_traffic(points, words, at_s=at_s, source=source)
 
     def _ages(self) -> Values:
         """Seconds between each engine's newest sample and the query, both by Prometheus's clock."""
-        points = (_point(entry, self.name) for entry in self._query(queries.sampled_at()))
-        return {labels.get("instance", ""): max(asked - taken, 0.0) for labels, (asked, taken) in points}
+        return {entry.metric.instance: max(entry.value[0] - entry.number, 0.0)
+                for entry in self._query(queries.sampled_at())}  # fmt: skip
 
     def _fields(self) -> dict[str, Values]:
         """Fields of :class:`EngineSample`, each by instance."""
@@ -134,29 +211,30 @@ class PrometheusSource:
     def _capacity(self) -> Values:
         total: dict[str, float] = {}
         for entry in self._query(queries.cache_config()):
-            labels, _ = _point(entry, self.name)
+            one = entry.metric
             try:
-                tokens = float(labels["num_gpu_blocks"]) * float(labels["block_size"])
-            except (KeyError, ValueError):
+                tokens = float(one.num_gpu_blocks) * float(one.block_size)
+            except ValueError:
                 continue
             if math.isfinite(tokens) and tokens > 0:
-                total[labels.get("instance", "")] = total.get(labels.get("instance", ""), 0.0) + tokens
+                total[one.instance] = total.get(one.instance, 0.0) + tokens
         return total
 
     def _values(self, query: str) -> Values:
-        points = (_point(entry, self.name) for entry in self._query(query))
-        return {labels.get("instance", ""): value for labels, (_, value) in points if _usable(value)}
+        return {entry.metric.instance: value for entry in self._query(query) if _usable(value := entry.number)}
 
     def _named(self, query: str) -> Mapping[str, Values]:
         """Values by metric name and instance."""
         found: dict[str, dict[str, float]] = {}
         for entry in self._query(query):
-            labels, (_, value) = _point(entry, self.name)
-            if _usable(value):
-                found.setdefault(labels.get("__name__", ""), {})[labels.get("instance", "")] = value
+            if _usable(value := entry.number):
+                one = entry.metric
+                if (held := found.get(one.name)) is None:
+                    held = found[one.name] = {}
+                held[one.instance] = value
         return found
 
-    def _query(self, query: str) -> list[Any]:
+    def _query(self, query: str) -> list[Entry]:
         try:
             answer = self._client.custom_query(query)
         except (requests.RequestException, PrometheusApiClientException, ValueError, KeyError, TypeError) as error:
@@ -172,6 +250,8 @@ _CHECK_URL = "Check that the URL is a Prometheus API."
 
 def _problem(error: Exception) -> tuple[str, str]:
     """What went wrong with a query, and what to do about it."""
+    if isinstance(error, NoVectorError):
+        return "gives no instant vector", _CHECK_URL
     if isinstance(error, requests.Timeout):
         return "does not answer in time", "Raise its resources, or check the network."
     if isinstance(error, PrometheusApiClientException):
@@ -179,15 +259,6 @@ def _problem(error: Exception) -> tuple[str, str]:
     if isinstance(error, requests.RequestException) and not isinstance(error, ValueError):
         return f"cannot be reached ({type(error).__name__})", "Check the URL and that Prometheus runs."
     return f"gives no Prometheus answer ({type(error).__name__})", _CHECK_URL
-
-
-def _point(entry: Any, where: str) -> tuple[Mapping[str, str], tuple[float, float]]:
-    """Labels, and (query time, value), of one entry of an instant vector."""
-    try:
-        at_s, value = entry["value"]
-        return entry["metric"], (float(at_s), float(value))
-    except (KeyError, TypeError, ValueError):
-        raise SourceError("gives no instant vector", where=f"Prometheus {where}", next_step=_CHECK_URL) from None
 
 
 def _usable(value: float) -> bool:

@@ -23,11 +23,6 @@ RAW: Final[dict[str, Signal]] = {
     "prefix_queries_total": s.PREFIX_QUERIES,
     "preemptions_total": s.PREEMPTIONS,
     "requests_total": s.FINISHED,
-    **{
-        f"{name}_{part}": s.part_of(signal, suffix)
-        for name, signal in (("ttft", s.ENGINE_TTFT), ("itl", s.ENGINE_ITL), ("e2e", s.ENGINE_E2E))
-        for part, suffix in (("sum_s", "_sum"), ("count", "_count"))
-    },
 }
 """Fields of :class:`fleet.types.EngineSample` that are sums over an engine's ranks."""
 
