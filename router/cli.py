@@ -88,6 +88,12 @@ def _shared(command: _Command) -> _Command:
 @click.option("--port", type=int, help="Port for clients, 0 for any free one (default 8080).")
 @_shared
 @click.option("--tenants", type=click.Path(dir_okay=False, path_type=Path), help="File of tenants, keys and rates.")
+@click.option("--models", type=click.Path(dir_okay=False, path_type=Path), help="File of model aliases and splits.")
+@click.option(
+    "--tls-cert", type=click.Path(dir_okay=False, path_type=Path), help="Certificate of the client port, PEM."
+)
+@click.option("--tls-key", type=click.Path(dir_okay=False, path_type=Path), help="Its key, PEM.")
+@click.option("--access-log", type=click.Path(path_type=Path), help="A line for each request: a file, or - for stdout.")
 @click.option("--workers", type=int, help="Processes that share the port (default 1).")
 @click.option("--worker", "place", type=Place.parse, hidden=True)
 def serve(*, home: Path | None, history_url: str | None, mortal: bool, place: Place | None, **given: object) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fleet.errors import ConfigError
+from router.aliases import Split, parse_aliases
 from router.config import parse_profile
 from router.discovery.file import stamp
 from router.profile import DEFAULT, Profile
@@ -64,6 +65,14 @@ def load_tenants(path: Path | None, *, share: float = 1.0) -> Tenants:
     Raises: ConfigError when the file cannot be read or used; its line says which and where.
     """
     return Tenants() if path is None else parse_tenants(_read(path, "the tenants"), str(path)).shared(share)
+
+
+def load_aliases(path: Path | None) -> Mapping[str, Split]:
+    """Aliases and splits of models in the file, or none for ``None``.
+
+    Raises: ConfigError when the file cannot be read or used; its line says which and where.
+    """
+    return {} if path is None else parse_aliases(_read(path, "the models' names"), str(path))
 
 
 def _read(path: Path, what: str) -> str:

@@ -24,13 +24,14 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from time import perf_counter
 from typing import NamedTuple
 
 from fleet.history import RequestOutcome
+from router.aliases import Split
 from router.dataplane.body import ParsedBody
 from router.dataplane.budget import RetryBudget
 from router.dataplane.replies import Refusal, server_error
@@ -108,6 +109,8 @@ class Parts:
     protocol: Protocol = Protocol.NIXL
     """How KV moves between them."""
     tenants: Tenants = field(default_factory=Tenants)
+    aliases: Mapping[str, Split] = field(default_factory=dict)
+    """What clients' names of models stand for, where that is another name."""
     board: Board | None = None
     """What the other workers of this router tell; ``None``: it has one."""
     record: Callable[[Ticket, Facts], None] = field(default=lambda _ticket, _seen: None)
@@ -132,7 +135,7 @@ class Director:
         self.scheduler = parts.scheduler
         self.predict = parts.predict
         self.precise, self.splitter, self.protocol = parts.precise, parts.splitter, parts.protocol
-        self._rng, self._record = parts.rng, parts.record
+        self.rng, self._record, self.aliases = parts.rng, parts.record, parts.aliases
         prefix = parts.scheduler.profile.prefix
         self.ledger = Ledger()
         self.prefix, self.traffic, self.sessions = PrefixIndex(prefix.capacity_blocks), Traffic(), Sessions()
@@ -259,7 +262,7 @@ class Director:
             views, prefills = self.splitter.sides(views)
         request = self._request(ticket, alike=self.ledger.alike(prefix))
         pick = ticket.pick = self.scheduler.pick(
-            request, views, rng=self._rng, turn=self._turn, predict=self.predict
+            request, views, rng=self.rng, turn=self._turn, predict=self.predict
         )  # fmt: skip
         took_s = perf_counter() - started_s
         self.metrics.scheduler.observe(took_s)
@@ -455,11 +458,17 @@ class Director:
         return len(ticket.tried) <= self.settings.retries and self.budget.take()
 
     def note_failure(self, url: str, reason: str) -> None:
-        """A request was lost at ``url``."""
-        endpoint = self.endpoints.get(url)
-        if endpoint is not None:
-            endpoint.failures += 1
-            endpoint.last_error = reason
+        """A request was lost at ``url``, or answered with 5xx."""
+        settings = self.settings
+        self.endpoints.failed(url, reason, after=settings.breaker_failures, for_s=settings.eject_s)
+
+    def may_go_elsewhere(self, ticket: Ticket) -> bool:
+        """Is there another engine that could be asked, and may one more be? Spends nothing yet."""
+        if len(ticket.tried) >= self.settings.retries or not self.budget.left:
+            return False
+        model = ticket.model
+        return any(one.url != ticket.url and (not one.models or model in one.models)
+                   for one in self.endpoints.candidates(ticket.tried))  # fmt: skip
 
     def close(self, ticket: Ticket, outcome: RequestOutcome, status: int) -> bool:
         """The request is over: release it and account for it. False, and nothing done, when it was over already."""
@@ -474,6 +483,7 @@ class Director:
         seen = facts(ticket, perf_counter())
         count(ticket, seen)
         if outcome is RequestOutcome.OK:
+            self.endpoints.answered(ticket.url)
             self.traffic.answered(seen.output_tokens, ticket.model, ticket.tenant)
         if ticket.pick is not None and ticket.seen is not None:
             self._count_pick(ticket, ticket.pick, ticket.seen)

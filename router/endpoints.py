@@ -27,8 +27,25 @@ class Endpoint:
     """One engine as the router knows it."""
 
     __slots__ = (
-        "distance_s", "ejected_until_s", "ejections", "failures", "labels", "last_error", "model_entries", "models",
-        "name", "retry_at_s", "role", "sample", "sampled_s", "since_s", "state", "url", "variant",
+        "distance_s",
+        "ejected_until_s",
+        "ejections",
+        "failures",
+        "labels",
+        "last_error",
+        "model_entries",
+        "models",
+        "name",
+        "retry_at_s",
+        "role",
+        "sample",
+        "sampled_s",
+        "since_s",
+        "state",
+        "streak",
+        "trips",
+        "url",
+        "variant",
     )  # fmt: skip
 
     def __init__(self, replica: Replica, *, role: Role = Role.BOTH, model: str = "") -> None:
@@ -47,6 +64,8 @@ class Endpoint:
         self.ejected_until_s = -math.inf
         self.retry_at_s = -math.inf
         self.ejections = self.failures = 0
+        self.streak = self.trips = 0
+        """Failures in a row, and how often in a row they had it left out."""
         self.last_error = ""
 
     def restarted(self, sample: EngineSample) -> bool:
@@ -194,13 +213,35 @@ class EndpointSet:
         first = endpoint.eject(reason, now_s=self._clock(), for_s=for_s)
         self._out.add(endpoint)
         if first:
-            log.warning("engine %s cannot be reached (%s): no requests for %.1f s at least", url, reason, for_s)
+            log.warning("engine %s is left out (%s): no requests for %.1f s at least", url, reason, for_s)
 
     def described(self) -> None:
         """An engine's ``/v1/models`` was read."""
         self.adapters = frozenset(
             str(entry["id"]) for one in self._by_url.values() for entry in one.model_entries if entry.get("parent")
         )
+
+    def failed(self, url: str, reason: str, *, after: int, for_s: float) -> None:
+        """A request was lost at ``url`` or answered with 5xx: after so many in a row leave it out.
+
+        Each time in a row for twice as long, up to sixteen times; when it is back, the first failure is enough.
+        """
+        endpoint = self._by_url.get(url)
+        if endpoint is None:
+            return
+        endpoint.failures += 1
+        endpoint.last_error = reason
+        endpoint.streak += 1
+        if after and endpoint.streak >= after:
+            self.unreachable(url, f"{endpoint.streak} failures in a row: {reason}", for_s=for_s * 2**endpoint.trips)
+            endpoint.trips = min(4, endpoint.trips + 1)
+            endpoint.streak = after - 1
+
+    def answered(self, url: str) -> None:
+        """A request went well at ``url``."""
+        endpoint = self._by_url.get(url)
+        if endpoint is not None:
+            endpoint.streak = endpoint.trips = 0
 
     def known_models(self) -> set[str]:
         """Models that some engine serves, or that the platform could start one for."""

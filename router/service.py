@@ -7,6 +7,7 @@ import contextlib
 import logging
 import random
 import socket
+import ssl
 import time
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
@@ -23,8 +24,9 @@ from fleet.history import History, HistoryWriter
 from fleet.shell import bind
 from predictor import artifact
 from predictor.client import Watcher
+from router.access_log import AccessLog
 from router.app import make_app
-from router.config_file import ProfileWatcher, load_tenants
+from router.config_file import ProfileWatcher, load_aliases, load_tenants
 from router.dataplane.gateway import Gateway
 from router.director import Director, Parts
 from router.disaggregation.setup import protocol, splitter
@@ -58,6 +60,32 @@ class _Admin(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
+
+
+def _access_log(path: Path | None) -> AccessLog | None:
+    """Raises: ConfigError when the file cannot be written."""
+    try:
+        return None if path is None else AccessLog(path)
+    except OSError as error:
+        raise ConfigError(f"the access log cannot be written: {error.strerror}", where=str(path),
+                          next_step="Choose another file with --access-log, or - for standard output.") from error  # fmt: skip
+
+
+def _tls(settings: RouterSettings) -> ssl.SSLContext | None:
+    """What the client port speaks; ``None``: plain HTTP.
+
+    Raises: ConfigError for a certificate or key that cannot be used.
+    """
+    if settings.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(f"the certificate or its key cannot be used: {error}", where=str(settings.tls_cert),
+                          next_step="Give PEM files with --tls-cert and --tls-key.") from error  # fmt: skip
+    return context
 
 
 def _unix(path: Path) -> socket.socket:
@@ -104,11 +132,15 @@ class RouterService:
         if settings.workers > 1 and settings.record_workload is not None:
             raise ConfigError("live traffic is recorded by one worker only", where="router", limit="--workers 1",
                               next_step="Record without --workers.")  # fmt: skip
+        if settings.workers > 1 and settings.kv_events.startswith("tcp://"):
+            raise ConfigError("several workers cannot listen for KV events on one port", where="router",
+                              limit="--workers 1", next_step="Let workers connect: ROUTER_KV_EVENTS=auto.")  # fmt: skip
         self._place = place
         self._board = place.board() if place is not None else None
         self.workers: Workers | None = None
         self._history = history
         self._writer = HistoryWriter(history) if history is not None else None
+        self._access = _access_log(settings.access_log)
         self._tape = Tape(settings.record_workload) if settings.record_workload is not None else None
         self.metrics = RouterMetrics()
         self.endpoints = EndpointSet(clock=self.clock, on_gone=self._gone)
@@ -135,12 +167,14 @@ class RouterService:
                       tenants=load_tenants(self.settings.tenants, share=1.0 / self.settings.workers),
                       precise=self._ears.precise if self._ears is not None else None,
                       splitter=splitter(self.settings), protocol=protocol(self.settings),
-                      board=self._board)  # fmt: skip
+                      board=self._board, aliases=load_aliases(self.settings.models))  # fmt: skip
         records: list[Callable[[Ticket, Facts], None]] = []
         if self._writer is not None:
             records.append(Recorder(self._writer, rate_rps=self.settings.record_rps / self.settings.workers))
         if self._tape is not None:
             records.append(self._tape)
+        if self._access is not None:
+            records.append(self._access)
         if records:
             parts.record = records[0] if len(records) == 1 else partial(_all, records)
         return parts
@@ -225,7 +259,8 @@ class RouterService:
             self.workers.start()
 
     async def _listen(self, loop: asyncio.AbstractEventLoop) -> asyncio.Server:
-        return await loop.create_server(self.gateway.client, sock=self._sockets[0])
+        context = _tls(self.settings)
+        return await loop.create_server(self.gateway.client, sock=self._sockets[0], ssl=context)
 
     def _watch(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -262,6 +297,8 @@ class RouterService:
 
     def _tick(self) -> None:
         self.gateway.tick(self.clock())
+        if self._access is not None:
+            self._access.flush()
 
     def _drain(self) -> None:
         self.gateway.drain()
@@ -304,6 +341,8 @@ class RouterService:
             await self._platform.source.close()
         if self._board is not None:
             self._board.close()
+        if self._access is not None:
+            self._access.close()
         if self._writer is not None:
             await asyncio.to_thread(self._writer.close)
         if self._tape is not None:

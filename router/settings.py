@@ -102,8 +102,23 @@ class RouterSettings(Settings):
 
     tenants: Path | None = None
     """Tenants with their keys, rates and priorities; unset: anyone may ask, and credentials are passed on."""
+    models: Path | None = None
+    """Aliases and traffic splits: what clients' names of models stand for; unset: the names are the models'."""
     engine_api_key: SecretStr = SecretStr("")
     """Key shown to engines (vLLM's ``--api-key``); empty: none, and the client's own where there are no tenants."""
+
+    breaker_failures: int = Field(default=5, ge=0)
+    """Requests in a row that an engine lost or answered with 5xx before it is left out for a while (a success in
+    between begins anew, so a long generation is no failure); 0 never leaves it out for that."""
+    retry_jitter_s: float = Field(default=0.05, ge=0)
+    """A second and later retry waits up to so long, at random, times its number: retries do not come all at once."""
+
+    tls_cert: Path | None = None
+    """Certificate chain (PEM) of the client port; unset: plain HTTP."""
+    tls_key: Path | None = None
+    """Its key (PEM); unset: in the same file."""
+    access_log: Path | None = None
+    """A line of JSON for every request, without text or credentials: a file, or ``-`` for standard output."""
 
     drain_s: float = Field(default=10.0, ge=0)
     """At a stop, requests in flight may finish for this long."""

@@ -26,6 +26,11 @@ class RetryBudget:
         """One request came."""
         self._tokens = min(self._burst, self._tokens + self._ratio)
 
+    @property
+    def left(self) -> bool:
+        """There is one to spend."""
+        return self._tokens >= 1.0
+
     def take(self) -> bool:
         """Spend one retry; False when there is none left."""
         if self._tokens < 1.0:

@@ -7,6 +7,10 @@ reached, or that dies on a new connection, is left for another one while the bud
 
 from __future__ import annotations
 
+import asyncio
+import random
+from functools import lru_cache
+
 from fleet.history import RequestOutcome
 from router import explain
 from router.dataplane.client import ClientConnection
@@ -20,8 +24,17 @@ from router.disaggregation.protocols import clean
 from router.ticket import Ticket
 
 _NO_BODY = (204, 304)
+_NOT_DONE = (502, 503)
+"""Answers of an engine (or what stands before it) that did not take the request."""
 _CLIENT_CLOSED = 499
 """Status recorded where the client left before one was sent (nginx's number)."""
+
+
+@lru_cache(maxsize=1024)
+def _model_line(model: str) -> bytes:
+    """The header that names the body's model; none for a name that no header could hold."""
+    plain = model.isascii() and model.isprintable()
+    return b"x-gateway-model-name: %b\r\n" % model.encode() if plain else b""
 
 
 class Exchange:
@@ -92,9 +105,9 @@ class Exchange:
         """The request as the engine gets it: our framing, the client's other headers, the body as it came."""
         request = self.request
         return b"".join((
-            b"POST %b%b HTTP/1.1\r\nhost: %b\r\n%bx-request-id: %b\r\ncontent-length: %d\r\n"
-            % (pool.base, request.target, pool.authority, self._hub.credentials, request.request_id.encode(),
-               len(request.body)),
+            b"POST %b%b HTTP/1.1\r\nhost: %b\r\n%b%bx-request-id: %b\r\ncontent-length: %d\r\n"
+            % (pool.base, request.target, pool.authority, self._hub.credentials, _model_line(self.ticket.model),
+               request.request_id.encode(), len(request.body)),
             request.head, self._legs.header if self._legs is not None else b"", b"\r\n", request.body,
         ))  # fmt: skip
 
@@ -121,9 +134,23 @@ class Exchange:
         """Try another engine, if any is left and the budget allows."""
         self._director.failed(self.ticket, reason, unreachable=unreachable)
         if self._director.retry(self.ticket):
-            self.route()
+            self._again()
         else:
             self._broken(reason)
+
+    def _again(self) -> None:
+        """Route it again: the first time at once, later after a moment."""
+        times = len(self.ticket.tried)
+        if times < 2 or not self._hub.settings.retry_jitter_s:
+            self.route()
+        else:
+            wait_s = random.random() * self._hub.settings.retry_jitter_s * (times - 1)
+            asyncio.get_running_loop().call_later(wait_s, self._still)
+
+    def _still(self) -> None:
+        """The moment has passed: does anybody wait for an answer?"""
+        if not self.done:
+            self.route()
 
     def _broken(self, reason: str) -> None:
         """The engine failed and nothing can be done about it: say so, or show it by breaking off."""
@@ -148,6 +175,8 @@ class Exchange:
     def on_response(self, reader: ResponseReader) -> None:
         """See :class:`router.dataplane.upstream.Carrier`."""
         if self.done or not reader.status:
+            return
+        if reader.status in _NOT_DONE and not self._head_sent and self._turned_away(reader):
             return
         self._active_s = self._hub.now_s
         if self._legs is not None and self._legs.used and reader.status >= 500 and not self._head_sent:
@@ -174,6 +203,18 @@ class Exchange:
             self._upstream = None
             legs.fall_back()
             self._send()
+
+    def _turned_away(self, reader: ResponseReader) -> bool:
+        """The engine says that it did not take the request: another may. False where none is left to ask."""
+        if not self._director.may_go_elsewhere(self.ticket):
+            return False
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None and not reader.done:
+            upstream.abort()
+        reason = f"answered {reader.status}"
+        self._director.note_failure(self.ticket.url, reason)
+        self._elsewhere(reason)
+        return True
 
     def _head(self, reader: ResponseReader) -> bytes:
         """The response's head with our own framing; from here on no retry, so the body is let go."""
@@ -220,6 +261,8 @@ class Exchange:
             self._director.plain(self.ticket, data)
 
     def _complete(self, reader: ResponseReader) -> None:
+        if reader.status >= 500:
+            self._director.note_failure(self.ticket.url, f"answered {reader.status}")
         self._end(RequestOutcome.OK if reader.status < 400 else RequestOutcome.ERROR, reader.status)
         self._client.finish(keep_alive=self.request.keep_alive)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from router.aliases import renamed
 from router.dataplane import local
 from router.dataplane.body import parse
 from router.dataplane.client import ClientConnection
@@ -53,6 +54,10 @@ class Gateway(Hub):
         if isinstance(parsed, Refusal):
             self._refuse(client, request, parsed)
             return None
+        split = self.director.aliases.get(parsed.model) if self.director.aliases else None
+        if split is not None:
+            parsed.model = split.draw(self.director.rng)
+            request.body = renamed(request.body, parsed.model)
         ticket = self.director.open(parsed, request_id=request.request_id, hints=request.hints, client=tenant,
                                     size=len(request.body))  # fmt: skip
         exchange = Exchange(self, client, request, ticket)

@@ -18,6 +18,8 @@ _OURS = frozenset({b"content-length", b"host", b"expect", b"x-request-id", b"acc
 
 _CHOOSES_ENDPOINT = frozenset({
     b"x-prefiller-host-port", b"x-data-parallel-host-port", b"x-kv-cache-source-host-port", b"x-encoder-hosts-ports",
+    b"x-gateway-model-name", b"x-gateway-base-model-name", b"x-llm-d-model-name-rewrite",
+    b"x-gateway-model-name-rewrite",
 })  # fmt: skip
 _PREFIXES = (b"x-gateway-destination-endpoint", b"x-fleet-")
 """Headers by which engines or gateways choose an endpoint, or that only the router itself sets."""

@@ -246,7 +246,7 @@ async def test_headers_that_choose_an_endpoint_or_belong_to_a_hop_are_stripped()
     async with Engine() as engine, routed(engine) as router:
         await (await router.connect()).ask(completion(*bad, *good))
         headers = engine.requests[0].headers
-        assert set(headers) == {
+        assert set(headers) == {"x-gateway-model-name",
             "host", "x-request-id", "content-length", "authorization", "x-session-id", "user-agent", "content-type",
         }  # fmt: skip
         assert headers["host"] == engine.url.removeprefix("http://")
