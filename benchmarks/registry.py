@@ -11,11 +11,12 @@ from benchmarks.loop.bench import BENCH as LOOP
 from benchmarks.options import Bench
 from benchmarks.picker import BENCH as PICKER
 from benchmarks.proxy import BENCH as PROXY
+from benchmarks.replicas import BENCH as REPLICAS
 from benchmarks.routing import BENCH as ROUTING
 from benchmarks.simulator.bench import BENCH as SIMULATOR
 
 _ALL: tuple[Bench, ...] = (
-    ALERTS, AUTOSCALING, DECISION, DISAGGREGATION, INDEX, LOOP, PICKER, PROXY, ROUTING, SIMULATOR,
+    ALERTS, AUTOSCALING, DECISION, DISAGGREGATION, INDEX, LOOP, PICKER, PROXY, REPLICAS, ROUTING, SIMULATOR,
 )  # fmt: skip
 
 BENCHES: dict[str, Bench] = {bench.name: bench for bench in _ALL}

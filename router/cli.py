@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 import click
 import uvloop
 
+from fleet.errors import ConfigError
 from fleet.history import History
 from fleet.settings import FleetSettings, load
 from fleet.shell import die_with_parent, on_stop, setup_logging
@@ -121,6 +122,7 @@ def serve(*, home: Path | None, history_url: str | None, mortal: bool, place: Pl
 )
 @click.option("--fallbacks", type=int, help="Endpoints named behind the best one, for retries (default 0).")
 @click.option("--emit-scores", is_flag=True, default=None, help="Put all scores into the dynamic metadata.")
+@click.option("--objects", help="InferenceObjective, InferenceModelRewrite: a file, a folder or kube://NAMESPACE/POOL.")
 @click.option("--conformance", is_flag=True, default=None, help="Obey test-epp-endpoint-selection (tests only).")
 def picker(*, home: Path | None, history_url: str | None, mortal: bool, port: int | None, **given: object) -> None:
     """Pick endpoints for Envoy and Gateway API (ext_proc, endpoint picker protocol 1.0).
@@ -134,6 +136,30 @@ def picker(*, home: Path | None, history_url: str | None, mortal: bool, port: in
     own = load(PickerSettings, **{name: given.pop(name) for name in list(given) if name in names})
     settings = load(RouterSettings, port=_PICKER_PORT if port is None else port, workers=1, **given)
     _run("picker", partial(PickerService, picker=own), settings, home=home, history_url=history_url, mortal=mortal)
+
+
+@router.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=9090, show_default=True, type=int, help="Port for queries, 0 for any free one.")
+@click.option("--kv-events", default="auto", show_default=True,
+              help="Engines' KV events: auto, tcp://*:PORT or connect:PORT[,REPLAY_PORT].")  # fmt: skip
+@click.option("--engines", default="", help="Engine URLs, separated by commas; not needed where engines connect.")
+def indexer(*, host: str, port: int, kv_events: str, engines: str) -> None:
+    """Keep the KV-cache index as a service of its own (POST /query, GET /pods, GET /metrics).
+
+    \b
+    Examples:
+      fleet router indexer --kv-events tcp://*:5557
+      fleet router indexer --engines http://gpu1:8000,http://gpu2:8000 --port 9090
+    """
+    setup_logging("indexer")
+    try:
+        from router.kvevents.serve import serve as serve_index  # noqa: PLC0415 - pyzmq is an optional package
+    except ImportError:
+        raise ConfigError("KV events need the package pyzmq", where="indexer",
+                          next_step="pip install 'llm-fleet[kv]'.") from None  # fmt: skip
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve_index(host=host, port=port, kv_events=kv_events, engines=engines))
 
 
 def _run(

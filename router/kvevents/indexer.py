@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 
 from fleet import __version__
+from router.kvevents.report import IndexCollector
 from router.kvevents.subscriber import Subscriber
 from router.kvindex.keys import pack, prompt_keys
 
@@ -43,6 +45,14 @@ def make_app(subscriber: Subscriber) -> FastAPI:
     async def healthz() -> dict[str, str]:
         """The process serves."""
         return {"status": "ok"}
+
+    registry = CollectorRegistry()
+    registry.register(IndexCollector(subscriber))
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus text."""
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/pods")
     async def pods() -> dict[str, int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from fleet.errors import ConfigError
 from fleet.history import History
 from router.picker_server.addresses import Addresses
+from router.picker_server.objects_source import Watch, source
 from router.picker_server.server import Server
 from router.picker_server.session import Desk
 from router.picker_server.settings import PickerSettings
@@ -37,12 +38,20 @@ class PickerService(RouterService):
                     emit_scores=picker.emit_scores, conformance=picker.conformance)  # fmt: skip
         self.desk, self._tls = desk, _tls(picker)
         self.server = Server(desk)
+        self._objects: Watch | None = None
+        if picker.objects:
+            self._objects = Watch(source(picker.objects), desk.names, self.director.tenants.objectives)
+            self._objects.look()
+            if self._objects.error:
+                raise ConfigError(self._objects.error, where="--objects", next_step="Correct it.")
 
     async def _listen(self, loop: asyncio.AbstractEventLoop) -> asyncio.Server:
         return await loop.create_server(self.server.connection, sock=self._sockets[0], ssl=self._tls)
 
     def _tick(self) -> None:
         super()._tick()
+        if self._objects is not None:
+            self._objects.look()
         self.server.tick()
 
     def _drain(self) -> None:

@@ -26,5 +26,8 @@ class PickerSettings(Settings):
     takes one address only."""
     emit_scores: bool = False
     """Put all scores into the dynamic metadata."""
+    objects: str = ""
+    """Where InferenceObjective and InferenceModelRewrite are: a YAML file or a folder of them, read again when they
+    change, or ``kube://NAMESPACE/POOL``. Empty: there are none."""
     conformance: bool = False
     """Obey the header ``test-epp-endpoint-selection``: clients choose then, so for conformance tests only."""

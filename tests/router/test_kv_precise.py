@@ -1,6 +1,8 @@
 """Precise prefixes end to end: engines publish over ZeroMQ, the router hears them and picks by what they hold."""
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -240,7 +242,7 @@ def said(url: str, name: str) -> float:
 
 
 def eventually(true: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not true():
         assert time.monotonic() < deadline, what
         time.sleep(0.03)
@@ -275,3 +277,36 @@ def test_an_engine_that_forgets_is_known_to_have_forgotten(world: World):
         time.sleep(2.1)  # what was just sent counts for two seconds
         assert client.post("/v1/completions", json=body(prompt + "!")).status_code == 200
     assert httpx.get(f"{world.admin}/debug/decisions").json()[0]["matched_tokens"] == 0
+
+
+@pytest.mark.integration
+def test_the_indexer_answers_by_token_ids_and_by_keys(world: World):
+    port = free_port()
+    urls = ",".join(one.url for one in world.engines)
+    command = [sys.executable, "-m", "fleet.cli", "router", "indexer", "--engines", urls, "--port", str(port)]
+    prompt = list(range(1000, 1200))
+    warm = world.engines[0]
+    assert httpx.post(f"{warm.url}/v1/completions", json=body(prompt)).status_code == 200
+    url = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            eventually(lambda: alive(url) and httpx.get(f"{url}/pods").json(), "the indexer never heard anything")
+            pod = f"127.0.0.1:{warm.port}"
+            eventually(lambda: asked(url, token_ids=prompt)["matched_tokens"].get(pod, 0) >= 192, "it is not known")
+            found = asked(url, prompt_hash=prompt_keys(pack(prompt), block_tokens=16), pods=[pod, "10.0.0.9:1"])
+            assert (found["blocks"][pod] >= 12, found["blocks"]["10.0.0.9:1"]) == (True, 0)
+            assert httpx.post(f"{url}/query", json={}).status_code == 400
+            assert said(url, "llm_d_epp_kv_cache_index_lookup_hits_total") >= 2
+        finally:
+            process.terminate()
+
+
+def alive(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def asked(url: str, **query: Any) -> dict[str, Any]:
+    return httpx.post(f"{url}/query", json=query).json()

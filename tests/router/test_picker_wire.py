@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleet.errors import ConfigError
 from router.picker_server import messages
 from router.picker_server.header_blocks import Decoder
 from router.picker_server.http2 import PREFACE
 from router.picker_server.messages import CHUNK_BYTES, Phase
+from router.picker_server.objects import parse as parse_objects
+from router.picker_server.objects_source import Watch, source
 from router.picker_server.protobuf import BadMessageError, field, fields, read_varint, varint
 from router.picker_server.rewrite import Names, Rewriter, Rule, Target
 from router.picker_server.service import PickerService
@@ -151,6 +154,53 @@ def test_the_clients_name_is_put_back_wherever_chunks_end(size: int):
     assert out == text.replace(b"engine", b"client-name")
 
 
+MANIFESTS = """
+apiVersion: llm-d.ai/v1alpha2
+kind: InferenceObjective
+metadata: {name: batch}
+spec: {priority: -1, poolRef: {name: qwen}}
+---
+apiVersion: llm-d.ai/v1alpha2
+kind: InferenceModelRewrite
+metadata: {name: names}
+spec:
+  poolRef: {name: qwen}
+  rules:
+    - matches: [{model: {type: Exact, value: chat}}]
+      targets: [{weight: 1, modelRewrite: m}]
+---
+kind: Service
+"""
+
+
+def test_objects_come_from_files_and_change_with_them(tmp_path: Path):
+    path = tmp_path / "objects.yaml"
+    path.write_text(MANIFESTS)
+    names, priorities = Names(), {"kept": 3}
+    watch = Watch(source(str(path)), names, priorities)
+    watch.look()
+    assert (names.target("chat", None), priorities) == ("m", {"kept": 3, "batch": -1})
+    path.write_text("kind: [")
+    watch.look()
+    assert "cannot be read" in watch.error
+    assert names.target("chat", None) == "m"
+    path.write_text("---")
+    watch.look()
+    assert (names.target("chat", None), priorities, watch.error) == ("chat", {"kept": 3}, "")
+
+
+@pytest.mark.parametrize("spec", [
+    pytest.param({"rules": [{}]}, id="no-targets"),
+    pytest.param({"rules": [{"targets": [{"weight": -1, "modelRewrite": "x"}]}]}, id="bad-weight"),
+    pytest.param({"rules": [{"matches": [{}], "targets": [{"modelRewrite": "x"}]}]}, id="bad-match"),
+])  # fmt: skip
+def test_a_rewrite_that_cannot_be_read_is_refused(spec: dict[str, Any]):
+    named = {"apiVersion": "llm-d.ai/v1alpha2", "kind": "InferenceModelRewrite", "metadata": {"name": "n"}}
+    with pytest.raises(ConfigError, match="n:"):
+        parse_objects([{**named, "spec": spec}])
+    assert parse_objects([{**named, "spec": {**spec, "poolRef": {"name": "other"}}}], pool="mine").rules == ()
+
+
 # ---- HTTP/2
 
 
@@ -272,6 +322,18 @@ def test_the_answer_is_watched_and_passes(run: Callable[..., Running]):
     ]
     meters = picker.service.metrics.model(MODEL)
     assert (meters.requests, meters.running) == (1, 0)
+
+
+def test_a_rewritten_model_goes_out_and_comes_back(run: Callable[..., Running], tmp_path: Path):
+    path = tmp_path / "objects.yaml"
+    path.write_text(MANIFESTS)
+    picker = run(objects=str(path))
+    rest = [pb.ProcessingRequest(response_headers=headers_of({":status": "200", "content-type": "application/json"})),
+            pb.ProcessingRequest(response_body={"body": b'{"model":"m"}', "end_of_stream": True})]  # fmt: skip
+    with grpc.insecure_channel(f"127.0.0.1:{picker.service.port}") as channel:
+        answers = picker.process(channel, [*request(BODY.replace(b'"m"', b'"chat"')), *rest])
+    assert b'"model":"m"' in answers[1].request_body.response.body_mutation.streamed_response.body
+    assert answers[3].response_body.response.body_mutation.streamed_response.body == b'{"model":"chat"}'
 
 
 def test_health_by_service_and_a_drain(run: Callable[..., Running]):
