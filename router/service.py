@@ -67,8 +67,8 @@ def _access_log(path: Path | None) -> AccessLog | None:
     try:
         return None if path is None else AccessLog(path)
     except OSError as error:
-        raise ConfigError(f"the access log cannot be written: {error.strerror}", where=str(path),
-                          next_step="Choose another file with --access-log, or - for standard output.") from error  # fmt: skip
+        reason = f"the access log cannot be written: {error.strerror}"
+        raise ConfigError(reason, where=str(path), next_step="Choose another file with --access-log.") from error
 
 
 def _tls(settings: RouterSettings) -> ssl.SSLContext | None:
