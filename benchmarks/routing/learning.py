@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from threadpoolctl import threadpool_limits
+
 from benchmarks.routing.run import Served
 from predictor.fit import MIN_SAMPLES, fit_once
 from predictor.model import LatencyModel
@@ -65,6 +67,7 @@ class Learning:
         if len(samples) < MIN_SAMPLES:
             return
         self._next_s, self._fitted_at = now_s + REFIT_S, self.pool.accepted
-        result = fit_once(dataset(samples), now_s=now_s, served=self.model)
+        with threadpool_limits(1):  # small fits: threads would only fight over the cores, each other's runs among them
+            result = fit_once(dataset(samples), now_s=now_s, served=self.model)
         if result.model is not None:
             self.model = result.model
