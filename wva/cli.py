@@ -21,11 +21,12 @@ from fleet.history import History
 from fleet.settings import FleetSettings, load
 from fleet.shell import bind, die_with_parent, on_stop, setup_logging
 from fleet.types import FleetSnapshot
+from wva import replay as replaying
 from wva import snapshot_file
 from wva.app import make_app
 from wva.build import build_cluster, build_loop, serve_external_metrics, tune_memory
 from wva.decide import decide as decide_now
-from wva.explain import in_words, table
+from wva.explain import compared, comparison, in_words, table
 from wva.kube import crd as kube_crd
 from wva.settings import WvaSettings
 from wva.types import WvaState
@@ -164,6 +165,56 @@ def explain(variant: str, history_url: str | None, as_json: bool) -> None:
         raise FleetError(f"no decision for {variant!r}", where=history.url,
                          next_step=f"Known variants: {', '.join(known) or 'none yet; is wva running?'}")  # fmt: skip
     click.echo(json.dumps(rows[0]) if as_json else "\n".join(in_words(rows[0])))
+
+
+@wva.command()
+@click.option("--history-url", help="SQLAlchemy URL of the history (default: FLEET_HISTORY_URL, else .fleet).")
+@click.option("--hours", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="How far back.")
+@click.option("--analyzer", help="Analyzer to decide with (default: WVA_ANALYZER, else the default).")
+@click.option("--up", type=click.FloatRange(0.01, 1), help="Scale up above this saturation.")
+@click.option("--down", type=click.FloatRange(0, 0.99), help="Scale down below this saturation.")
+@click.option("--slo-ttft", type=click.FloatRange(min=0.001), help="TTFT target, seconds.")
+@click.option("--slo-tpot", type=click.FloatRange(min=0.0001), help="TPOT target, seconds.")
+@click.option("--cost", multiple=True, metavar="VARIANT=USD", help="Dollars of a replica and hour.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def replay(
+    *, history_url: str | None, hours: float, analyzer: str | None, up: float | None, down: float | None,
+    slo_ttft: float | None, slo_tpot: float | None, cost: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
+    """Run another policy over recorded history and show what it would have decided differently.
+
+    The fleet behaves as recorded, whatever the other policy would have done: see it as a comparison of decisions.
+
+    \b
+    Examples:
+      fleet wva replay --analyzer slo --slo-ttft 1.0
+      fleet wva replay --hours 24 --up 0.7 --down 0.4 --json
+    """
+    policy = load(WvaSettings, analyzer=analyzer).policy()
+    thresholds = None if up is None and down is None else (up or 0.8, 0.3 if down is None else down)
+    if thresholds and thresholds[1] >= thresholds[0]:
+        raise FleetError(f"--down {thresholds[1]:g} is not below --up {thresholds[0]:g}", next_step="Move them apart.")
+    change = replaying.Change(policy=policy, cost_per_hour=_costs(cost), thresholds=thresholds, slo_ttft_s=slo_ttft,
+                              slo_tpot_s=slo_tpot)  # fmt: skip
+    history = History(load(FleetSettings, history_url=history_url).resolved_history_url())
+    since_s = time.time() - hours * 3600
+    recorded = history.read("decisions", since_s=since_s, limit=1_000_000)
+    if not recorded:
+        raise FleetError(f"no decision in the last {hours:g} h", where=history.url,
+                         next_step="Give more --hours, or the history of a fleet that ran.")  # fmt: skip
+    found = replaying.compare(history.read("samples", since_s=since_s, limit=5_000_000),
+                              history.read("requests", since_s=since_s, limit=5_000_000), recorded, change)  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(compared(found)))
+    else:
+        Console(width=max(shutil.get_terminal_size((160, 50)).columns, 100)).print(comparison(found))
+
+
+def _costs(given: tuple[str, ...]) -> dict[str, float]:
+    try:
+        return {name: float(number) for name, _, number in (text.partition("=") for text in given)}
+    except ValueError:
+        raise FleetError(f"--cost {' '.join(given)}", limit="VARIANT=USD", next_step="Write llama-h100=3.99.") from None
 
 
 @wva.command()

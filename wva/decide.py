@@ -183,4 +183,7 @@ def _inputs(view: VariantView, group: GroupView, own: Signals | None, state: Var
         "cost_per_capacity": group.cost_per_capacity(view),
         "scale_up_above": view.spec.saturation_threshold,
         "scale_down_below": view.spec.scale_down_threshold,
+        "cost_per_hour": view.spec.cost_per_hour,
+        "min_replicas": view.spec.min_replicas,
+        "max_replicas": view.spec.max_replicas,
     }

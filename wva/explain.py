@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from fleet.types import Decision
+from wva.replay import Comparison
 
 _WORDS = {
     "kv_utilisation": "KV-cache utilisation, mean over replicas",
@@ -30,6 +31,9 @@ _WORDS = {
     "cost_per_capacity": "dollars per hour and unit of capacity",
     "scale_up_above": "scale up above saturation",
     "scale_down_below": "scale down below saturation",
+    "cost_per_hour": "dollars for one replica and hour",
+    "min_replicas": "replicas at least",
+    "max_replicas": "replicas at most",
 }
 
 
@@ -56,3 +60,31 @@ def in_words(row: Mapping[str, Any]) -> Iterator[str]:
     for name, value in row["signals"].items():
         shown = "not known" if value is None else f"{value:.4g}"
         yield f"    {_WORDS.get(name, name)}: {shown}"
+
+
+def compared(found: Comparison) -> dict[str, Any]:
+    """A replay for ``--json``."""
+    was, would = found.cost
+    return {
+        "cost_recorded_usd": was, "cost_replayed_usd": would, "attainment_recorded": found.attainment,
+        "variants": {one.variant: {
+            "passes": len(one.at_s), "differing": one.differing,
+            "replica_hours_recorded": one.replica_hours(one.recorded),
+            "replica_hours_replayed": one.replica_hours(one.replayed), "changes_recorded": one.changes(one.recorded),
+            "changes_replayed": one.changes(one.replayed), "at_s": one.at_s, "recorded": one.recorded,
+            "replayed": one.replayed, "reasons": one.reasons,
+        } for one in found.courses},
+    }  # fmt: skip
+
+
+def comparison(found: Comparison) -> Table:
+    """A replay as a table: one row a variant."""
+    was, would = found.cost
+    share = "" if found.attainment is None else f"; {found.attainment:.2%} of the requests met these targets as served"
+    table = Table("variant", "passes", "differing", "replica-hours", "replayed", "changes", "replayed",
+                  title=f"Cost ${was:.2f} as recorded, ${would:.2f} replayed{share}", title_justify="left")  # fmt: skip
+    for one in found.courses:
+        table.add_row(one.variant, str(len(one.at_s)), str(one.differing), f"{one.replica_hours(one.recorded):.2f}",
+                      f"{one.replica_hours(one.replayed):.2f}", str(one.changes(one.recorded)),
+                      str(one.changes(one.replayed)))  # fmt: skip
+    return table
