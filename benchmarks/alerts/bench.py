@@ -16,7 +16,7 @@ from alerts.rules import rulebook
 from alerts.store import Labels, SeriesStore
 from alerts.trees import TREES
 from benchmarks.alerts.faults import FAULTS, SICK, WELL, Fault
-from benchmarks.alerts.world import STEP_S, World
+from benchmarks.alerts.world import STEP_S, Shape, World
 from benchmarks.options import Bench, BenchOptions
 from benchmarks.result import Bar, Outcome, Table
 from fleet.slo import DEFAULT_SLOS
@@ -128,27 +128,27 @@ class Verdict:
 
 def try_fault(fault: Fault, *, seed: int) -> Verdict:
     """Warm up, inject, and wait."""
-    run = Run(World(seed=seed))
+    run = Run(World(seed=seed, shape=Shape.drawn(seed)))
     run.advance(WARM_S)
     run.told.clear()
     fault.inject(run.world)
-    right, cause = None, ""
+    right, cause, subject = None, "", fault.subject(run.world)
     for _ in range(round(FAULT_S / STEP_S)):
         run.advance(STEP_S)
-        right = next((item for item in run.told if _is_right(item, fault)), None)
+        right = next((item for item in run.told if _is_right(item, fault, subject)), None)
         if right is not None and not cause:
             model = right.labels.get("model_name", SICK)
             cause = diagnose(TREES[right.tree], evidence(run.ask, model=model, at_s=run.now_s)).cause
     return Verdict(fault=fault, told=list(run.told), right=right, cause=cause)
 
 
-def _is_right(item: Told, fault: Fault) -> bool:
-    return item.name in fault.alerts and all(item.labels.get(label) == value for label, value in fault.about)
+def _is_right(item: Told, fault: Fault, subject: Mapping[str, str]) -> bool:
+    return item.name in fault.alerts and all(item.labels.get(label) == value for label, value in subject.items())
 
 
 def healthy(*, seed: int) -> list[Told]:
     """What is told in an hour of healthy traffic, with a whole day's swing of load within it."""
-    run = Run(World(seed=seed, day_s=HEALTHY_S))
+    run = Run(World(seed=seed, day_s=HEALTHY_S, shape=Shape.drawn(seed)))
     run.advance(WARM_S)
     run.told.clear()
     run.advance(HEALTHY_S)

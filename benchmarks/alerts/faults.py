@@ -25,31 +25,35 @@ class Fault:
     about: tuple[tuple[str, str], ...] = (("model_name", SICK),)
     """Labels that the right alert carries."""
 
+    def subject(self, world: World) -> dict[str, str]:
+        """Labels that the right alert carries in this world."""
+        return {label: value.replace("<hit>", str(world.shape.pod)) for label, value in self.about}
+
 
 def _kv(world: World) -> None:
     for pod in world.pods:
         if pod.model == SICK:
-            pod.kv, pod.held_back = 0.98, 15.0
+            pod.kv, pod.held_back = world.shape.between(0.965, 0.995), world.shape.between(10.0, 20.0)
 
 
 def _queue(world: World) -> None:
-    world.surge[SICK] = 3.5
+    world.surge[SICK] = world.shape.between(3.0, 4.0) * 0.45 / world.load_now
 
 
 def _slow(world: World) -> None:
-    world.pod(SICK).speed = 0.25
+    world.hit().speed = world.shape.between(0.3, 0.2)
 
 
 def _hung(world: World) -> None:
-    world.pod(SICK).speed = 0.0
+    world.hit().speed = 0.0
 
 
 def _crash(world: World) -> None:
-    world.pod(SICK).crashing = True
+    world.hit().crashing = True
 
 
 def _weights(world: World) -> None:
-    world.hit_ratio[SICK] = 0.1
+    world.hit_ratio[SICK] = world.shape.between(0.15, 0.05)
 
 
 def _router(world: World) -> None:
@@ -57,7 +61,8 @@ def _router(world: World) -> None:
 
 
 def _picker(world: World) -> None:
-    world.prompt_tokens, world.scheduling_s = 1_600.0, 0.04  # P95 60 ms: too slow, TTFT still as promised
+    world.prompt_tokens = world.shape.between(1_500.0, 1_700.0)
+    world.scheduling_s = world.shape.between(0.039, 0.041)  # P95 60 ms: too slow, TTFT still as promised
 
 
 def _predictor(world: World) -> None:
@@ -65,15 +70,15 @@ def _predictor(world: World) -> None:
 
 
 def _stale(world: World) -> None:
-    world.pod(SICK).answers = False
+    world.hit().answers = False
 
 
 def _xid(world: World) -> None:
-    world.pod(SICK).xid = 94.0
+    world.hit().xid = world.shape.between(79.0, 109.0) // 1
 
 
 def _network(world: World) -> None:
-    world.link_share = 0.97
+    world.link_share = world.shape.between(0.95, 0.99)
 
 
 def _at_max(world: World) -> None:
@@ -86,10 +91,11 @@ def _vanished(world: World) -> None:
 
 
 def _errors(world: World) -> None:
-    world.pod(SICK).failing = 0.5
+    world.hit().failing = world.shape.between(0.35, 0.65)
 
 
-POD = (("pod", f"{SICK}-0"),)
+POD = (("pod", f"{SICK}-<hit>"),)
+"""The pod that is hit; :meth:`Fault.subject` names it."""
 FAULTS = (
     Fault(name="KV cache exhausted", inject=_kv, alerts=("KVMemoryPressure", "PreemptionsUnderKVPressure"), layer=2,
           cause="more context than the cache holds", within_s=360),

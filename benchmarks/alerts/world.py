@@ -118,14 +118,40 @@ class Served:
     tpot: Histogram = field(default_factory=lambda: Histogram(_TPOT))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What differs from seed to seed: the load's level, swing and time of day, and where and how hard a fault hits."""
+
+    mean_load: float = 0.45
+    swing: float = 0.2
+    """Of the diurnal load around its mean, in the same unit (share of the capacity)."""
+    noise: float = 0.1
+    phase_s: float = 0.0
+    """Time of day at which the run begins, seconds."""
+    hardness: float = 0.5
+    """0: the mildest form of each fault, 1: the hardest."""
+    pod: int = 0
+    """Which pod of the model is hit."""
+
+    @classmethod
+    def drawn(cls, seed: int) -> Shape:
+        """The shape of a seed; that of seed 1 is the middle. Two of three pods carry the crest of every drawn load."""
+        if seed == 1:
+            return cls()
+        draw = random.Random(seed * 7919)
+        return cls(mean_load=draw.uniform(0.3, 0.42), swing=draw.uniform(0.05, 0.18), noise=draw.uniform(0.05, 0.2),
+                   phase_s=draw.uniform(0, DAY_S), hardness=draw.random(), pod=draw.randrange(PODS))  # fmt: skip
+
+    def between(self, mild: float, hard: float) -> float:
+        """A magnitude on the way from its mildest to its hardest."""
+        return mild + (hard - mild) * self.hardness
+
+
 @dataclass(slots=True)
 class World:
     """Everything, with the knobs that faults turn."""
 
     seed: int
-    mean_load: float = 0.45
-    swing: float = 0.2
-    """Of the diurnal load around its mean, in the same unit (share of the capacity)."""
     day_s: float = DAY_S
     surge: dict[str, float] = field(default_factory=dict)
     hit_ratio: dict[str, float] = field(default_factory=dict)
@@ -142,33 +168,46 @@ class World:
     pods: list[Pod] = field(default_factory=list)
     served: dict[str, Served] = field(default_factory=dict)
     scheduling: Histogram = field(default_factory=lambda: Histogram(_SCHEDULING))
+    pods_each: int = PODS
+    step_s: float = STEP_S
+    """How long one step lasts, seconds."""
+    shape: Shape = field(default_factory=Shape)
     random: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
-        self.pods = [Pod(model, index) for model in self.models for index in range(PODS)]
+        self.pods = [Pod(model, index) for model in self.models for index in range(self.pods_each)]
         self.served = {model: Served() for model in self.models}
 
     def pod(self, model: str, index: int = 0) -> Pod:
         """One pod of a model."""
         return next(pod for pod in self.pods if (pod.model, pod.index) == (model, index))
 
+    def hit(self) -> Pod:
+        """The pod that a fault hits."""
+        return self.pod(self.models[0], self.shape.pod)
+
+    @property
+    def load_now(self) -> float:
+        """Share of the capacity that the day asks for now, without a surge."""
+        day = math.sin(2 * math.pi * (self.now_s + self.shape.phase_s) / self.day_s)
+        return self.shape.mean_load + self.shape.swing * day
+
     def step(self, now_s: float) -> None:
-        """Live through the ``STEP_S`` that end now."""
+        """Live through the ``step_s`` that end now."""
         self.now_s = now_s
         for model in self.models:
             self._serve(model)
-        self.sent += self.link_share * 50e9 * STEP_S
-        self.fits_failed += STEP_S / 120 if self.fit_fails else 0.0
+        self.sent += self.link_share * 50e9 * self.step_s
+        self.fits_failed += self.step_s / 120 if self.fit_fails else 0.0
 
     def _arrivals(self, model: str) -> float:
         """Requests per second."""
-        day = math.sin(2 * math.pi * self.now_s / self.day_s)
-        load = (self.mean_load + self.swing * day) * self.surge.get(model, 1.0)
-        return PODS * CAPACITY_RPS * load * self.random.uniform(0.9, 1.1)
+        load, noise = self.load_now * self.surge.get(model, 1.0), self.shape.noise
+        return self.pods_each * CAPACITY_RPS * load * self.random.uniform(1 - noise, 1 + noise)
 
     def _serve(self, model: str) -> None:
-        arrivals, counts = self._arrivals(model) * STEP_S, self.served[model]
+        arrivals, counts = self._arrivals(model) * self.step_s, self.served[model]
         if not self.router_up:
             arrivals = 0.0
         counts.requests += arrivals
@@ -181,10 +220,10 @@ class World:
             self._advance(pod, arrivals / len(pods), counts)
 
     def _advance(self, pod: Pod, arrivals: float, counts: Served) -> None:
-        able = CAPACITY_RPS * pod.speed * STEP_S
+        able = CAPACITY_RPS * pod.speed * self.step_s
         done = min(pod.queue + arrivals, able)
         left = pod.queue + arrivals - done
-        patient = max(CAPACITY_RPS * pod.speed, arrivals / STEP_S) * TIMEOUT_S
+        patient = max(CAPACITY_RPS * pod.speed, arrivals / self.step_s) * TIMEOUT_S
         timed_out, pod.queue = max(0.0, left - patient), min(left, patient)
         failed = done * pod.failing
         pod.load = arrivals / able if able else 1.0
@@ -195,7 +234,7 @@ class World:
         hit, load = self.hit_ratio.get(pod.model, 0.6), min(pod.load, 0.95)
         pod.finished, pod.tokens = pod.finished + done, pod.tokens + done * OUTPUT_TOKENS
         pod.prompt, pod.hits = pod.prompt + done * self.prompt_tokens, pod.hits + done * self.prompt_tokens * hit
-        pod.preempted += STEP_S / 10 if pod.held_back else 0.0
+        pod.preempted += self.step_s / 10 if pod.held_back else 0.0
         if not pod.speed:
             return
         prefill_s = 0.04 * (1 - hit) / 0.4 * self.prompt_tokens / 1_000 / pod.speed
@@ -242,7 +281,7 @@ class World:
             ready = float(sum(pod.exists and not pod.crashing for pod in pods))
             at = {"variant_name": f"{model}-h100", "accelerator_type": "h100", "namespace": NAMESPACE}
             load = max((min(pod.load, 1.0) for pod in pods if pod.exists), default=0.0)
-            yield Point("wva_desired_replicas", float(PODS), at)
+            yield Point("wva_desired_replicas", float(self.pods_each), at)
             yield Point("wva_current_replicas", ready, at)
             yield Point("wva_saturation_utilization", load, {**at, "model_name": model})
             yield Point("fleet_wva_at_max", float(model == self.at_max), at)
