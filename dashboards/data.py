@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
@@ -13,6 +15,7 @@ from sqlalchemy.exc import ArgumentError
 
 from dashboards import diagnosis
 from dashboards.parts import Answer, Parts
+from dashboards.rollup import Rollup
 from dashboards.settings import ConsoleSettings
 from dashboards.source import Reader, Window
 from fleet.settings import load, load_slos
@@ -20,6 +23,8 @@ from fleet.slo import SloBook
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+log = logging.getLogger(__name__)
 
 _KEEP_S: Final = 120.0
 _ENTRIES: Final = 48
@@ -57,7 +62,22 @@ def ask(part: str, path: str) -> Answer | None:
 
 @st.cache_resource(show_spinner=False, max_entries=4)
 def _opened(url: str, identity: int) -> Reader:
-    return Reader(url, slos())
+    return opened(url, settings(), slos())
+
+
+def opened(url: str, chosen: ConsoleSettings, book: SloBook) -> Reader:
+    """A reader of the history with the console's summaries, where it can keep some.
+
+    Raises: HistoryError when there is no history.
+    """
+    reader = Reader(url, book)
+    path = chosen.resolved_summaries()
+    if path is not None:
+        try:
+            reader.rollup = Rollup(path, book)
+        except (OSError, sqlite3.Error) as error:
+            log.warning("no summaries: %s: %s; long ranges read single rows", path, error)
+    return reader
 
 
 def reader() -> Reader:
@@ -66,11 +86,11 @@ def reader() -> Reader:
     Raises: HistoryError when there is none yet or it cannot be read.
     """
     url = settings().resolved_history_url()
-    number = _file_identity(url)  # 0: let Reader word the error
+    number = file_identity(url)  # 0: let Reader word the error
     return Reader(url, slos()) if number == 0 else _opened(url, number)
 
 
-def _file_identity(url: str) -> int:
+def file_identity(url: str) -> int:
     """The inode of an SQLite file, 0 when it is missing, 1 for any other database."""
     try:
         parsed = make_url(url)

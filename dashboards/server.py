@@ -6,6 +6,7 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,7 +17,12 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from streamlit.starlette import App
 
+from dashboards import data
 from dashboards.plot import PLOTLY_PATH
+from dashboards.rollup import Folder
+from dashboards.settings import ConsoleSettings
+from dashboards.source import Reader
+from fleet.settings import load, load_slos
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +43,21 @@ async def _plotly(_request: Request) -> Response:
     """The charts' library out of the installed package: nothing is fetched from elsewhere."""
     path = str(files("plotly") / "package_data" / "plotly.min.js")
     return FileResponse(path, media_type="text/javascript", headers={"Cache-Control": "public, max-age=31536000"})
+
+
+@lru_cache(maxsize=1)
+def _opened(identity: tuple[str, int]) -> Reader:
+    chosen = load(ConsoleSettings)
+    return data.opened(identity[0], chosen, load_slos(chosen.resolved_slo_file()))
+
+
+def _reader() -> Reader:
+    """The history for the summaries, beside the pages' own connections.
+
+    Raises: HistoryError while there is none.
+    """
+    url = load(ConsoleSettings).resolved_history_url()
+    return _opened((url, data.file_identity(url)))
 
 
 def _routes() -> list[Route]:
@@ -60,6 +81,11 @@ def serve(sock: socket.socket) -> None:
         ws_max_size=16 * 2**20,
         timeout_graceful_shutdown=STOP_WITHIN_S,
     )
+    folder = Folder(_reader)
+    folder.start()
     log.info("listening on http://%s:%d (%.1f s)", host, port, time.perf_counter() - started)
-    uvicorn.Server(config).run(sockets=[sock])
+    try:
+        uvicorn.Server(config).run(sockets=[sock])
+    finally:
+        folder.stop()
     log.info("stopped")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
+from sqlalchemy.engine import make_url
 
 from fleet.settings import FleetSettings, Settings, load
 
@@ -21,6 +22,9 @@ class ConsoleSettings(Settings):
     """Port to listen on; 0: any free one."""
     history_url: str = ""
     """SQLAlchemy URL of the history; empty: the one ``FLEET_HISTORY_URL`` or ``FLEET_HOME`` names."""
+    summaries: str = ""
+    """File of the console's summaries of the history, which make long ranges quick; empty: beside an SQLite history,
+    else ``console.sqlite3`` in ``FLEET_HOME``; ``-``: none, long ranges read single rows."""
     wva: str = "http://127.0.0.1:8070"
     """Controller's address; empty: there is none, nothing is asked."""
     router: str = "http://127.0.0.1:8081"
@@ -39,6 +43,16 @@ class ConsoleSettings(Settings):
     def resolved_history_url(self) -> str:
         """The history's URL with the shared default filled in."""
         return self.history_url or load(FleetSettings).resolved_history_url()
+
+    def resolved_summaries(self) -> Path | None:
+        """The summaries' file; None: none are kept, or there is no history yet to keep them beside."""
+        if self.summaries:
+            return None if self.summaries == "-" else Path(self.summaries)
+        parsed = make_url(self.resolved_history_url())
+        if parsed.get_backend_name() != "sqlite":
+            return load(FleetSettings).home / "console.sqlite3"
+        path = Path(parsed.database) if parsed.database else None
+        return path.with_suffix(".console.sqlite3") if path is not None and path.is_file() else None
 
     def resolved_slo_file(self) -> Path | None:
         """The SLO file with the shared default filled in."""

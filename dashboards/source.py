@@ -15,6 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from dashboards.queries import thinned as queries_thinned
+from dashboards.rollup import FINE_S, PER_ENDPOINT, Rollup
 from fleet.errors import HistoryError
 from fleet.history import History
 from fleet.history.schema import TABLES, decisions, events, requests, samples
@@ -25,6 +27,18 @@ LOOKBACK_S: Final = 900.0
 MAX_BINS: Final = 400
 MAX_LATENCIES: Final = 20_000
 MAX_ROWS: Final = 2_000
+
+ROLLED_FROM_S: Final = 3_600.0
+"""Windows from this length read single requests from the summaries."""
+ADDED: Final = (
+    "vllm:num_requests_waiting",
+    "vllm:num_requests_running",
+    "generation_tps",
+    "prompt_tps",
+    "request_rps",
+    "vllm:num_preemptions_total",
+)
+"""Signals of an engine that add up to its variant's; the others are averaged."""
 
 OUTCOMES: Final = ("ok", "error", "timeout", "rejected", "aborted")
 TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens")
@@ -70,9 +84,10 @@ class Reader:
     Raises: HistoryError when there is none yet (``where`` is the file) or it cannot be read.
     """
 
-    def __init__(self, url: str, slos: SloBook = DEFAULT_SLOS) -> None:
+    def __init__(self, url: str, slos: SloBook = DEFAULT_SLOS, rollup: Rollup | None = None) -> None:
         self._sqlite = _must_exist(url)
         self._slos = slos
+        self.rollup = rollup
         self.history = History(url, read_only=True)
 
     def _frame(self, query: sa.Select[Any]) -> pd.DataFrame:
@@ -113,24 +128,52 @@ class Reader:
     def models(self, window: Window) -> list[str]:
         """Models that were decided on, or asked for, in the window."""
         names: set[str] = set()
-        for table in (decisions, requests):
-            query = sa.select(table.c.model).where(_within(table.c.at_s, window)).distinct().limit(200)
+        recent = self._recent(window)
+        if self.rollup is not None and recent is not window:
+            names |= self.rollup.models(window.since_s, window.until_s)
+        for table, part in ((decisions, window), (requests, recent)):
+            query = sa.select(table.c.model).where(_within(table.c.at_s, part)).distinct().limit(200)
             names |= set(self._frame(query)["model"])
         return sorted(names - {""})
+
+    def _recent(self, window: Window) -> Window:
+        """The part of a window for which single requests must be looked at: all of it without summaries."""
+        span = None if self.rollup is None else self.rollup.span()
+        if span is None or span[1] <= window.since_s or span[0] > window.since_s + 900.0:
+            return window
+        return Window(since_s=max(window.since_s, min(span[1], window.until_s) - 900.0), until_s=window.until_s)
 
     def variants(self, window: Window) -> pd.DataFrame:
         """Variants with model and accelerator, as the newest decisions and the requests name them."""
         named = (decisions.c.variant, decisions.c.model, decisions.c.accelerator)
         decided = sa.select(*named, sa.func.max(decisions.c.at_s).label("at_s"))
         table = self._frame(decided.where(_within(decisions.c.at_s, window)).group_by(*named))
-        served = sa.select(requests.c.variant, requests.c.model).where(_within(requests.c.at_s, window)).distinct()
-        rows = self._frame(served.where(requests.c.variant != "").limit(200)).assign(accelerator="", at_s=0.0)
+        recent = self._recent(window)
+        served = sa.select(requests.c.variant, requests.c.model).where(_within(requests.c.at_s, recent)).distinct()
+        rows = self._frame(served.where(requests.c.variant != "").limit(200))
+        if self.rollup is not None and recent is not window:
+            older = self.rollup.variants(window.since_s, window.until_s)
+            rows = pd.concat([rows, older[older["variant"] != ""]], ignore_index=True).drop_duplicates()
+        rows = rows.assign(accelerator="", at_s=0.0)
         both = pd.concat([table, rows[~rows["variant"].isin(table["variant"])]], ignore_index=True)
         both = both.sort_values("at_s").drop_duplicates("variant", keep="last").sort_values("variant")
         return both[both["model"] == window.model] if window.model else both
 
     def request_bins(self, window: Window, width_s: float) -> pd.DataFrame:
         """Requests by bin, model and variant: outcomes, tokens, and how many kept each promise. Exact."""
+        known = self._rolled(window, width_s)
+        if known is None or self.rollup is None:
+            return self._request_bins(window, width_s)
+        low, high = known
+        parts = [self.rollup.request_bins(low, high, width_s, window.model)]
+        parts += [
+            self._request_bins(Window(since_s=start, until_s=end, model=window.model), width_s)
+            for start, end in ((window.since_s, low), (high, window.until_s)) if start < end
+        ]  # fmt: skip
+        both = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+        return both.groupby(["bin_s", "model", "variant"], as_index=False).sum() if len(both) else both
+
+    def _request_bins(self, window: Window, width_s: float) -> pd.DataFrame:
         bin_s = self._bin(_DONE, width_s).label("bin_s")
         query = sa.select(bin_s, requests.c.model, requests.c.variant, *_counts(self._slos))
         query = _of_model(query.where(*_finished(window)), requests, window)
@@ -139,6 +182,15 @@ class Reader:
 
     def latencies(self, window: Window) -> tuple[pd.DataFrame, int]:
         """Single requests with their latencies, and the step of the systematic sample (1: all of them)."""
+        known = self._rolled(window, FINE_S) if window.span_s >= ROLLED_FROM_S else None
+        if known is None or self.rollup is None:
+            return self._latencies(window)
+        older, step = self.rollup.latencies(window.since_s, known[1], window.model, MAX_LATENCIES // 2)
+        newer, _ = self._latencies(Window(since_s=known[1], until_s=window.until_s, model=window.model))
+        both = pd.concat([older, queries_thinned(newer, MAX_LATENCIES // 4)], ignore_index=True)
+        return _numeric(both), max(2, step)
+
+    def _latencies(self, window: Window) -> tuple[pd.DataFrame, int]:
         counted: sa.Select[Any] = sa.select(sa.func.count().label("n")).where(*_finished(window))
         count = int(self._frame(_of_model(counted, requests, window))["n"].iloc[0])
         step = max(1, -(-count // MAX_LATENCIES))
@@ -166,6 +218,104 @@ class Reader:
             samples.c.signal.startswith(prefix, autoescape=True), _within(samples.c.at_s, window)
         )
         return sorted(self._frame(query.distinct())["signal"])
+
+    def variant_bins(self, window: Window, names: Sequence[str], width_s: float) -> pd.DataFrame:
+        """Signals by bin and variant: engines summed where a signal counts, averaged where it is a share."""
+        names = tuple(names)
+        known = self._rolled(window, width_s)
+        if known is None:
+            return self._variant_bins(window, names, width_s)
+        low, high = known
+        parts = [self.rollup.signal_bins(low, high, names, width_s, endpoints=False)] if self.rollup else []
+        for start, end in ((window.since_s, low), (high, window.until_s)):
+            if start < end:
+                parts.append(self._variant_bins(Window(since_s=start, until_s=end, model=window.model), names, width_s))
+        both = pd.concat(parts, ignore_index=True)
+        if window.model:
+            both = both[both["model"].isin(["", window.model])]
+        if both.empty:
+            return both
+        keys = ["bin_s", "signal", "model", "variant", "endpoint"]
+        return both.groupby(keys, as_index=False).agg(mean=("mean", "mean"), high=("high", "max"), low=("low", "min"))
+
+    def _variant_bins(self, window: Window, names: tuple[str, ...], width_s: float) -> pd.DataFrame:
+        bin_s = self._bin(samples.c.at_s, width_s).label("bin_s")
+        series = (samples.c.signal, samples.c.model, samples.c.variant)
+        value = samples.c.value
+        inner = sa.select(bin_s, *series, samples.c.endpoint, sa.func.avg(value).label("mean"),
+                          sa.func.max(value).label("high"), sa.func.min(value).label("low"))  # fmt: skip
+        inner = inner.where(samples.c.signal.in_(names), _within(samples.c.at_s, window))
+        if window.model:
+            inner = inner.where(samples.c.model.in_(("", window.model)))
+        each = inner.group_by(bin_s, *series, samples.c.endpoint).subquery()
+        counts = each.c.signal.in_(ADDED)
+        whole = sa.case((counts, sa.func.sum(each.c.mean)), else_=sa.func.avg(each.c.mean)).label("mean")
+        query: sa.Select[Any] = sa.select(
+            each.c.bin_s, each.c.signal, each.c.model, each.c.variant, sa.literal("").label("endpoint"), whole,
+            sa.func.max(each.c.high).label("high"), sa.func.min(each.c.low).label("low"),
+        )  # fmt: skip
+        query = query.group_by(each.c.bin_s, each.c.signal, each.c.model, each.c.variant)
+        return self._frame(query.limit(MAX_BINS * 2_000))
+
+    def engines(self, window: Window) -> int:
+        """How many engines were sampled in the newest minute of a window."""
+        newest = Window(since_s=max(window.since_s, window.until_s - 90.0), until_s=window.until_s)
+        query = sa.select(sa.func.count(sa.distinct(samples.c.endpoint)).label("n")).where(
+            samples.c.signal == "vllm:kv_cache_usage_perc", _within(samples.c.at_s, newest)
+        )
+        return int(self._frame(query)["n"].iloc[0])
+
+    def heat_bins(self, window: Window, name: str, width_s: float, most: int = 40) -> pd.DataFrame:
+        """One signal engine by engine, those with the highest values only."""
+        known = self._rolled(window, width_s) if name in PER_ENDPOINT else None
+        if known is None or self.rollup is None:
+            frame = self.signal_bins(window, (name,), width_s)
+        else:
+            low, high = known
+            tail = Window(since_s=high, until_s=window.until_s, model=window.model)
+            parts = [self.rollup.signal_bins(low, high, (name,), width_s, endpoints=True)]
+            parts += [self.signal_bins(tail, (name,), width_s)] if high < window.until_s else []
+            frame = pd.concat(parts, ignore_index=True)
+            frame = frame[frame["model"] == window.model] if window.model else frame
+        if frame.empty or frame["endpoint"].nunique() <= most:
+            return frame
+        recent = frame[frame["bin_s"] >= frame["bin_s"].max() - 6 * width_s]
+        worst = recent.groupby("endpoint")["high"].mean().nlargest(most).index
+        return frame[frame["endpoint"].isin(worst)]
+
+    def oldest_s(self) -> float | None:
+        """Time of the oldest row that can be folded."""
+        oldest = [sa.select(sa.func.min(table.c.at_s)).scalar_subquery() for table in (samples, requests)]
+        row = self._frame(sa.select(*[moment.label(f"t{i}") for i, moment in enumerate(oldest)])).iloc[0].dropna()
+        return float(row.min()) if len(row) else None
+
+    def to_fold(
+        self, since_s: float, until_s: float, width_s: float, per_endpoint: Sequence[str], sampled: int
+    ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+        """Signals, requests and some single requests of [since, until), read for :class:`dashboards.rollup.Rollup`."""
+        window = Window(since_s=since_s, until_s=until_s)
+        known = self._frame(sa.select(samples.c.signal).where(_within(samples.c.at_s, window)).distinct())["signal"]
+        names = tuple(sorted(known))
+        signals = pd.concat(
+            [self._variant_bins(window, names, width_s), self.signal_bins(window, per_endpoint, width_s)],
+            ignore_index=True,
+        ).drop_duplicates(["bin_s", "signal", "model", "variant", "endpoint"])
+        bins = self._request_bins(window, width_s)
+        single = self._latencies(window)[0]
+        if len(single):
+            order = single.sample(frac=1.0, random_state=int(since_s) % 2**31)
+            single = order.groupby("variant", sort=False).head(sampled).sort_values("done_s")
+        return signals, bins, single
+
+    def _rolled(self, window: Window, width_s: float) -> tuple[float, float] | None:
+        """The part of a window that the summaries hold in bins of ``width_s``; None: read the rows themselves."""
+        if self.rollup is None or width_s % FINE_S or (span := self.rollup.span()) is None:
+            return None
+        low = max(window.since_s // width_s * width_s, -(-span[0] // width_s) * width_s)
+        high = min(span[1], window.until_s // FINE_S * FINE_S)
+        if high <= low:
+            return None
+        return low, high
 
     def decisions(self, window: Window, changes_only: bool = False, limit: int = MAX_ROWS) -> pd.DataFrame:
         """The newest decisions, newest first."""

@@ -19,10 +19,14 @@ from dashboards.queries import alert_spells, bin_starts, bin_width
 from dashboards.source import Reader, Window
 from fleet.errors import HistoryError
 
-RANGES: Final[Mapping[str, float]] = {"5m": 300.0, "15m": 900.0, "1h": 3600.0, "6h": 21_600.0, "24h": 86_400.0}
-RANGE_WORDS: Final = {"5m": "5 min", "15m": "15 min", "1h": "1 h", "6h": "6 h", "24h": "24 h"}
+RANGES: Final[Mapping[str, float]] = {"5m": 300.0, "15m": 900.0, "1h": 3600.0, "6h": 21_600.0, "24h": 86_400.0,
+                                              "7d": 604_800.0}  # fmt: skip
+RANGE_WORDS: Final = {"5m": "5 min", "15m": "15 min", "1h": "1 h", "6h": "6 h", "24h": "24 h", "7d": "7 d"}
 DEFAULT_RANGE: Final = "15m"
 ALL_MODELS: Final = ""
+FEW_ENGINES: Final = 24
+"""From more engines on, charts read what each variant's engines did together."""
+BY_VARIANT_FROM_S: Final = 6 * 3600.0
 ALERT_LOOKBACK_S: Final = 6 * 3600.0
 """An alert that still fires may have begun this long before the window."""
 
@@ -71,8 +75,17 @@ class View:
         return data.read(Reader.latencies, self.window)
 
     def signals(self, *names: str) -> pd.DataFrame:
-        """Signals by bin and series."""
-        return data.read(Reader.signal_bins, self.window, names, self.width_s)
+        """Signals by bin and series: engine by engine in a small fleet, variant by variant in a large one."""
+        many = self.window.span_s >= BY_VARIANT_FROM_S or self.engines() > FEW_ENGINES
+        return data.read(Reader.variant_bins if many else Reader.signal_bins, self.window, names, self.width_s)
+
+    def engines(self) -> int:
+        """How many engines were sampled in the newest minute."""
+        return data.read(Reader.engines, self.window)
+
+    def heat(self, name: str) -> pd.DataFrame:
+        """One signal engine by engine, the worst ones only."""
+        return data.read(Reader.heat_bins, self.window, name, self.width_s)
 
     def moves(self) -> pd.DataFrame:
         """Decisions that changed replicas, newest first."""
@@ -181,7 +194,7 @@ def look(now_s: float | None = None) -> View:
         live=st.session_state["at"] is None,
         range_key=range_key,
         zone=viewer_zone(),
-        width_s=bin_width(window.span_s),
+        width_s=bin_width(window.span_s, points=60 if 3600 <= window.span_s < 7200 else 120),
         variants=shown,
         palette=colours(known["variant"]),
         newest_s=data.newest_s(end),

@@ -49,8 +49,8 @@ _PROMPT = Summed(
 def render(view: View) -> None:
     """Draw the page."""
     signals = view.signals(*_SIGNALS)
-    st.html(html.tiles(tiles(signals)))
-    _heat(view, signals)
+    st.html(html.tiles(tiles(signals, view.engines())))
+    _heat(view)
     left, right = st.columns(2, gap="small")
     with left:
         _sum(view, signals, _WAITING)
@@ -62,7 +62,7 @@ def render(view: View) -> None:
         _preemptions(view, signals)
 
 
-def tiles(signals: pd.DataFrame) -> list[str]:
+def tiles(signals: pd.DataFrame, engines: int) -> list[str]:
     """The newest figures of all engines together."""
 
     since_s = queries.fresh_since(signals)
@@ -78,7 +78,7 @@ def tiles(signals: pd.DataFrame) -> list[str]:
         return si(float(values.sum()) if len(values) else None, unit)
 
     return [
-        html.tile("Engines sampled", str(len(kv)) if len(kv) else "–"),
+        html.tile("Engines sampled", str(engines) if engines else "–"),
         html.tile("Waiting", total(waiting, ""), limit="requests"),
         html.tile("Running", total(running, ""), limit="requests"),
         html.tile("KV cache, fullest", percent(float(kv.max()) if len(kv) else None), limit="of its blocks"),
@@ -87,14 +87,14 @@ def tiles(signals: pd.DataFrame) -> list[str]:
     ]
 
 
-def _heat(view: View, signals: pd.DataFrame) -> None:
-    frame = queries.pick(signals, world.KV, how="high")
+def _heat(view: View) -> None:
+    frame = queries.pick(view.heat(world.KV), world.KV, how="high")
     table = queries.heat_rows(frame, view.starts)
     panel(
         view,
         key="kv",
         heading="KV cache in use",
-        note="one row an engine, fullest at the top; 100 % means preemptions",
+        note="one row an engine, fullest at the top (at most 40); 100 % means preemptions",
         frame=frame,
         nothing=_NO_SAMPLES,
         figure=lambda: charts.heat(table, view.axis, title="of blocks"),

@@ -1,0 +1,280 @@
+"""The console's own summaries of the history: what makes a week of a large fleet quick to draw.
+
+One small SQLite file beside the history, which itself is only read. Minute by minute, closed minutes are folded into
+rows of a minute and of fifteen: each variant's signals, the fullest engines' KV cache, requests with the promises they
+kept, and some of their latencies. Summaries stay when raw rows are pruned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pandas as pd
+
+from fleet.errors import FleetError
+from fleet.slo import SloBook
+
+if TYPE_CHECKING:
+    from dashboards.source import Reader
+
+log = logging.getLogger(__name__)
+
+FINE_S: Final = 60.0
+COARSE_S: Final = 900.0
+LAG_S: Final = 20.0
+"""A minute is folded this long after its end: writers batch, and requests are recorded when they finish."""
+KEEP_S: Final = {FINE_S: 8 * 86_400.0, COARSE_S: 35 * 86_400.0}
+SAMPLED: Final = 6
+"""Single requests that are kept of each variant and minute."""
+PER_ENDPOINT: Final = ("vllm:kv_cache_usage_perc", "vllm:num_requests_waiting")
+"""Signals that heat maps show engine by engine."""
+BACK_S: Final = 31 * 86_400.0
+
+_SIGNALS: Final = "bin_s, signal, model, variant, endpoint, mean, high, low"
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS signals (width_s REAL, bin_s REAL, signal TEXT, model TEXT, variant TEXT, endpoint TEXT,
+  mean REAL, high REAL, low REAL);
+CREATE INDEX IF NOT EXISTS signals_at ON signals (width_s, signal, bin_s);
+CREATE TABLE IF NOT EXISTS request_bins (width_s REAL, bin_s REAL, model TEXT, variant TEXT, requests REAL, ok REAL,
+  error REAL, timeout REAL, rejected REAL, aborted REAL, input_tokens REAL, output_tokens REAL, cached_tokens REAL,
+  ttft_n REAL, ttft_ok REAL, tpot_n REAL, tpot_ok REAL, e2e_n REAL, e2e_ok REAL, good REAL);
+CREATE INDEX IF NOT EXISTS request_bins_at ON request_bins (width_s, bin_s);
+CREATE TABLE IF NOT EXISTS latencies (id INTEGER PRIMARY KEY, done_s REAL, model TEXT, variant TEXT, endpoint TEXT,
+  outcome TEXT, input_tokens REAL, output_tokens REAL, ttft_s REAL, tpot_s REAL, e2e_s REAL, predicted_ttft_s REAL,
+  predicted_tpot_s REAL);
+CREATE INDEX IF NOT EXISTS latencies_at ON latencies (done_s);
+"""
+COUNTS: Final = (
+    "requests", "ok", "error", "timeout", "rejected", "aborted", "input_tokens", "output_tokens", "cached_tokens",
+    "ttft_n", "ttft_ok", "tpot_n", "tpot_ok", "e2e_n", "e2e_ok", "good",
+)  # fmt: skip
+_BIN_COLUMNS: Final = ("bin_s", "model", "variant", *COUNTS)
+LATENCIES: Final = (
+    "done_s", "model", "variant", "endpoint", "outcome", "input_tokens", "output_tokens", "ttft_s", "tpot_s", "e2e_s",
+    "predicted_ttft_s", "predicted_tpot_s",
+)  # fmt: skip
+
+
+class Rollup:
+    """One file of summaries. Each call opens its own connection: any thread may read while one writes."""
+
+    def __init__(self, path: Path, slos: SloBook) -> None:
+        self._path, self._slos = path, slos
+        with self._open() as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.executescript(_SCHEMA)
+            self._begin_anew_if_promises_changed(db)
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        db = sqlite3.connect(self._path, timeout=10)
+        try:
+            with db:
+                yield db
+        finally:
+            db.close()
+
+    def _begin_anew_if_promises_changed(self, db: sqlite3.Connection) -> None:
+        """Counts of kept promises hold for one SLO file only."""
+        said = repr((asdict(self._slos.default), sorted((k, asdict(v)) for k, v in self._slos.models.items())))
+        mark = hashlib.sha256(said.encode()).hexdigest()
+        known = db.execute("SELECT value FROM meta WHERE name = 'slos'").fetchone()
+        if known is None or known[0] != mark:
+            for table in ("meta", "signals", "request_bins", "latencies"):
+                db.execute(f"DELETE FROM {table}")
+            db.execute("INSERT INTO meta VALUES ('slos', ?)", (mark,))
+
+    def span(self) -> tuple[float, float] | None:
+        """From when to when everything is folded, Unix seconds; None: nothing yet."""
+        with self._open() as db:
+            found = dict(db.execute("SELECT name, value FROM meta WHERE name IN ('from_s', 'to_s')"))
+        return (float(found["from_s"]), float(found["to_s"])) if len(found) == 2 else None
+
+    # ---- writing
+
+    def fold(self, reader: Reader, since_s: float, until_s: float) -> None:
+        """Fold whole minutes [since, until), which must touch what is folded already (or be the first)."""
+        signals, bins, single = reader.to_fold(since_s, until_s, FINE_S, PER_ENDPOINT, SAMPLED)
+        known = self.span()
+        low, high = (since_s, until_s) if known is None else (min(known[0], since_s), max(known[1], until_s))
+        with self._open() as db:
+            _insert(db, "signals", signals.assign(width_s=FINE_S), ("width_s", *_SIGNALS.split(", ")))
+            _insert(db, "request_bins", bins.assign(width_s=FINE_S), ("width_s", "bin_s", "model", "variant", *COUNTS))
+            _insert(db, "latencies", single, LATENCIES)
+            for start in _whole(since_s, until_s, low, high):
+                _coarsen(db, start)
+            db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("from_s", str(low)), ("to_s", str(high))])
+
+    def catch_up(
+        self, reader: Reader, now_s: float, *, most: int = 60, stop: Callable[[], bool] = lambda: False
+    ) -> int:
+        """Fold what is new, then go back in time; at most ``most`` minutes.
+
+        Returns: how many minutes were folded; 0: there is nothing left to do.
+        """
+        done, end = 0, (now_s - LAG_S) // FINE_S * FINE_S
+        while done < most and not stop():
+            known = self.span()
+            if known is None:
+                oldest = reader.oldest_s()
+                if oldest is None or oldest >= end:
+                    break
+                start = end - FINE_S
+            elif known[1] < end:
+                start = known[1]
+            else:
+                oldest = reader.oldest_s()
+                if oldest is None or known[0] <= oldest or known[0] <= now_s - BACK_S:
+                    break
+                start = known[0] - FINE_S
+            self.fold(reader, start, start + FINE_S)
+            done += 1
+        if done:
+            self._forget(now_s)
+        return done
+
+    def _forget(self, now_s: float) -> None:
+        with self._open() as db:
+            for width_s, keep_s in KEEP_S.items():
+                for table in ("signals", "request_bins"):
+                    db.execute(f"DELETE FROM {table} WHERE width_s = ? AND bin_s < ?", (width_s, now_s - keep_s))
+            db.execute("DELETE FROM latencies WHERE done_s < ?", (now_s - KEEP_S[FINE_S],))
+
+    # ---- reading
+
+    def _frame(self, query: str, values: tuple[Any, ...], columns: tuple[str, ...]) -> pd.DataFrame:
+        with self._open() as db:
+            return pd.DataFrame(db.execute(query, values).fetchall(), columns=list(columns))
+
+    def signal_bins(
+        self, since_s: float, until_s: float, names: tuple[str, ...], width_s: float, *, endpoints: bool
+    ) -> pd.DataFrame:
+        """Signals in bins of ``width_s``, a whole number of minutes: of variants, or of single engines."""
+        own = "endpoint != ''" if endpoints else "endpoint = ''"
+        step = COARSE_S if width_s % COARSE_S == 0 else FINE_S
+        query = (
+            f"SELECT CAST(bin_s / ? AS INTEGER) * ? AS b, signal, model, variant, endpoint, AVG(mean), MAX(high), "
+            f"MIN(low) FROM signals WHERE width_s = ? AND signal IN ({','.join('?' * len(names))}) AND bin_s >= ? "
+            f"AND bin_s < ? AND {own} GROUP BY b, signal, model, variant, endpoint"
+        )
+        parts = [
+            self._frame(query, (width_s, width_s, level, *names, start, end), tuple(_SIGNALS.split(", ")))
+            for level, start, end in _levels(step, since_s, until_s)
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    def request_bins(self, since_s: float, until_s: float, width_s: float, model: str) -> pd.DataFrame:
+        """Requests by bin, model and variant, as :meth:`dashboards.source.Reader.request_bins` has them."""
+        step = COARSE_S if width_s % COARSE_S == 0 else FINE_S
+        sums = ", ".join(f"SUM({name})" for name in COUNTS)
+        query = (
+            f"SELECT CAST(bin_s / ? AS INTEGER) * ? AS b, model, variant, {sums} FROM request_bins WHERE width_s = ? "
+            f"AND bin_s >= ? AND bin_s < ? AND (? = '' OR model = ?) GROUP BY b, model, variant"
+        )
+        parts = [
+            self._frame(query, (width_s, width_s, level, start, end, model, model), _BIN_COLUMNS)
+            for level, start, end in _levels(step, since_s, until_s)
+        ]  # fmt: skip
+        return pd.concat(parts, ignore_index=True)
+
+    def latencies(self, since_s: float, until_s: float, model: str, most: int) -> tuple[pd.DataFrame, int]:
+        """Some single requests, evenly spread, and how many kept ones each stands for."""
+        where, values = "done_s >= ? AND done_s < ? AND (? = '' OR model = ?)", (since_s, until_s, model, model)
+        count = int(self._frame(f"SELECT COUNT(*) FROM latencies WHERE {where}", values, ("n",))["n"].iloc[0])
+        step = max(1, -(-count // most))
+        query = f"SELECT {', '.join(LATENCIES)} FROM latencies WHERE {where} AND id % ? = 0 ORDER BY done_s"
+        return self._frame(query, (*values, step), LATENCIES), step
+
+    def models(self, since_s: float, until_s: float) -> set[str]:
+        """Models that were asked for."""
+        query = "SELECT DISTINCT model FROM request_bins WHERE width_s = ? AND bin_s >= ? AND bin_s < ?"
+        return set(self._frame(query, (COARSE_S, since_s, until_s), ("model",))["model"])
+
+    def variants(self, since_s: float, until_s: float) -> pd.DataFrame:
+        """Variants that served, with their model."""
+        query = "SELECT DISTINCT variant, model FROM request_bins WHERE width_s = ? AND bin_s >= ? AND bin_s < ?"
+        return self._frame(query, (COARSE_S, since_s, until_s), ("variant", "model"))
+
+
+def _levels(step_s: float, since_s: float, until_s: float) -> list[tuple[float, float, float]]:
+    """(width, from, to) of the summaries that cover a window: coarse ones as far as they reach, then fine ones."""
+    if step_s == FINE_S:
+        return [(FINE_S, since_s, until_s)]
+    middle = max(since_s, until_s // COARSE_S * COARSE_S)
+    return [(COARSE_S, since_s // COARSE_S * COARSE_S, middle), (FINE_S, middle, until_s)]
+
+
+def _whole(since_s: float, until_s: float, low: float, high: float) -> Iterator[float]:
+    """Starts of the coarse bins that [since, until) touches and that [low, high) holds whole."""
+    start = since_s // COARSE_S * COARSE_S
+    while start < until_s:
+        if low <= start and start + COARSE_S <= high:
+            yield start
+        start += COARSE_S
+
+
+def _insert(db: sqlite3.Connection, table: str, frame: pd.DataFrame, columns: tuple[str, ...]) -> None:
+    if len(frame):
+        rows = frame[list(columns)].astype(object).where(frame[list(columns)].notna(), None).to_numpy().tolist()
+        db.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({','.join('?' * len(columns))})", rows)
+
+
+def _coarsen(db: sqlite3.Connection, start: float) -> None:
+    """Fold the minutes of one coarse bin."""
+    span = (FINE_S, start, start + COARSE_S)
+    for table in ("signals", "request_bins"):
+        db.execute(f"DELETE FROM {table} WHERE width_s = ? AND bin_s = ?", (COARSE_S, start))
+    db.execute(
+        "INSERT INTO signals SELECT ?, ?, signal, model, variant, endpoint, AVG(mean), MAX(high), MIN(low) "
+        "FROM signals WHERE width_s = ? AND bin_s >= ? AND bin_s < ? GROUP BY signal, model, variant, endpoint",
+        (COARSE_S, start, *span),
+    )
+    db.execute(
+        "INSERT INTO request_bins SELECT ?, ?, model, variant, "
+        + ", ".join(f"SUM({name})" for name in COUNTS)
+        + " FROM request_bins WHERE width_s = ? AND bin_s >= ? AND bin_s < ? GROUP BY model, variant",
+        (COARSE_S, start, *span),
+    )
+
+
+class Folder:
+    """Folds in the background while the console runs."""
+
+    def __init__(self, reader: Callable[[], Reader], *, every_s: float = 20.0) -> None:
+        self._reader, self._every_s = reader, every_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="console-rollup", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the minute in hand."""
+        self._stop.set()
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        told = ""
+        while not self._stop.is_set():
+            done = 0
+            try:
+                reader = self._reader()
+                if reader.rollup is not None:
+                    done = reader.rollup.catch_up(reader, time.time(), stop=self._stop.is_set)
+                told = ""
+            except (FleetError, sqlite3.Error, OSError) as error:
+                if told != str(error):
+                    told = str(error)
+                    log.warning("summaries wait: %s", error)
+            self._stop.wait(0.05 if done else self._every_s)

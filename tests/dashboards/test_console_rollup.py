@@ -1,0 +1,114 @@
+"""Summaries say what the rows say, survive pruning, and begin anew when the promises change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dashboards.rollup import COUNTS, Rollup
+from dashboards.source import Reader, Window
+from fleet.history import History
+from fleet.slo import DEFAULT_SLOS, parse_slos
+from tests.dashboards import synthetic
+
+NOW_S = 1_790_000_100.0 // 900 * 900
+SPAN_S = 3_600.0
+SIGNALS = ("vllm:kv_cache_usage_perc", "vllm:num_requests_waiting", "generation_tps", "wva_desired_replicas")
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = f"sqlite:///{tmp_path_factory.mktemp('rollup')}/history.sqlite3"
+    synthetic.build(url, now_s=NOW_S, span_s=SPAN_S)
+    return url
+
+
+@pytest.fixture(scope="module")
+def plain(url: str) -> Reader:
+    return Reader(url)
+
+
+@pytest.fixture(scope="module")
+def folded(url: str, tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    reader = Reader(url, rollup=Rollup(tmp_path_factory.mktemp("sums") / "console.sqlite3", DEFAULT_SLOS))
+    assert reader.rollup is not None
+    while reader.rollup.catch_up(reader, NOW_S - 300.0):
+        pass
+    return reader
+
+
+@pytest.mark.parametrize("width_s", [60.0, 300.0, 900.0])
+def test_requests_are_counted_the_same(plain: Reader, folded: Reader, width_s: float) -> None:
+    window = Window(since_s=NOW_S - 2_700, until_s=NOW_S)
+    ours, theirs = folded.request_bins(window, width_s), plain.request_bins(window, width_s)
+    keys = ["bin_s", "model", "variant"]
+    columns = [*keys, *COUNTS]
+    pd.testing.assert_frame_equal(
+        ours.sort_values(keys)[columns].reset_index(drop=True),
+        theirs.sort_values(keys)[columns].reset_index(drop=True),
+        check_dtype=False,
+    )
+    assert ours["requests"].sum() > 1_000
+
+
+def test_signals_of_variants_are_the_same_minute_by_minute(plain: Reader, folded: Reader) -> None:
+    window = Window(since_s=NOW_S - 2_700, until_s=NOW_S)
+    keys = ["signal", "variant", "bin_s"]
+    ours = folded.variant_bins(window, SIGNALS, 60.0).sort_values(keys).reset_index(drop=True)
+    theirs = plain.variant_bins(window, SIGNALS, 60.0).sort_values(keys).reset_index(drop=True)
+    assert len(ours) == len(theirs) > 100
+    for name in ("mean", "high", "low"):
+        pd.testing.assert_series_equal(ours[name], theirs[name], check_dtype=False)
+
+
+def test_what_counts_is_added_over_engines_and_what_is_a_share_is_averaged(plain: Reader) -> None:
+    window = Window(since_s=NOW_S - 1_900, until_s=NOW_S - 1_600)
+    engines = plain.signal_bins(window, SIGNALS, 60.0)
+    whole = plain.variant_bins(window, SIGNALS, 60.0).set_index(["bin_s", "signal", "variant"])["mean"]
+    grouped = engines.groupby(["bin_s", "signal", "variant"])["mean"]
+    for key, value in whole.items():
+        expected = grouped.mean()[key] if key[1] == SIGNALS[0] else grouped.sum()[key]
+        assert value == pytest.approx(expected)
+
+
+def test_it_goes_back_as_far_as_the_history_and_then_has_nothing_to_do(folded: Reader) -> None:
+    assert folded.rollup is not None
+    span = folded.rollup.span()
+    assert span is not None
+    assert span[0] <= NOW_S - SPAN_S + 60
+    assert span[1] == (NOW_S - 320) // 60 * 60
+    assert folded.rollup.catch_up(folded, NOW_S - 300.0) == 0
+
+
+def test_summaries_stay_when_rows_are_pruned(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/history.sqlite3"
+    synthetic.build(url, now_s=NOW_S, span_s=1_800.0)
+    reader = Reader(url, rollup=Rollup(tmp_path / "console.sqlite3", DEFAULT_SLOS))
+    assert reader.rollup is not None
+    while reader.rollup.catch_up(reader, NOW_S):
+        pass
+    window = Window(since_s=NOW_S - 1_800, until_s=NOW_S - 900)
+    before = reader.request_bins(window, 300.0)["requests"].sum()
+    History(url).prune(NOW_S - 600)
+    assert reader.request_bins(window, 300.0)["requests"].sum() == before > 0
+
+
+def test_other_promises_begin_anew_and_the_same_ones_do_not(folded: Reader, tmp_path: Path) -> None:
+    path = tmp_path / "console.sqlite3"
+    first = Rollup(path, DEFAULT_SLOS)
+    first.fold(folded, NOW_S - 600, NOW_S - 540)
+    assert Rollup(path, DEFAULT_SLOS).span() == (NOW_S - 600, NOW_S - 540)
+    other = parse_slos({"default": {"ttft": {"threshold_s": 1.0, "objective": 0.9}}})
+    assert Rollup(path, other).span() is None
+
+
+def test_single_requests_are_an_even_sample(plain: Reader, folded: Reader) -> None:
+    window = Window(since_s=NOW_S - 4_000, until_s=NOW_S - 360)
+    ours, step = folded.latencies(window)
+    theirs, _ = plain.latencies(window)
+    assert step >= 2
+    assert 100 < len(ours) < len(theirs)
+    assert set(ours["variant"]) == set(theirs["variant"])
+    assert list(ours.columns) == list(theirs.columns)
