@@ -40,6 +40,7 @@ def _hand_over(settings: ConsoleSettings, port: int) -> None:
 @click.option("--router", help="Router's admin address (default http://127.0.0.1:8081; '' for none).")
 @click.option("--predictor", help="Predictor's address (default http://127.0.0.1:8090; '' for none).")
 @click.option("--alerts", help="Alert watcher's address (default http://127.0.0.1:8095; '' for none).")
+@click.option("--login-header", help="Refuse requests without this header of a reverse proxy (default: no login).")
 @click.option("--slo", type=click.Path(dir_okay=False, path_type=Path), help="SLO file (default: built-in promises).")
 @click.option("--die-with-parent", "follow", is_flag=True, help="Stop when the process that started this one dies.")
 def console(follow: bool, **options: str | int | Path | None) -> None:

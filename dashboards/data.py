@@ -10,16 +10,19 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import pandas as pd
 import streamlit as st
+from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from dashboards import diagnosis
+from dashboards.metricspage import Page
 from dashboards.parts import Answer, Parts
 from dashboards.rollup import Rollup
 from dashboards.settings import ConsoleSettings
 from dashboards.source import Reader, Window
 from fleet.settings import load, load_slos
 from fleet.slo import SloBook
+from fleet.sources.exposition import Point
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,6 +61,22 @@ def ask(part: str, path: str) -> Answer | None:
     """One document of one part; None when that part is not configured."""
     base = settings().parts().get(part)
     return None if base is None else _parts().ask(part, base, path)
+
+
+@st.cache_data(ttl=2.0, max_entries=8, show_spinner=False)
+def page(part: str) -> Page:
+    """A part's metrics page; empty where it is not configured or does not answer."""
+    base = settings().parts().get(part)
+    text = "" if base is None else _parts().text(base, "/metrics")
+    try:
+        found = [
+            Point(sample.name, float(sample.value), dict(sample.labels))
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        ]
+    except ValueError:  # no metrics page: another service listens there
+        found = []
+    return Page(points=found)
 
 
 @st.cache_resource(show_spinner=False, max_entries=4)

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from dashboards.charts import (
     GREY,
     HEIGHT,
+    INK,
     REPLICAS,
     REQUESTS_PER_S,
     Band,
@@ -262,4 +263,23 @@ def prediction_error(table: pd.DataFrame, axis: TimeAxis, *, height: int = HEIGH
         dash="dash",
     )
     limits(figure, (Limit(value=0.0, label="", colour=GREY),))
+    return figure
+
+
+def demand_and_plan(
+    served: pd.DataFrame, plan: pd.DataFrame, axis: TimeAxis, *, alerts: Sequence[Band] = (), height: int = HEIGHT
+) -> Any:
+    """What came against what was expected and what can be borne: one axis, requests per second."""
+    figure = blank(axis, REQUESTS_PER_S, height=height)
+    bands(figure, axis, alerts)
+    told = plan.dropna(subset=["forecast", "high"]) if len(plan) else plan
+    if len(told):
+        line(figure, axis, told, name="forecast", colour=PLANNED, unit=REQUESTS_PER_S, y="forecast", dash="dot")
+        line(figure, axis, told, name="forecast, 90 % bound", colour=PLANNED, unit=REQUESTS_PER_S, y="high", width=0.6,
+             fill="tonexty", fillcolor=translucent(PLANNED, 0.15))  # fmt: skip
+    bears = plan.dropna(subset=["capacity"]) if len(plan) else plan
+    if len(bears):
+        line(figure, axis, bears, name="capacity of ready replicas", colour=GREY, unit=REQUESTS_PER_S, y="capacity",
+             step=True)  # fmt: skip
+    line(figure, axis, served, name="finished", colour=INK, unit=REQUESTS_PER_S, y="requests")
     return figure

@@ -12,8 +12,22 @@ from typing import Any, Final
 import streamlit as st
 
 from dashboards import data, html, view
-from dashboards.pages import alerting, autoscaling, business, engines, infrastructure, overview, resources, routing
+from dashboards.pages import (
+    alerting,
+    autoscaling,
+    business,
+    cache,
+    engines,
+    infrastructure,
+    overview,
+    planning,
+    prediction,
+    resources,
+    routing,
+    whatif,
+)
 from dashboards.summary import Level
+from dashboards.timing import DRAWN
 from dashboards.view import View
 from dashboards.words import ago, clock, seconds
 from fleet.errors import HistoryError
@@ -68,11 +82,39 @@ SECTIONS: Final[dict[str, tuple[Entry, ...]]] = {
             render=autoscaling.render,
         ),
         Entry(
+            path="whatif",
+            title="What if",
+            lead="other settings, tried on the recorded load",
+            icon="swap_horiz",
+            render=whatif.render,
+        ),
+        Entry(
             path="routing",
-            title="Router & predictor",
-            lead="where requests went, and how good the guesses were",
+            title="Router",
+            lead="where requests went, how even the load is, what is held back",
             icon="alt_route",
             render=routing.render,
+        ),
+        Entry(
+            path="prediction",
+            title="Predictor",
+            lead="how good the guesses are, and whether the model still fits",
+            icon="online_prediction",
+            render=prediction.render,
+        ),
+        Entry(
+            path="cache",
+            title="Cache",
+            lead="blocks by engine, what prefixes save",
+            icon="database",
+            render=cache.render,
+        ),
+        Entry(
+            path="planner",
+            title="Planner",
+            lead="what the traffic asks for, and what it costs",
+            icon="calculate",
+            render=planning.render,
         ),
         Entry(
             path="alerts",
@@ -135,11 +177,12 @@ def body(page: Entry) -> None:
 def guarded(page: Entry) -> None:
     """A page, or the designed state for a history that is missing or broken."""
     try:
-        seen = view.look()
-        st.html(heading(page, status(seen)))
-        if _too_old(seen):
-            return
-        page.render(seen)
+        with DRAWN.labels(page.path).time():
+            seen = view.look()
+            st.html(heading(page, status(seen)))
+            if _too_old(seen):
+                return
+            page.render(seen)
     except HistoryError as error:
         st.html(heading(page))
         without_history(error)

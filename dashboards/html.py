@@ -12,12 +12,14 @@ MARKS: Final = {Level.GOOD: "✓", Level.ATTENTION: "▲", Level.BREACH: "✕", 
 WORDS: Final = {Level.GOOD: "good", Level.ATTENTION: "attention", Level.BREACH: "breach", Level.UNKNOWN: "unknown"}
 
 
-def banner(sentence: Sentence) -> str:
-    """The sentence on top."""
+def banner(sentence: Sentence, *, links: Sequence[tuple[str, str]] = ()) -> str:
+    """The sentence on top, and where it leads: (words, address)."""
+    ways = "".join(f'<a href="{escape(to)}" target="_self">{escape(words)}</a>' for words, to in links)
     return (
         f'<section class="fl-banner fl-{sentence.level}" role="status" aria-live="polite">'
         f'<span class="fl-mark" aria-hidden="true">{MARKS[sentence.level]}</span>'
-        f"<div><strong>{escape(sentence.headline)}</strong> <span>{escape(sentence.detail)}</span></div></section>"
+        f"<div><strong>{escape(sentence.headline)}</strong> <span>{escape(sentence.detail)}</span>"
+        f"{f'<nav class=fl-ways aria-label=Next>{ways}</nav>' if ways else ''}</div></section>"
     )
 
 

@@ -54,6 +54,14 @@ class Parts:
             since_s=self._since(base_url, answered, time.time()),
         )
 
+    def text(self, base_url: str, path: str) -> str:
+        """GET one path as text; empty when there is no answer."""
+        try:
+            response = requests.get(base_url + path, timeout=self._timeout_s)
+        except requests.RequestException:
+            return ""
+        return response.text if response.status_code == 200 else ""
+
     def health(self, urls: Mapping[str, str]) -> dict[str, Answer]:
         """All parts' ``/healthz`` at once."""
         if not urls:

@@ -6,6 +6,7 @@ Times are Unix seconds, ratios 0..1. A bin that holds nothing is NaN: a gap in t
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -349,3 +350,101 @@ def alert_spells(events: pd.DataFrame, *, until_s: float) -> pd.DataFrame:
             }
             spells.append(running[key])
     return pd.DataFrame(spells, columns=columns).sort_values("from_s", ascending=False, ignore_index=True)
+
+
+def imbalance(running: pd.DataFrame, waiting: pd.DataFrame) -> pd.DataFrame:
+    """``value`` = requests on the fullest engine over the mean of its variant, where a variant has several engines."""
+    both = pd.concat([running, waiting])
+    both = both[both["endpoint"] != ""] if len(both) else both
+    if both.empty:
+        return pd.DataFrame(columns=["variant", "bin_s", "value"])
+    each = both.groupby(["variant", "bin_s", "endpoint"], as_index=False)["value"].sum()
+    grouped = each.groupby(["variant", "bin_s"])["value"].agg(["max", "mean", "size"]).reset_index()
+    grouped = grouped[(grouped["size"] > 1) & (grouped["mean"] >= 1)]
+    rated: pd.DataFrame = grouped.assign(value=grouped["max"] / grouped["mean"])
+    return rated[["variant", "bin_s", "value"]]
+
+
+def close_share(
+    pairs: pd.DataFrame, starts: np.ndarray, width_s: float, *, within: float, fewest: int = 4
+) -> pd.DataFrame:
+    """``value`` = share of guesses within ``within`` of the actual value, bin by bin."""
+    if pairs.empty:
+        return pd.DataFrame(columns=["bin_s", "value", "n"])
+    work = pairs.assign(bin_s=np.floor(pairs["done_s"] / width_s) * width_s, close=pairs["error"].abs() <= within)
+    table = work.groupby("bin_s", as_index=False).agg(value=("close", "mean"), n=("close", "size"))
+    table["value"] = table["value"].where(table["n"] >= fewest)
+    return pd.DataFrame({"bin_s": starts}).merge(table, on="bin_s", how="left")
+
+
+def fits(events: pd.DataFrame) -> pd.DataFrame:
+    """Recorded fits: ``at_s``, ``target``, ``value`` (error on unseen requests), ``samples``."""
+    rows = []
+    for event in events.to_dict("records") if len(events) else ():
+        data = event["data"] if isinstance(event["data"], Mapping) else {}
+        for target in ("ttft", "tpot"):
+            error = data.get(f"{target}_mape", data.get(f"{target}_error"))
+            if error is None and (said := re.search(rf"{target}\D{{0,12}}?([\d.]+) ?%", str(event["message"]), re.I)):
+                error = float(said[1]) / 100
+            if isinstance(error, int | float):
+                ratio = float(error) / 100 if error > 3 else float(error)
+                rows.append({"at_s": event["at_s"], "target": target, "value": ratio, "samples": data.get("samples")})
+    return pd.DataFrame(rows, columns=["at_s", "target", "value", "samples"]).sort_values("at_s", ignore_index=True)
+
+
+def drift(pairs: Mapping[str, pd.DataFrame], since_s: float, until_s: float) -> pd.DataFrame:
+    """Median absolute error by target and variant: the newest quarter of a window, and what came before."""
+    cut, rows = until_s - (until_s - since_s) / 4, []
+    for target, table in pairs.items():
+        for variant, own in table.groupby("variant") if len(table) else ():
+            size = own["error"].abs()
+            new, old = size[own["done_s"] >= cut], size[own["done_s"] < cut]
+            rows.append({"target": target.upper(), "variant": str(variant), "before": _median(old),
+                         "newest": _median(new), "requests": len(new)})  # fmt: skip
+    return pd.DataFrame(rows, columns=["target", "variant", "before", "newest", "requests"])
+
+
+def _median(values: pd.Series, *, fewest: int = 10) -> float:
+    return float(values.median()) if len(values) >= fewest else math.nan
+
+
+def decision_series(decisions: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Inputs of decisions over time: ``bin_s``, ``model``, ``variant`` and a column for each name; NaN: not known."""
+    rows = []
+    for row in decisions.to_dict("records") if len(decisions) else ():
+        inputs = row["signals"] if isinstance(row["signals"], Mapping) else {}
+        values = {name: inputs.get(name) for name in names}
+        if any(value is not None for value in values.values()):
+            rows.append({"bin_s": float(row["at_s"]), "model": row["model"], "variant": row["variant"],
+                         "current": row["current"], **values})  # fmt: skip
+    table = pd.DataFrame(rows, columns=["bin_s", "model", "variant", "current", *names])
+    typed: pd.DataFrame = table.astype(dict.fromkeys(names, float))
+    return typed.sort_values("bin_s", ignore_index=True)
+
+
+def burn_rate(bins: pd.DataFrame, promise: str, objective: float, *, since_s: float) -> float | None:
+    """How many times too fast the error budget goes since a moment: 1 spends it exactly; None: nothing to judge."""
+    recent = bins[bins["bin_s"] >= since_s] if len(bins) else bins
+    kept = attainment(recent, promise)
+    return None if kept is None or objective >= 1 else (1 - kept) / (1 - objective)
+
+
+def planned_load(said: pd.DataFrame, *, width_s: float) -> pd.DataFrame:
+    """What decisions expected, by bin over all models: ``demand``, ``forecast``, ``high`` (90 %), ``capacity``.
+
+    Demand and forecast are the model's, told alike by each of its variants; capacity is the variants' own, by replica.
+    A forecast stands at the time it speaks of: the decision's own plus the lead time.
+    """
+    columns = ["bin_s", "demand", "forecast", "high", "capacity"]
+    if said.empty:
+        return pd.DataFrame(columns=columns)
+    work = said.assign(bin_s=(said["bin_s"] // width_s) * width_s, bears=said["capacity_rps"] * said["current"],
+                       then_s=((said["bin_s"] + said["lead_s"].fillna(0.0)) // width_s) * width_s)  # fmt: skip
+    latest = work.groupby(["model", "variant", "bin_s"], as_index=False).last()
+    bears = latest.groupby("bin_s")["bears"].sum(min_count=1)
+    demand = latest.groupby(["model", "bin_s"])["demand_rps"].last().groupby("bin_s").sum(min_count=1)
+    ahead = work.groupby(["model", "then_s"])[["forecast_rps", "forecast_p90_rps"]].last()
+    told = ahead.groupby("then_s").sum(min_count=1)
+    table = pd.DataFrame({"demand": demand, "capacity": bears}).join(told, how="outer")
+    table = table.rename(columns={"forecast_rps": "forecast", "forecast_p90_rps": "high"})
+    return table.rename_axis("bin_s").reset_index()[columns]

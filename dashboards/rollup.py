@@ -33,6 +33,8 @@ COARSE_S: Final = 900.0
 LAG_S: Final = 20.0
 """A minute is folded this long after its end: writers batch, and requests are recorded when they finish."""
 KEEP_S: Final = {FINE_S: 8 * 86_400.0, COARSE_S: 35 * 86_400.0}
+ENGINES_KEEP_S: Final = 8 * 3600.0
+"""Minutes of single engines are kept so long: heat maps of longer ranges are drawn from quarters of an hour."""
 SAMPLED: Final = 6
 """Single requests that are kept of each variant and minute."""
 PER_ENDPOINT: Final = ("vllm:kv_cache_usage_perc", "vllm:num_requests_waiting")
@@ -148,6 +150,8 @@ class Rollup:
             for width_s, keep_s in KEEP_S.items():
                 for table in ("signals", "request_bins"):
                     db.execute(f"DELETE FROM {table} WHERE width_s = ? AND bin_s < ?", (width_s, now_s - keep_s))
+            old = (FINE_S, now_s - ENGINES_KEEP_S)
+            db.execute("DELETE FROM signals WHERE width_s = ? AND bin_s < ? AND endpoint != ''", old)
             db.execute("DELETE FROM latencies WHERE done_s < ?", (now_s - KEEP_S[FINE_S],))
 
     # ---- reading

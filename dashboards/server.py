@@ -15,9 +15,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 from streamlit.starlette import App
 
 from dashboards import data
+from dashboards.login import HeaderLogin
 from dashboards.plot import PLOTLY_PATH
 from dashboards.rollup import Folder
 from dashboards.settings import ConsoleSettings
@@ -74,8 +76,10 @@ def serve(sock: socket.socket) -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)  # the history's library tells of each of its plug-ins
     host, port = sock.getsockname()[:2]
     started = time.perf_counter()
+    app: ASGIApp = App(SCRIPT, routes=_routes())
+    header = load(ConsoleSettings).login_header
     config = uvicorn.Config(
-        App(SCRIPT, routes=_routes()),
+        HeaderLogin(app, header) if header else app,
         log_config=None,
         access_log=False,
         ws_max_size=16 * 2**20,

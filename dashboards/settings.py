@@ -17,7 +17,9 @@ class ConsoleSettings(Settings):
     model_config = SettingsConfigDict(env_prefix="CONSOLE_", frozen=True, extra="forbid")
 
     host: str = "127.0.0.1"
-    """Address to listen on; the console has no login, so keep it on loopback or behind a proxy that has one."""
+    """Address to listen on; without ``login_header`` there is no login: keep it on loopback then."""
+    login_header: str = ""
+    """Header in which a reverse proxy names the user (``X-Forwarded-User``): without it 401; empty: no login."""
     port: int = Field(default=8501, ge=0, le=65_535)
     """Port to listen on; 0: any free one."""
     history_url: str = ""

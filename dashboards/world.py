@@ -16,6 +16,9 @@ from fleet.slo import Slo, SloBook
 RECENT_S: Final = 60.0
 """A promise is judged over the newest minute, so that the sentence speaks of now."""
 
+BURN_S: Final = 300.0
+"""The burn shown is that of the newest five minutes, the short window of the fastest alert."""
+
 KV: Final = "vllm:kv_cache_usage_perc"
 WAITING: Final = "vllm:num_requests_waiting"
 RUNNING: Final = "vllm:num_requests_running"
@@ -43,6 +46,8 @@ class Promise:
     """The promised percentile over the newest minute."""
     attained: float | None
     """Share of requests within the limit, whole window."""
+    burn: float | None = None
+    """How many times too fast its error budget goes, over the newest minutes; 1 spends it exactly."""
     broken_since_s: float | None = None
     """Since when the promise is missed, while the newest minute misses it; None: kept."""
 
@@ -156,6 +161,7 @@ def promises(slo: Slo, bins: pd.DataFrame, latencies: pd.DataFrame, *, until_s: 
                 objective=target.objective,
                 p_now_s=now,
                 attained=queries.attainment(bins, name),
+                burn=queries.burn_rate(bins, name, target.objective, since_s=until_s - BURN_S),
                 broken_since_s=None if now is None or now <= target.threshold_s else since or until_s - RECENT_S,
             )
         )

@@ -1,4 +1,4 @@
-"""Autoscaling: what was planned, asked for and got, and why."""
+"""Autoscaling: demand, forecast and capacity; what was planned, asked for and got, and why."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from dashboards.words import clock, plural, si, significant
 
 _NO_COUNTS = "No replica counts yet: the controller writes them with each pass. Check that it runs."
 _MOST = 400
+FORECAST = ("demand_rps", "forecast_rps", "forecast_p90_rps", "capacity_rps", "lead_s")
+"""Inputs of a decision that tell what the controller expected."""
 
 
 def render(view: View) -> None:
     """Draw the page."""
     signals = view.signals(world.DESIRED, world.REQUESTED, world.CURRENT, world.SATURATION)
+    _demand(view)
     _replicas(view, signals)
     _saturation(view, signals)
     left, right = st.columns([3, 2], gap="small")
@@ -29,6 +32,25 @@ def render(view: View) -> None:
         _decisions(view)
     with right:
         _chosen(view)
+
+
+def _demand(view: View) -> None:
+    """What came, what was expected, and what the ready replicas bear, on the axis of the replicas below."""
+    window = view.window
+    bins = queries.summed(view.request_bins(), by=("variant",), columns=("requests",))
+    rates = queries.rates(bins, ("requests",), since_s=window.since_s, until_s=window.until_s, width_s=view.width_s)
+    served = queries.summed(rates, by=(), columns=("requests",)) if len(rates) else rates
+    said = queries.decision_series(data.read(Reader.decisions, window, False, 2_000), FORECAST)
+    plan = queries.planned_load(said, width_s=view.width_s)
+    bears = plan["capacity"].notna().any() if len(plan) else False
+    note = "requests per second: finished, expected by the controller with its 90 % bound, borne by ready replicas"
+    panel(
+        view, key="demand-plan", heading="Demand, forecast, capacity", frame=served, column="requests",
+        note=note if bears else "requests finished per second; forecast and capacity are told by the analyzer `slo` "
+        "(fleet wva run --analyzer slo)",
+        nothing="No request finished in this range. Send traffic through the router.",
+        figure=lambda: figures.demand_and_plan(served, plan, view.axis, alerts=view.alert_bands()),
+    )  # fmt: skip
 
 
 def _replicas(view: View, signals: pd.DataFrame) -> None:

@@ -16,7 +16,7 @@ from dashboards.view import View, known_models, link
 from dashboards.words import NOTHING, ago, change, change_points, clock, money, percent, seconds, si, significant
 from dashboards.world import ModelState, Promise, VariantState, World
 
-_MODEL_HEAD = ("Model", "State", "TTFT", "TPOT", "Met every promise", "Success", "Waiting")
+_MODEL_HEAD = ("Model", "State", "TTFT", "TPOT", "Error budget left", "Burn", "Success", "Waiting", "")
 _VARIANT_HEAD = (
     "Variant",
     "Ready / wanted",
@@ -33,7 +33,7 @@ def render(view: View) -> None:
     """Draw the page."""
     bins, (latencies, _), signals = view.request_bins(), view.latencies(), view.signals(*world.FLEET_SIGNALS)
     state = gather(view, bins, latencies, signals)
-    st.html(html.banner(summarise(state, view.zone)))
+    st.html(html.banner(summarise(state, view.zone), links=way_on(state)))
     st.html(html.tiles(tiles(state, bins, view.requests_before(), view)))
     if not state.variants and not state.models:
         st.html(
@@ -52,6 +52,20 @@ def render(view: View) -> None:
         _replicas(view, signals)
     with right:
         _feed(view)
+
+
+def way_on(state: World) -> list[tuple[str, str]]:
+    """Where to go from the sentence: (words, address). At most three clicks lead from here to the controller's plan."""
+    broken = [model.name for model in state.models if any(p.broken_since_s is not None for p in model.promises)]
+    firing = [alert for alert in state.alerts if alert.severity == "critical"] or list(state.alerts)
+    if not broken and not firing:
+        return []
+    model = broken[0] if broken else firing[0].model
+    alert = next((one.name for one in firing if not model or one.model in {"", model}), "HighTTFT")
+    return [
+        ("Why: open the diagnosis", link("alerts", model=model, alert=alert)),
+        ("What the controller will do", link("autoscaling", model=model)),
+    ]
 
 
 def gather(view: View, bins: pd.DataFrame, latencies: pd.DataFrame, signals: pd.DataFrame) -> World:
@@ -85,6 +99,7 @@ def tiles(state: World, bins: pd.DataFrame, before: pd.DataFrame, view: View) ->
     good, good_before = queries.attainment(bins, "good"), queries.attainment(before, "good")
     budget = queries.budget_left(good, objective)
     rate, rate_before = _good_rate(bins, view), _good_rate(before, view)
+    burn = max((p.burn for model in state.models for p in model.promises if p.burn is not None), default=None)
     costs = [variant.cost_per_hour for variant in state.variants if variant.cost_per_hour is not None]
     ready, wanted = _total(state, "ready"), _total(state, "wanted")
     starting = sum(variant.starting for variant in state.variants)
@@ -96,7 +111,7 @@ def tiles(state: World, bins: pd.DataFrame, before: pd.DataFrame, view: View) ->
             note=change_points(good, good_before),
             level=_judge(good, objective),
         ),
-        _budget(budget, view),
+        _budget(budget, view, burn),
         html.tile("Goodput", si(rate, "req/s"), limit="kept every promise", note=change(rate, rate_before)),
         html.tile("Cost", f"{money(sum(costs))} /h" if costs else NOTHING, limit="replicas that run or start"),
         html.tile(
@@ -108,17 +123,22 @@ def tiles(state: World, bins: pd.DataFrame, before: pd.DataFrame, view: View) ->
     ]
 
 
-def _budget(left: float | None, view: View) -> str:
+def _budget(left: float | None, view: View, burn: float | None) -> str:
     """How much more may fail before the promise for this window is broken."""
     window = f"of the last {seconds(view.window.span_s)}"
+    now = "" if burn is None else f"burning {significant(burn, 2)}x"
     if left is None:
         return html.tile("Error budget left", NOTHING, limit=window)
     if left < 0:
         return html.tile(
-            "Error budget left", "0 %", limit=f"spent {significant(1 - left, 2)} times over", level=Level.BREACH
+            "Error budget left",
+            "0 %",
+            limit=f"spent {significant(1 - left, 2)} times over",
+            note=now,
+            level=Level.BREACH,
         )
     return html.tile(
-        "Error budget left", percent(left), limit=window, level=Level.GOOD if left > 0.25 else Level.ATTENTION
+        "Error budget left", percent(left), limit=window, note=now, level=Level.GOOD if left > 0.25 else Level.ATTENTION
     )
 
 
@@ -139,7 +159,7 @@ def model_rows(state: World, view: View) -> str:
     """One row a model: its promises and how they are kept."""
     body = [_model_row(model) for model in state.models]
     return (
-        html.rows(_MODEL_HEAD, body, columns="1.8fr 0.9fr 1.3fr 1.3fr 1.1fr 0.8fr 0.6fr", label="Models")
+        html.rows(_MODEL_HEAD, body, columns="1.7fr 0.8fr 1.25fr 1.25fr 1.1fr 0.8fr 0.8fr 0.6fr 0.9fr", label="Models")
         if body
         else ""
     )
@@ -155,10 +175,36 @@ def _model_row(model: ModelState) -> list[str]:
         html.cell("State", html.badge(level, "no traffic" if level is Level.UNKNOWN else "")),
         html.cell("TTFT", _promise(promises.get("TTFT"))),
         html.cell("TPOT", _promise(promises.get("TPOT"))),
-        html.cell("Met every promise", f'<span class="fl-num">{percent(model.good)}</span>'),
+        html.cell("Error budget left", _left(model)),
+        html.cell("Burn", _burn(model)),
         html.cell("Success", f'<span class="fl-num{" fl-over" if failed else ""}">{percent(model.success)}</span>'),
         html.cell("Waiting", f'<span class="fl-num">{si(model.waiting)}</span>'),
+        html.cell("Why", f'<a href="{escape(link("alerts", model=model.name))}" target="_self">diagnosis</a>'),
     ]
+
+
+def _left(model: ModelState) -> str:
+    """The budget of the promise that has least left, over the window."""
+    left = min((value for value in map(budget_of, model.promises) if value is not None), default=None)
+    if left is None:
+        return '<span class="fl-none">–</span>'
+    words = percent(left) if left >= 0 else f"0 %, spent {significant(1 - left, 2)}x"
+    return f'<span class="fl-num{" fl-over" if left < 0 else ""}">{words}</span>'
+
+
+def budget_of(promise: Promise) -> float | None:
+    """Share of a promise's error budget that is left."""
+    return queries.budget_left(promise.attained, promise.objective)
+
+
+def _burn(model: ModelState) -> str:
+    """How many times too fast the budget goes now; 1 spends it exactly."""
+    rates = [promise.burn for promise in model.promises if promise.burn is not None]
+    if not rates:
+        return '<span class="fl-none">–</span>'
+    over = " fl-over" if max(rates) > 1 else ""
+    help_ = "times the rate that spends the budget exactly, newest minutes"
+    return f'<span class="fl-num{over}" title="{help_}">{significant(max(rates), 2)}x</span>'
 
 
 def _promise(promise: Promise | None) -> str:
@@ -277,7 +323,7 @@ def feed_items(view: View, *, limit: int = 9) -> list[str]:
         )
     events = data.read(Reader.events, view.window, ("alert", "process", "model"))
     for row in events.to_dict("records"):
-        page = {"alert": "alerts", "process": "infrastructure"}.get(row["kind"], "routing")
+        page = {"alert": "alerts", "process": "infrastructure"}.get(row["kind"], "prediction")
         over = isinstance(row["data"], Mapping) and row["data"].get("state") == "resolved"
         mark = "✓" if over else {"critical": "✕", "warning": "▲"}.get(row["severity"], "")
         entries.append(

@@ -1,4 +1,4 @@
-"""Router and predictor: where requests went and why, and how good the guesses were."""
+"""Router: where requests went and why, how even the load is, what is held back and refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboards import data, figures, html, queries
+from dashboards import charts, data, figures, html, metricspage, queries, world
 from dashboards.pages.infrastructure import unreachable
 from dashboards.panels import panel, section, table
 from dashboards.parts import Answer
@@ -16,62 +16,59 @@ from dashboards.summary import Level
 from dashboards.view import View
 from dashboards.words import clock, endpoint_name, percent, seconds, si, significant
 
-_DOTS = 1_500
 _RECENT = "/debug/decisions?last=60"
-_NO_GUESS = (
-    "No request with a prediction finished. The router records one as soon as the predictor has learnt from "
-    "some hundred requests."
-)
+_SHED = "fleet_router_shed_total"
+_QUEUE = "llm_d_epp_flow_control_queue_size"
 
 
 def render(view: View) -> None:
     """Draw the page."""
-    latencies, step = view.latencies()
-    pairs = {what: queries.prediction_pairs(latencies, what) for what in ("ttft", "tpot")}
-    status = data.ask("predictor", "/status")
-    st.html(html.tiles(tiles(latencies, pairs, status)))
-    _split(view)
-    note = f"one request in {step} is read; " if step > 1 else ""
-    for column, what in zip(st.columns(2, gap="small"), pairs, strict=True):
-        with column:
-            _scatter(view, pairs[what], what.upper(), note)
-            _error(view, pairs[what], what.upper())
-    left, right = st.columns([3, 2], gap="small")
+    answer, page = data.ask("router", _RECENT), data.page("router")
+    signals = view.signals(world.RUNNING, world.WAITING)
+    st.html(html.tiles(_tiles(view, answer, page)))
+    left, right = st.columns(2, gap="small")
     with left:
-        _recent(view)
+        _split(view)
+        _saved(view)
     with right:
-        _model(view, status)
+        _imbalance(view, signals)
+        _refused(view)
+    _scores(view, answer)
+    _recent(view, answer)
+    left, right = st.columns(2, gap="small")
+    with left:
+        _prefixes(answer)
+    with right:
+        _held_back(view, page)
 
 
-def tiles(latencies: pd.DataFrame, pairs: Mapping[str, pd.DataFrame], status: Answer | None) -> list[str]:
-    """How far off, how many, how cold."""
-    document = _document(status)
-    share = len(pairs["ttft"]) / len(latencies) if len(latencies) else None
-    cold = document.get("cold")
-    state = (
-        "not reachable"
-        if status is None or not status.reachable
-        else "cold"
-        if cold
-        else "warm"
-        if cold is False
-        else "–"
-    )
+def _tiles(view: View, answer: Answer | None, page: metricspage.Page) -> list[str]:
+    bins = view.request_bins()
+    asked = float(bins["input_tokens"].sum()) if len(bins) else 0.0
+    found = float(bins["cached_tokens"].sum()) if len(bins) else 0.0
+    refused = float(bins["rejected"].sum()) if len(bins) else None
+    picks = recent_decisions(answer.document if answer else None)
+    took = took_s(answer.document if answer else None)
+    queued = page.total(_QUEUE)
     return [
-        html.tile("TTFT error", percent(queries.mean_absolute_error(pairs["ttft"])), limit="mean, of the actual value"),
-        html.tile("TPOT error", percent(queries.mean_absolute_error(pairs["tpot"])), limit="mean, of the actual value"),
-        html.tile("Requests with a prediction", percent(share), limit="of those read"),
-        html.tile(
-            "Predictor",
-            state,
-            limit=f"{si(_number(document.get('samples')))} samples learnt" if document else "",
-            level=Level.GOOD if state == "warm" else Level.ATTENTION if state in {"cold", "not reachable"} else None,
-        ),
-    ]
+        html.tile("Requests", si(float(bins["requests"].sum()) / view.window.span_s if len(bins) else None, "req/s")),
+        html.tile("Prompt tokens cached", percent(found / asked if asked else None), limit="of this range's prompts"),
+        html.tile("Time to pick, median", seconds(took), limit="limit 10 ms",
+                  level=None if took is None else Level.GOOD if took < 0.01 else Level.BREACH),
+        html.tile("Held back", si(queued), limit="requests in flow control now"),
+        html.tile("Refused", si(refused), limit="in this range",
+                  level=None if not refused else Level.ATTENTION),
+        html.tile("Candidates", si(float(picks["candidates"].median()) if len(picks) else None),
+                  limit="engines a pick chose from, median"),
+    ]  # fmt: skip
 
 
-def _document(answer: Answer | None) -> Mapping[str, Any]:
-    return answer.document if answer is not None and isinstance(answer.document, Mapping) else {}
+def took_s(document: object) -> float | None:
+    """Median time of the router's newest picks."""
+    entries = document if isinstance(document, Sequence) and not isinstance(document, str | bytes) else ()
+    times = [value for entry in entries if isinstance(entry, Mapping)
+             and (value := _number(entry.get("took_s"))) is not None]  # fmt: skip
+    return float(pd.Series(times).median()) if times else None
 
 
 def _number(value: object) -> float | None:
@@ -92,38 +89,6 @@ def _split(view: View) -> None:
         column="requests",
         nothing="No request finished. Send traffic through the router.",
         figure=lambda: figures.demand(rates, view.axis, view.palette, height=200),
-    )
-
-
-def _scatter(view: View, pairs: pd.DataFrame, what: str, note: str) -> None:
-    dots = queries.thinned(pairs, _DOTS)
-    many = (
-        f"{si(float(len(dots)))} of {si(float(len(pairs)))} shown" if len(dots) < len(pairs) else "every dot a request"
-    )
-    panel(
-        view,
-        key=f"scatter-{what}",
-        heading=f"{what}: predicted against actual",
-        note=f"{note}{many}; on the line = right",
-        frame=dots,
-        column="predicted",
-        nothing=_NO_GUESS,
-        group="",
-        figure=lambda: figures.predicted_against_actual(dots, view.palette, what=what),
-    )
-
-
-def _error(view: View, pairs: pd.DataFrame, what: str) -> None:
-    over_time = queries.error_over_time(pairs, view.starts, view.width_s)
-    panel(
-        view,
-        key=f"error-{what}",
-        heading=f"{what} error over time",
-        note="median a bin",
-        frame=over_time,
-        column="absolute",
-        nothing=_NO_GUESS,
-        figure=lambda: figures.prediction_error(over_time, view.axis, height=200),
     )
 
 
@@ -159,10 +124,106 @@ def _pick(entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _recent(view: View) -> None:
+def _imbalance(view: View, signals: pd.DataFrame) -> None:
+    frame = queries.imbalance(queries.pick(signals, world.RUNNING), queries.pick(signals, world.WAITING))
+    unit = charts.Unit(title="fullest engine over the mean", ticks=".1f", hover=".2f", suffix="x", floor=None)
+    panel(
+        view, key="imbalance", heading="Imbalance", frame=frame,
+        note="requests on the fullest engine over the mean of its variant; 1 is even",
+        nothing="Imbalance needs engine by engine samples: choose a range below 6 h, in a fleet of at most 24 engines.",
+        figure=lambda: charts.by_variant(frame, view.axis, unit, view.palette, width_s=view.width_s, height=200,
+                                         marks=(charts.Limit(value=1.25, label="even within 80 %"),)),
+    )  # fmt: skip
+
+
+def _saved(view: View) -> None:
+    sums = queries.summed(view.request_bins(), by=("variant",), columns=("input_tokens", "cached_tokens"))
+    ratio = sums.assign(value=sums["cached_tokens"] / sums["input_tokens"].where(sums["input_tokens"] > 0)) if len(
+        sums) else sums  # fmt: skip
+    panel(
+        view, key="router-hits", heading="Prefix hit rate", frame=ratio,
+        note="share of prompt tokens that the chosen engine had cached", nothing="No request finished.",
+        figure=lambda: charts.by_variant(ratio, view.axis, charts.RATIO, view.palette, width_s=view.width_s,
+                                         height=200),
+    )  # fmt: skip
+
+
+def _refused(view: View) -> None:
+    names = ["rejected", "timeout", "error"]
+    counts = queries.summed(view.request_bins(), by=(), columns=(*names, "requests"))
+    failed = counts if len(counts) and counts[names].to_numpy().sum() else counts.iloc[:0]
+    unit = charts.Unit(title=f"requests per {seconds(view.width_s)}", hover="d")
+    panel(
+        view, key="refused", heading="Refused and failed", frame=failed, column="requests",
+        note="rejected: shed by flow control or without a ready engine",
+        nothing="Nothing was refused in this range." if len(counts) else "No request finished.",
+        figure=lambda: charts.stacked(failed, view.axis, unit, {n: charts.STATE_COLOURS[n] for n in names}, height=200),
+    )  # fmt: skip
+
+
+def scores(document: object) -> pd.DataFrame:
+    """Mean score of each engine by each scorer over the router's newest picks, and how often it was taken."""
+    entries = document if isinstance(document, Sequence) and not isinstance(document, str | bytes) else ()
+    rows: list[dict[str, Any]] = []
+    for entry in entries:
+        given = entry.get("scores") if isinstance(entry, Mapping) else None
+        for url, own in (given if isinstance(given, Mapping) else {}).items():
+            if isinstance(own, Mapping):
+                named = {str(name): _number(value) for name, value in own.items()}
+                rows.append(
+                    {"endpoint": endpoint_name(str(url)), "taken": float(url == entry.get("endpoint")), **named}
+                )
+    if not rows:
+        return pd.DataFrame()
+    frame = pd.DataFrame(rows)
+    means = frame.groupby("endpoint").mean(numeric_only=True)
+    means.insert(0, "scored", frame.groupby("endpoint").size())
+    return means.sort_values("taken", ascending=False).reset_index()
+
+
+def _scores(view: View, answer: Answer | None) -> None:
+    with st.container(border=True, key="panel-scores"):
+        section("Scores by engine", "mean of the newest picks, scorer by scorer, 0 to 1; taken: share it was chosen")
+        found = scores(answer.document if answer else None)
+        if found.empty:
+            st.html(html.empty("No scores to show", "The router tells them on its admin port once it has picked.",
+                               command="fleet console --router URL"))  # fmt: skip
+            return
+        shown = found.copy()
+        for name in shown.columns[2:]:
+            shown[name] = [significant(value) for value in shown[name]]
+        table(shown, view, key="scores")
+
+
+def _prefixes(answer: Answer | None) -> None:
+    with st.container(border=True, key="panel-prefixes"):
+        section("Hot prefixes", "engines whose cached prefixes the newest picks matched")
+        picks = recent_decisions(answer.document if answer else None)
+        hot = picks[picks["cached"].fillna(0) > 0] if len(picks) else picks
+        if len(hot) == 0:
+            st.html(html.empty("No prefix was matched", "By the newest picks the router remembers."))
+            return
+        grouped = hot.groupby("endpoint").agg(picks=("cached", "size"), tokens=("cached", "sum"),
+                                              share=("cached", "sum"))  # fmt: skip
+        grouped["share"] = [percent(value / hot["tokens in"].sum()) for value in grouped["share"]]
+        st.dataframe(grouped.sort_values("tokens", ascending=False).reset_index(), hide_index=True, key="prefixes",
+                     alt="Engines with matched prefixes")  # fmt: skip
+
+
+def _held_back(view: View, page: metricspage.Page) -> None:
+    with st.container(border=True, key="panel-flow"):
+        section("Flow control", "requests held back or refused by the router, as its metrics page says now")
+        rows = page.table("flow_control", _SHED)
+        rows = rows[~rows["series"].str.endswith("_sum")] if len(rows) else rows
+        if rows.empty:
+            st.html(html.empty("Nothing is held back", "Flow control is off, or the router's page does not answer."))
+        else:
+            table(rows, view, key="flow")
+
+
+def _recent(view: View, answer: Answer | None) -> None:
     with st.container(border=True, key="panel-picks"):
         section("Recent picks", "the router's own memory, newest first: the chosen endpoint with its scores")
-        answer = data.ask("router", _RECENT)
         if answer is None:
             st.html(
                 html.empty("No router is configured", "Give its admin address.", command="fleet console --router URL")
@@ -176,54 +237,3 @@ def _recent(view: View) -> None:
             else:
                 picks["at_s"] = [clock(moment, view.zone) for moment in picks["at_s"]]
                 table(picks.rename(columns={"at_s": "picked at"}), view, key="picks", height=420)
-
-
-def _model(view: View, status: Answer | None) -> None:
-    with st.container(border=True, key="panel-model"):
-        section("Predictor", "the model in use")
-        if status is None:
-            st.html(
-                html.empty("No predictor is configured", "Give its address.", command="fleet console --predictor URL")
-            )
-            return
-        if not status.reachable:
-            st.html(unreachable(status, view))
-            return
-        rows = model_facts(_document(status), view)
-        st.dataframe(
-            pd.DataFrame(rows, columns=["fact", "value"]),
-            hide_index=True,
-            key="model-facts",
-            height="content",
-            alt="State of the predictor",
-        )
-
-
-def model_facts(document: Mapping[str, Any], view: View) -> list[tuple[str, str]]:
-    """What the predictor says of itself, in words."""
-    error = document.get("error")
-    errors: Mapping[str, Any] = error if isinstance(error, Mapping) else {}
-    cold = document.get("cold")
-    fitted = _number(document.get("fitted_at_s"))
-    facts = [
-        (
-            "state",
-            "cold, stays neutral" if cold else "warm" if cold is False else "not known",
-        ),
-        ("model", str(document.get("model_type") or "–")),
-        (
-            "samples learnt",
-            f"{si(_number(document.get('samples')))} (at least {si(_number(document.get('min_samples')))})",
-        ),
-        ("last fit", clock(fitted, view.zone) if fitted else "none yet"),
-        (
-            "fits, failed, refused",
-            f"{document.get('fits', '–')}, {document.get('fit_failures', '–')}, {document.get('fit_refusals', '–')}",
-        ),
-    ]
-    facts += [
-        (name.replace("_", " "), percent(_number(value))) for name, value in errors.items() if name.endswith("mape")
-    ]
-    facts += [("last note", str(document["last_fit"]))] if document.get("last_fit") else []
-    facts += [("last error", str(document["last_error"]))] if document.get("last_error") else []
-    return facts

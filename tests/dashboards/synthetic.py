@@ -195,8 +195,16 @@ class Evening:
                 "requested": before, "ready": ready, "kv_utilisation": round(min(1.0, load * 0.82), 3),
                 "queue_ratio": round(max(0.0, load - 0.92), 3),
                 "throughput_degradation": round(max(0.0, load - 1), 3), "oldest_sample_age_s": 1.4,
+                **self._expected(kind, at),
             },
         )  # fmt: skip
+
+    def _expected(self, kind: Kind, at: float) -> dict[str, float]:
+        """What the analyzer ``slo`` tells of demand, forecast and capacity."""
+        now, lead = (at - self.start_s) / self.span_s, 9.0
+        ahead = load_rps(now + lead / self.span_s)
+        return {"demand_rps": load_rps(now), "forecast_rps": ahead, "forecast_p90_rps": 1.15 * ahead + 0.4,
+                "capacity_rps": kind.rps, "lead_s": lead}  # fmt: skip
 
     def _alert(self, at: float, load: float) -> Iterator[object]:
         data = {"model": MODEL, "state": "firing"}

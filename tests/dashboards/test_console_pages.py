@@ -28,11 +28,15 @@ MENTIONS = {
     "resources": ["GPUs in use", "dcgm-exporter", "Cost per hour"],
     "infrastructure": ["Crashes", "controller died", "No controller is configured"],
     "autoscaling": ["Saturation", "One replica fewer", "kv utilisation"],
-    "routing": ["TTFT error", "predicted against actual", "No router is configured"],
+    "whatif": ["Nothing has been tried yet", "Try on Llama-3.1-8B-Instruct"],
+    "routing": ["Time to pick", "Imbalance", "Prefix hit rate", "No router is configured"],
+    "prediction": ["TTFT error", "predicted against actual", "Coverage", "Learning curve", "steady"],
+    "cache": ["Prefix hits", "Prompt tokens saved", "No KV-event index runs"],
+    "planner": ["Cost now", "Per million answer tokens", "llama-8b-a100"],
     "alerts": ["Firing", "HighTTFT", "Diagnosis"],
 }
-CHARTS = {"overview": 2, "business": 7, "vllm": 7, "resources": 2, "infrastructure": 1, "autoscaling": 2, "routing": 5,
-          "alerts": 0}  # fmt: skip
+CHARTS = {"overview": 2, "business": 7, "vllm": 7, "resources": 2, "infrastructure": 1, "autoscaling": 3, "whatif": 0,
+          "routing": 4, "prediction": 6, "cache": 3, "planner": 0, "alerts": 0}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,8 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
-PAGES = ("overview", "business", "vllm", "resources", "infrastructure", "autoscaling", "routing", "alerts")
+PAGES = ("overview", "business", "vllm", "resources", "infrastructure", "autoscaling", "whatif", "routing",
+         "prediction", "cache", "planner", "alerts")  # fmt: skip
 CHROMIUM_ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking")
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 QUIET_MS = 400

@@ -1,0 +1,1 @@
+"""How quick is the console over a week of a large fleet?"""
