@@ -86,7 +86,7 @@ class WvaSettings(Settings):
     """Analyzer slo: target for the time per output token of variants whose spec has none."""
     slo_objective: float = Field(default=0.99, gt=0, lt=1)
     """Analyzer slo: share of requests that meet both targets."""
-    miss_cost: float = Field(default=20.0, gt=0)
+    miss_cost: float = Field(default=10.0, gt=0)
     """Analyzer slo: a missed request costs as much as serving so many; higher buys more headroom."""
     forecast: bool = True
     """Analyzer slo: plan for the demand by the time that a replica could be ready; off: for the present."""

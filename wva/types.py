@@ -32,7 +32,7 @@ class Policy:
     """Analyzer ``slo``: target for the time per output token where a variant's spec has none."""
     slo_objective: float = 0.99
     """Analyzer ``slo``: share of requests that meet both targets."""
-    miss_cost: float = 20.0
+    miss_cost: float = 10.0
     """Analyzer ``slo``: a missed request costs as much as serving so many; higher buys more headroom."""
     forecast: bool = True
     """Analyzer ``slo``: plan for the demand when a replica could be ready; off: for the present."""

@@ -131,7 +131,8 @@ def _notes(note: str, settings: Sequence[Setting], facts: Mapping[str, Any], gap
         f"a replica bears {context.bearing.rps:.3g} requests/s at 99 % (measured; {context.bearing.rho:.2f} of its "
         f"work); the oracle needs {best.average:.2f} replicas with start-up, counted in bins of {case.bin_s:g} s",
         _kept(facts),
-        "the production decision is today's saturation formula; SLO analyzer and forecast are not in it",
+        "ours: the production collector and decision with the analyzer slo and default settings, behind an HPA; "
+        "it knows the variant's model, GPUs and targets, and nothing else of the case",
     ]
     if case.drained:
         notes.append(_published(case))

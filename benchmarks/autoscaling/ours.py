@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, Literal
 
 from benchmarks.autoscaling.case import Case
 from benchmarks.autoscaling.hpa import DOUBLE_15S, Behavior, Direction
@@ -92,8 +92,8 @@ def _url(name: str) -> str:
 class OursWish:
     """``wva.decide.decide`` with the default policy; what it wants becomes the published metric."""
 
-    def __init__(self, case: Case, **changed: object) -> None:
-        fleet, settings = case.fleet, WvaSettings(**changed)  # type: ignore[arg-type]
+    def __init__(self, case: Case, analyzer: Literal["saturation", "v1", "v2", "slo"] = "slo") -> None:
+        fleet, settings = case.fleet, WvaSettings(analyzer=analyzer)
         spec = VariantSpec(
             name="pool", model=fleet.shape, accelerator=fleet.accelerator, accelerator_count=fleet.count,
             cost_per_hour=fleet.cost_per_hour, min_replicas=fleet.bounds.low, max_replicas=fleet.bounds.high,

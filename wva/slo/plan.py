@@ -21,7 +21,11 @@ from wva.types import Policy, VariantView
 Array = NDArray[np.float64]
 BUDGET_AIM: Final = 0.8
 """Of the misses that the objective allows, what is aimed at: the rest is for what nobody foresees."""
-BUDGET_LIMITS: Final = (0.2, 1.0)
+DEARER: Final = 3.0
+DEARNESS_LIMITS: Final = (1.0, 3.0)
+BUDGET_START: Final = 1.0
+"""What a plan expects of them when as many missed as aimed at."""
+BUDGET_LIMITS: Final = (0.5, 1.3)
 """What a plan may expect of them, however much or little was spent."""
 BUDGET_PRIOR: Final = 2000.0
 """Requests at the aim that the budget's account begins with."""
@@ -30,6 +34,10 @@ TRIED: Final = 25.0
 """Requests (tempered) seen at a level that make it a tried one."""
 BOLD: Final = 1.25
 """A decrease may raise the load to so many times the highest that was tried."""
+TESTED: Final = 1
+"""Forecasts that must have come due before anything is taken away: what is new here knows no change of the load yet."""
+STEP_FROM: Final = 1.1
+"""The present load counts as tried up to so many times the highest tried one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,8 +125,20 @@ def assess(groups: Sequence[GroupInput], snapshot: FleetSnapshot, *, now_s: floa
 def budget(memory: GroupMemory, rules: Policy) -> float:
     """Share of requests that a plan may expect to miss: less while too many missed of late, more while few did."""
     allowed = 1.0 - rules.slo_objective
-    spent = (memory.missed + BUDGET_PRIOR * BUDGET_AIM * allowed) / (memory.answered + BUDGET_PRIOR) / allowed
-    return allowed * min(max(2.0 * BUDGET_AIM - spent, BUDGET_LIMITS[0]), BUDGET_LIMITS[1])
+    return allowed * min(max(BUDGET_START + BUDGET_AIM - _spent(memory, rules), BUDGET_LIMITS[0]), BUDGET_LIMITS[1])
+
+
+def dearness(memory: GroupMemory, rules: Policy) -> float:
+    """What a miss costs more than usual: much more while the error budget is overspent, less while it is not used."""
+    return min(
+        max(math.exp(DEARER * (_spent(memory, rules) / BUDGET_AIM - 1.0)), DEARNESS_LIMITS[0]), DEARNESS_LIMITS[1]
+    )
+
+
+def _spent(memory: GroupMemory, rules: Policy) -> float:
+    """Misses of late over those that the objective allows; the account begins at the aim."""
+    allowed = 1.0 - rules.slo_objective
+    return (memory.missed + BUDGET_PRIOR * BUDGET_AIM * allowed) / (memory.answered + BUDGET_PRIOR) / allowed
 
 
 def _foretold(group: GroupInput, seen: Seen, now_s: float, rules: Policy) -> tuple[Seen, forecast.Forecast]:
@@ -179,28 +199,36 @@ def _sized(rows: Sequence[_Row], rules: Policy) -> list[Need]:
     high = np.ceil(1.3 * np.maximum(ahead, batch.demand) / capacity + batch.in_flight / batch.full) + 2
     low = np.maximum(np.floor(0.5 * batch.ahead.min(axis=1) / capacity), 1.0)
     cheapest, _, _ = sizing.search(batch, low, high)
-    chosen, missed = _surviving(batch, cheapest.astype(float), standing, rules.hpa_tolerance)
-    chosen = np.maximum(chosen, [_explored(row, count) for row, count in zip(rows, standing, strict=True)])
-    as_is = sizing.outlook(batch, np.maximum(standing, 0.05)[:, None]).missed[:, 0]
+    chosen = _surviving(batch, cheapest.astype(float), standing, rules.hpa_tolerance)
+    chosen = np.maximum(chosen, [_explored(row, count, rules) for row, count in zip(rows, standing, strict=True)])
+    both = sizing.outlook(batch, np.maximum(np.stack([standing, chosen], axis=1), 0.05)).missed
     return [
         Need(replicas=int(n), present=int(p), standing=float(s), demand_rps=float(d), forecast=row.told,
              missed=float(m), missed_as_is=float(a))
-        for row, n, p, s, d, m, a in zip(rows, chosen, present, standing, batch.demand, missed, as_is, strict=True)
+        for row, n, p, s, d, m, a in zip(rows, chosen, present, standing, batch.demand, *both.T[::-1], strict=True)
     ]  # fmt: skip
 
 
-def _explored(row: _Row, standing: float) -> float:
-    """Fewest replicas whose load is not far beyond any that was seen: what nobody tried is tried in steps."""
+def _explored(row: _Row, standing: float, rules: Policy) -> float:
+    """Fewest replicas whose load is not far beyond any that was seen: what nobody tried is tried in steps.
+
+    A single step (one that the HPA's tolerance does not swallow) may always be tried from a load that was.
+    """
     tallies = row.seen.memory.variants[row.base.spec.name].tallies
-    if not tallies:
+    if not tallies and row.told.trials >= TESTED:
         return 0.0
     tried = [one.column for one in tallies if one.good + one.missed >= TRIED]
     level = row.law.level * float(misses.LEVELS[max(tried)]) if tried else 0.0
-    bold_rps = row.law.rate(max(BOLD * level, 1e-3))
-    return min(math.ceil((row.seen.demand_rps or 0.0) / bold_rps - 1e-9), standing)
+    if row.told.trials < TESTED:
+        return standing
+    demand = row.seen.demand_rps or 0.0
+    least = math.ceil(demand / row.law.rate(max(BOLD * level, 1e-3)) - 1e-9)
+    tried_now = demand <= max(standing, 1.0) * row.law.rate(max(STEP_FROM * level, 1e-3))
+    step = math.floor(round(standing) * rules.hpa_tolerance + 1e-9) + 1.0
+    return min(least, standing - step if tried_now else standing)
 
 
-def _surviving(batch: sizing.Batch, chosen: Array, standing: Array, tolerance: float) -> tuple[Array, Array]:
+def _surviving(batch: sizing.Batch, chosen: Array, standing: Array, tolerance: float) -> Array:
     """Where an HPA's tolerance would swallow the step: a larger one, or none, whichever costs less."""
     least = np.floor(np.round(standing) * tolerance + 1e-9) + 1.0
     step = chosen - standing
@@ -212,12 +240,10 @@ def _surviving(batch: sizing.Batch, chosen: Array, standing: Array, tolerance: f
     found = sizing.outlook(batch, grid)
     allowed = np.where(lost[:, None], np.array([[False, True, True]]), True)
     order = np.argsort(grid, axis=1, kind="stable")
-    cost = np.where(allowed, found.cost, np.inf)
-    keeps = (found.missed <= batch.budget[:, None]) & allowed
-    cost = np.where(keeps | ~keeps.any(axis=1, keepdims=True), cost, np.inf)
+    cost = np.where(allowed, sizing.weighed(found, grid, batch), np.inf)
+    cost = np.where(np.isfinite(cost).any(axis=1, keepdims=True), cost, np.where(allowed, found.cost, np.inf))
     index = np.take_along_axis(order, np.argmin(np.take_along_axis(cost, order, axis=1), axis=1)[:, None], axis=1)
-    pick = np.take_along_axis(grid, index, axis=1)[:, 0], np.take_along_axis(found.missed, index, axis=1)[:, 0]
-    return np.asarray(np.ceil(pick[0] - 1e-6)), pick[1]
+    return np.asarray(np.ceil(np.take_along_axis(grid, index, axis=1)[:, 0] - 1e-6))
 
 
 def _stays(laws: Sequence[Law]) -> Array:
@@ -241,8 +267,10 @@ def _batch(rows: Sequence[_Row], rules: Policy) -> sizing.Batch:
         level=column(row.law.level for row in rows), misses=np.stack([row.table for row in rows]),
         demand=column(row.seen.demand_rps or 0.0 for row in rows), ahead=np.array([row.told.parts for row in rows]),
         in_flight=column(row.seen.in_flight for row in rows), serving=column(row.replicas("ready") for row in rows),
+        standing=column(row.replicas("requested") for row in rows),
         coming=column(row.replicas("pending") for row in rows), coming_s=0.5 * leads, lead_s=leads,
         react_s=np.full(len(rows), rules.react_s), ttft_s=column(s.slo_ttft_s or rules.slo_ttft_s for s in specs),
         budget=column(row.budget for row in rows),
-        price=column(rules.miss_cost / row.capacity[row.base.spec.name] for row in rows),
+        price=column(rules.miss_cost * dearness(row.seen.memory, rules) / row.capacity[row.base.spec.name]
+                     for row in rows),
     )  # fmt: skip

@@ -21,6 +21,8 @@ from wva.slo.misses import LOG_FIRST, LOG_STEP
 
 Array = NDArray[np.float64]
 LEAD_STEPS: Final = 4
+CALM: Final = 0.7
+"""Of the misses that the objective allows, what a decrease may expect."""
 STEPS: Final = 6
 _PARTS: Final = np.array(SHARES)
 
@@ -43,6 +45,8 @@ class Batch:
     in_flight: Array
     serving: Array
     """Replicas that serve now."""
+    standing: Array
+    """Replicas asked for."""
     coming: Array
     """Replicas that start, and the seconds until they serve."""
     coming_s: Array
@@ -76,10 +80,10 @@ def outlook(batch: Batch, candidates: Array) -> Outlook:
     rate = batch.ahead[:, None, :] * np.ones_like(count)
     exposed_s = (batch.lead_s + batch.react_s)[:, None, None]
     flight = start[:, None, :] * np.ones_like(count)
-    missed = np.zeros_like(flight)
+    missed, flow = np.zeros_like(flight), _Flow(batch, flight, count)
     for _ in range(STEPS):
         missed += rate * _share(batch, flight / count) * exposed_s / STEPS
-        flight = _next(batch, flight, count, rate, exposed_s / STEPS)
+        flight = flow.after(flight, rate, exposed_s / STEPS)
     missed += np.maximum(flight - count * batch.full[:, None, None] - _patience(batch) * count, 0.0)
     arrived = np.maximum(rate * exposed_s, 1e-9)
     per_part = np.minimum(missed / arrived, 1.0)
@@ -91,28 +95,39 @@ def outlook(batch: Batch, candidates: Array) -> Outlook:
 def _until_ready(batch: Batch) -> Array:
     """In flight when a replica asked for now serves, by part of the forecast."""
     flight = batch.in_flight[:, None] * np.ones_like(batch.ahead)
+    flow = _Flow(batch, flight, np.maximum(batch.serving, 1e-3)[:, None])
     step_s = batch.lead_s / LEAD_STEPS
     for index in range(LEAD_STEPS):
         middle = (index + 0.5) / LEAD_STEPS
         rate = batch.demand[:, None] + (batch.ahead - batch.demand[:, None]) * middle
         there = batch.serving + np.where(batch.coming_s <= middle * batch.lead_s, batch.coming, 0.0)
-        count = np.maximum(there, 1e-3)[:, None]
-        flight = _next(batch, flight, count, rate, step_s[:, None])
+        flow.count = np.maximum(there, 1e-3)[:, None]
+        flight = flow.after(flight, rate, step_s[:, None])
     return flight
 
 
-def _next(batch: Batch, flight: Array, count: Array, rate: Array, step_s: Array) -> Array:
-    """In flight after a step: relaxes towards the level that the rate keeps, never beyond what arrives."""
-    full = batch.full[(slice(None),) + (None,) * (flight.ndim - 1)]
-    running = np.minimum(flight / count, full)
-    stay_s = _looked_up(batch, batch.stay_s, running)
-    leaving = count * running / stay_s
-    waiting = np.maximum(flight - count * full, 0.0)
-    # running requests leave at rate 1 / stay_s: exact for a constant stay, so that long steps do not overshoot
-    fade = -np.expm1(-step_s / stay_s)
-    free = flight + (rate * stay_s - np.minimum(flight, count * full)) * fade
-    queued = flight + (rate - leaving) * step_s
-    return np.asarray(np.maximum(np.where(waiting > 0.0, queued, free), 0.0), dtype=np.float64)
+class _Flow:
+    """In flight over time; whoever arrived before the beginning goes on leaving at the rate of then for one stay."""
+
+    def __init__(self, batch: Batch, flight: Array, count: Array) -> None:
+        self._batch, self.count = batch, count
+        self._full = batch.full[(slice(None),) + (None,) * (flight.ndim - 1)]
+        running = np.minimum(flight, count * self._full)
+        self._first_s = _looked_up(batch, batch.stay_s, running / count)
+        self._first_rps = running / self._first_s
+        self._passed_s: Array = np.zeros_like(flight)
+
+    def after(self, flight: Array, rate: Array, step_s: Array) -> Array:
+        """In flight after a step: what arrives less what leaves at this level, and less of that at first."""
+        running = np.minimum(flight, self.count * self._full)
+        stay_s = _looked_up(self._batch, self._batch.stay_s, running / self.count)
+        # a constant stay is followed exactly, so that long steps do not overshoot
+        settling = running + (rate * stay_s - running) * -np.expm1(-step_s / stay_s)
+        leaving = np.where(flight > running, running / stay_s, rate - (settling - running) / step_s)
+        early = np.clip((self._first_s - self._passed_s) / step_s, 0.0, 1.0)
+        leaving = leaving + early * (np.minimum(leaving, self._first_rps) - leaving)
+        self._passed_s = self._passed_s + step_s
+        return np.asarray(np.maximum(flight + (rate - leaving) * step_s, 0.0), dtype=np.float64)
 
 
 def _looked_up(batch: Batch, table: Array, in_flight: Array) -> Array:
@@ -140,10 +155,19 @@ def _patience(batch: Batch) -> Array:
     return np.asarray((top * batch.ttft_s[:, None])[:, :, None], dtype=np.float64)
 
 
-def best(outlook_: Outlook, candidates: Array, budget: Array) -> NDArray[np.int64]:
-    """Index of the candidate to take in each row: the cheapest that keeps the budget, else the cheapest."""
-    keeps = outlook_.missed <= budget[:, None]
-    cost = np.where(keeps | ~keeps.any(axis=1, keepdims=True), outlook_.cost, np.inf)
+def weighed(found: Outlook, candidates: Array, batch: Batch) -> Array:
+    """Cost of each candidate; infinite where another one keeps the objective and it does not.
+
+    A smaller number than what is asked for must keep it by a margin, or noise alone would move replicas to and fro.
+    """
+    limit = np.where(candidates < batch.standing[:, None] - 1e-6, CALM, 1.0) * batch.budget[:, None]
+    keeps = found.missed <= limit
+    return np.where(keeps | ~keeps.any(axis=1, keepdims=True), found.cost, np.inf)
+
+
+def best(found: Outlook, candidates: Array, batch: Batch) -> NDArray[np.int64]:
+    """Index of the candidate to take in each row: the cheapest that keeps the objective, else the cheapest."""
+    cost = weighed(found, candidates, batch)
     # of equals the first, so the smallest number of replicas
     return np.asarray(np.argmin(cost, axis=1), dtype=np.int64)
 
@@ -159,7 +183,7 @@ def search(batch: Batch, low: Array, high: Array, *, width: int = 12) -> tuple[N
         stride = np.maximum(np.ceil((high - low + 1) / width), 1.0)
         grid = low[:, None] + np.arange(width)[None, :] * stride[:, None]
         found = outlook(batch, grid)
-        chosen = grid[np.arange(len(grid)), best(found, grid, batch.budget)]
+        chosen = grid[np.arange(len(grid)), best(found, grid, batch)]
         if (stride <= 1.0).all():
             return chosen.astype(np.int64), found, grid
         low = np.maximum(chosen - stride, 1.0)
