@@ -240,6 +240,8 @@ class RouterService:
         if not self._sockets:
             self.bind()
         loop = asyncio.get_running_loop()
+        if self._ears is not None:
+            self._ears.follow.open()
         timeout = aiohttp.ClientTimeout(total=_SCRAPE_TIMEOUT_S)
         self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
         if self._platform is not None:

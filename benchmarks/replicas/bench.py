@@ -15,6 +15,8 @@ from benchmarks.routing.ours import Ours
 COUNTS: Final = (1, 2, 4)
 MODES: Final = {"approximate": False, "precise": True}
 """Each replica guesses from what it sent itself, or all hear the engines' KV events."""
+RATES: Final = (20.0, 40.0, 60.0)
+"""Of the ladder's stages, requests/s: below, at and beyond the knee."""
 Key = tuple[str, int]
 
 
@@ -30,6 +32,8 @@ def run(options: BenchOptions) -> Outcome:
         world = Replicas(workload, Ours, seed=seed, precise=MODES[mode], count=count)
         stages = []
         for number, stage in enumerate(workload.stages):
+            if not (stage.warm_up or name != "ladder" or stage.rate_rps in RATES):
+                continue
             served = world.stage(number)
             if served and not stage.warm_up:
                 stages.append(
@@ -51,7 +55,7 @@ def judged(found: dict[Key, list[list[StageFigures]]], where: str) -> Outcome:
         for mode in MODES
     }
     notes = [
-        where,
+        where + (f"; stages of {', '.join(f'{rate:g}' for rate in RATES)} requests/s" if "ladder" in where else ""),
         "routers take requests in turn; each knows the others' only as numbers of requests, a scrape late",
         "tok/s and TTFT of the highest rate, means over seeds; TTFT of all stages is the mean of their P90",
     ]

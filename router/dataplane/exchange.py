@@ -185,6 +185,8 @@ class Exchange:
         data = reader.take()
         parts = [] if self._head_sent else [self._head(reader)]
         if data:
+            if self._legs is not None:
+                data = self._legs.merged(data)
             self._observe(reader, data)
             parts.append(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
         if reader.done:
@@ -245,7 +247,7 @@ class Exchange:
         """How the client learns where the body ends."""
         if reader.status in _NO_BODY:
             return b""
-        if reader.length >= 0:
+        if reader.length >= 0 and (self._legs is None or self._legs.cached is None):
             self._delimited = True
             return b"content-length: %d\r\n" % reader.length
         if self.request.http10:

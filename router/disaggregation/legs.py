@@ -10,7 +10,15 @@ from typing import Any
 from router.dataplane.hub import Hub
 from router.dataplane.reader import ClientRequest
 from router.disaggregation.leg import PrefillLeg
-from router.disaggregation.protocols import PREFILLER_HEADER, Protocol, clean, decode_body, prefill_body
+from router.disaggregation.protocols import (
+    PREFILLER_HEADER,
+    Protocol,
+    cached_tokens,
+    clean,
+    decode_body,
+    prefill_body,
+    with_cached,
+)
 from router.endpoints import address
 from router.ticket import Ticket
 
@@ -24,8 +32,10 @@ class Legs:
     without parameters and a decode engine that cannot load the KV (an expired lease) all end in one whole request.
     """
 
-    __slots__ = ("_director", "_go", "_hub", "_leg", "_original", "_request", "_room", "_ticket", "_url", "header",
-                 "protocol", "used")  # fmt: skip
+    __slots__ = (
+        "_director", "_go", "_hub", "_leg", "_original", "_request", "_room", "_ticket", "_url", "cached", "header",
+        "protocol", "used",
+    )  # fmt: skip
 
     def __init__(
         self, hub: Hub, request: ClientRequest, ticket: Ticket, protocol: Protocol, go: Callable[[], None]
@@ -40,6 +50,8 @@ class Legs:
         """A line for the decode leg's head."""
         self.used = False
         """The decode leg relies on the prefill."""
+        self.cached: int | None = None
+        """Prompt tokens that the prefill engine had cached: what the client's usage should say."""
 
     def start(self) -> None:
         """Send what goes first."""
@@ -69,6 +81,7 @@ class Legs:
         self._director.prefilled(self._ticket, failed=why, unreachable=unreachable)
         if why:
             log.warning("prefill at %s failed (%s): decoding alone", self._url, why)
+        self.cached = cached_tokens(answer)
         if not self.protocol.at_once:
             self._decode(answer)
 
@@ -80,10 +93,14 @@ class Legs:
         self._request.body = self._original if body is None else body
         self._go()
 
+    def merged(self, data: bytes) -> bytes:
+        """A piece of the answer, with both legs' usage."""
+        return data if self.cached is None else with_cached(data, self.cached)
+
     def fall_back(self) -> None:
         """The decode engine could not go on from the prefill: it gets the whole request."""
         log.warning("the decode engine could not use what %s prefilled: it computes the prompt itself", self._url)
-        self.used = False
+        self.used, self.cached = False, None
         self.cancel()
         self._director.prefilled(self._ticket, failed="the decode engine could not load the KV")
         self._request.body = self._original

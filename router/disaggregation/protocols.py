@@ -6,6 +6,7 @@ A client's own ``kv_transfer_params`` or ``bootstrap_*`` never reach an engine: 
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ import msgspec
 _Fields = dict[str, msgspec.Raw]
 _decode = msgspec.json.Decoder(_Fields).decode
 _PRIVATE: Final = ("kv_transfer_params", "bootstrap_host", "bootstrap_port", "bootstrap_room", "cache_hit_threshold")
+_DETAILS: Final = re.compile(rb'"prompt_tokens_details"\s*:\s*(?:null|\{[^{}]*\})')
 BOOTSTRAP_PORT: Final = 8998
 PREFILLER_HEADER: Final = "x-prefiller-host-port"
 
@@ -100,6 +102,17 @@ def _with_room(fields: _Fields, prefill_url: str, room: int) -> _Fields:
     fields["bootstrap_port"] = _raw(BOOTSTRAP_PORT)
     fields["bootstrap_room"] = _raw(room & (1 << 63) - 1)
     return fields
+
+
+def with_cached(data: bytes, tokens: int) -> bytes:
+    """A piece of the decode engine's answer, whose usage tells what the prefill engine had cached.
+
+    >>> with_cached(b'{"usage":{"prompt_tokens":9,"prompt_tokens_details":null}}', 5)
+    b'{"usage":{"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":5}}}'
+    """
+    if b'"usage"' not in data:
+        return data
+    return _DETAILS.sub(b'"prompt_tokens_details":{"cached_tokens":%d}' % tokens, data)
 
 
 def cached_tokens(answer: Mapping[str, Any] | None) -> int | None:

@@ -29,10 +29,16 @@ class Follow:
         self._subscriber, self._how, self._endpoints, self._every_s = subscriber, how, endpoints, every_s
         self._known: set[str] = set()
 
-    async def run(self, session: aiohttp.ClientSession) -> None:
-        """Look for ever."""
+    def open(self) -> None:
+        """Listen, where engines connect; on a running event loop.
+
+        Raises: ConfigError when the address cannot be used.
+        """
         if self._how.bind and not self._subscriber.bound:
             self._subscriber.bind(self._how.bind)
+
+    async def run(self, session: aiohttp.ClientSession) -> None:
+        """Look for ever."""
         while True:
             await self.look(session)
             await asyncio.sleep(self._every_s)

@@ -31,6 +31,7 @@ async def serve(*, host: str, port: int, kv_events: str, engines: str, every_s: 
     follow = Follow(subscriber, how, endpoints, every_s=every_s)
     if engines:
         endpoints.update(static_fleet(engines.split(",")))
+    follow.open()
     socket = bind(host, port, what="indexer", setting="--port")
     server = uvicorn.Server(uvicorn.Config(make_app(subscriber), log_level="info", access_log=False, lifespan="off"))
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as session:

@@ -14,7 +14,7 @@ from fleet.errors import ConfigError
 from fleet.types import Role
 from router.disaggregation.choose import Splitter, Transfer
 from router.disaggregation.deciders import always, decider
-from router.disaggregation.protocols import Protocol, cached_tokens, clean, decode_body, prefill_body
+from router.disaggregation.protocols import Protocol, cached_tokens, clean, decode_body, prefill_body, with_cached
 from router.types import EndpointView, InferenceRequest
 from tests.router.picker_world import MODEL, World, body
 
@@ -112,6 +112,13 @@ def test_a_client_cannot_speak_for_a_router():
     said = json.dumps({"model": "m", "kv_transfer_params": PARAMS, "bootstrap_host": "x"}).encode()
     assert json.loads(clean(said)) == {"model": "m"}
     assert clean(ASKED) is ASKED
+
+
+def test_usage_of_both_legs_is_one():
+    answer = b'{"usage": {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 0, "x": 1}}}'
+    assert json.loads(with_cached(answer, 7))["usage"] == {
+        "prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 7}}  # fmt: skip
+    assert with_cached(b'{"prompt_tokens_details": null}', 7) == b'{"prompt_tokens_details": null}'
 
 
 def test_cached_tokens_of_the_prefill():

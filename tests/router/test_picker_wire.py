@@ -1,6 +1,8 @@
 """The picker's wire: messages against the generated classes, calls by the real gRPC client, HTTP/2 odds and ends."""
 
 import asyncio
+import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -358,6 +360,40 @@ def test_health_by_service_and_a_drain(run: Callable[..., Running]):
         picker.loop.call_soon_threadsafe(picker.service.server.drain)
         assert next(watch) == b"\x08\x02"
         watch.cancel()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for localhost that signs itself, and its key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    cert, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    subprocess.run([openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+                    "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)],
+                   check=True, capture_output=True)  # fmt: skip
+    return cert, key
+
+
+def test_the_port_speaks_tls(run: Callable[..., Running], certificate: tuple[Path, Path]):
+    cert, key = certificate
+    picker = run(tls_cert=cert, tls_key=key)
+    trusted = grpc.ssl_channel_credentials(root_certificates=cert.read_bytes())
+    with grpc.secure_channel(f"localhost:{picker.service.port}", trusted) as channel:
+        assert destination(picker.process(channel, request(BODY))[0]) == "127.0.0.1:9"
+
+
+def test_a_proxy_without_a_certificate_is_refused_where_one_is_asked_for(
+    run: Callable[..., Running], certificate: tuple[Path, Path]
+):
+    cert, key = certificate
+    picker = run(tls_cert=cert, tls_key=key, tls_client_ca=cert)
+    with_one = grpc.ssl_channel_credentials(cert.read_bytes(), key.read_bytes(), cert.read_bytes())
+    with grpc.secure_channel(f"localhost:{picker.service.port}", with_one) as channel:
+        assert len(picker.process(channel, request(BODY))) == 2
+    without = grpc.ssl_channel_credentials(cert.read_bytes())
+    with grpc.secure_channel(f"localhost:{picker.service.port}", without) as channel, pytest.raises(grpc.RpcError):
+        picker.process(channel, request(BODY))
 
 
 def test_conformance_header_is_obeyed_only_when_told_to(run: Callable[..., Running]):
