@@ -249,8 +249,8 @@ def judged(found: dict[str, list[Measured]]) -> Outcome:
         "every bar is the worst of all fleets and seeds",
         "ingest counts one event a block and includes decoding and ordering; churn is removals and new prompts at "
         "full size",
-        f"P99 over {_PROMPTS} prompts, each the median of {_PASSES} passes through all of them; ingest is by CPU time of "
-        "the process, one core",
+        f"P99 over {_PROMPTS} prompts, each the median of {_PASSES} passes through all of them; ingest is by the "
+        "CPU time of the process, one core",
         "a look-up takes the prompt's keys; hashing 512 blocks of tokens into keys is the column hash_p50_us",
         "bytes are the arrays, the overflow and the sets as the index counts them; rss is the growth of the process, "
         "without what the bench keeps itself (first run of a process only means something)",
