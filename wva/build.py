@@ -18,6 +18,7 @@ from fleet.sources.traffic import preferred
 from wva.collect import Collector, QueueReader, TrafficReader
 from wva.loop import ControlLoop
 from wva.settings import WvaSettings
+from wva.wake import Waker
 
 if TYPE_CHECKING:
     from wva.external_metrics.server import Server
@@ -117,6 +118,14 @@ def build_queue(router: RouterPage | None, source: ScrapeSource | PrometheusSour
 def build_traffic(router: RouterPage | None, source: ScrapeSource | PrometheusSource) -> TrafficReader:
     """The reader of each model's requests: the router's page where it tells, else what the source tells."""
     return lambda: preferred(router.traffic() if router else {}, source.traffic())
+
+
+def build_waker(settings: WvaSettings, loop: ControlLoop) -> Waker | None:
+    """Looks at the router between passes, where there is one to look at; it has a page of its own to read."""
+    if not settings.router_url:
+        return None
+    return Waker(RouterPage(settings.router_url, timeout_s=1.0).queue,
+                 lambda: loop.last.snapshot if loop.last else None, loop.hurry)  # fmt: skip
 
 
 def tune_memory() -> None:

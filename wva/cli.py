@@ -24,7 +24,7 @@ from fleet.types import FleetSnapshot
 from wva import replay as replaying
 from wva import snapshot_file
 from wva.app import make_app
-from wva.build import build_cluster, build_loop, serve_external_metrics, tune_memory
+from wva.build import build_cluster, build_loop, build_waker, serve_external_metrics, tune_memory
 from wva.decide import decide as decide_now
 from wva.explain import compared, comparison, in_words, table
 from wva.kube import crd as kube_crd
@@ -108,11 +108,15 @@ def run(history_url: str | None, orphan: bool, **options: Any) -> None:
     if cluster:
         cluster.start(loop)
     loop.start(settings.interval_s)
+    if waker := build_waker(settings, loop):
+        waker.start()
     try:
         server.run(sockets=[sock])
     finally:
         if external:
             external.shutdown()
+        if waker:
+            waker.stop()
         loop.stop()
         if cluster:
             cluster.stop()  # last: until the lease is given back, nobody else decides

@@ -137,6 +137,7 @@ def _group(
         capacity=capacity.comparable(
             [view.spec for view in views], {name: old.learned for name, old in before.items()}
         ),
+        queued=queued,
         router_stale=router_age_s is not None and router_age_s + extra_age_s > rules.stale_after_s,
     )
 

@@ -9,7 +9,7 @@ time, the dearest above its minimum, and only if the load that the rest inherits
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fleet.types import Reason
 from wva.saturation import DEGRADATION_WEIGHT, KV_WEIGHT, QUEUE_WEIGHT
@@ -21,10 +21,21 @@ Plan = Mapping[str, Proposal]
 
 def plan(group: GroupView, policy: Policy) -> Plan:
     """What each variant of the group should have, before stabilisation and bounds."""
+    if group.queued > 0 and not any(view.requested for view in group.variants):
+        return waking(group.variants, group.queued)
     if group.signals is None:
         return {view.spec.name: _hold(view, *_blind(view)) for view in group.variants}
     need = needed_capacity(group)
     return _grow(group, need, policy) if need > 0 else _shrink(group, group.signals, policy)
+
+
+def waking(views: Sequence[VariantView], waits: float) -> Plan:
+    """One replica of the cheapest variant for a model without any; one that failed to start is taken last."""
+    cheapest = min(views, key=lambda view: (view.overdue > 0, view.spec.cost_per_hour, view.spec.name))
+    why = f"{waits:.0f} request(s) wait for a model without replicas"
+    return {view.spec.name: Proposal(replicas=1, reason=Reason.WAKE, detail=f"{why}: 0 -> 1") if view is cheapest
+            else _hold(view, Reason.OTHER_VARIANT, f"{why}; {cheapest.spec.name} is the cheapest")
+            for view in views}  # fmt: skip
 
 
 def threshold(group: GroupView) -> float:

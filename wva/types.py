@@ -178,6 +178,8 @@ class GroupView:
     """Over all fresh replicas of the group; ``None`` when nothing reports."""
     capacity: Mapping[str, float]
     """Capacity of one replica by variant, comparable inside the group (:func:`wva.capacity.comparable`)."""
+    queued: float = 0.0
+    """Requests that wait at the router for this model."""
     router_stale: bool = False
     """A router is read, but its queue is too old to trust."""
 

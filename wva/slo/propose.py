@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fleet.types import Reason
+from wva import optimizer
 from wva.composition import Option, compose
 from wva.slo.observe import reference
 from wva.slo.plan import Assessment, Need
@@ -52,11 +53,7 @@ def _zero(views: Sequence[VariantView], found: Assessment, around: Circumstances
         waits = around.queued + found.seen.in_flight
         if waits <= 0:
             return {view.spec.name: _hold(view, Reason.UNUSED, "no request waits") for view in views}
-        cheapest = min(views, key=lambda view: (view.overdue > 0, view.spec.cost_per_hour, view.spec.name))
-        why = f"{waits:.0f} request(s) wait for a model without replicas"
-        return {view.spec.name: Proposal(replicas=1, reason=Reason.WAKE, detail=f"{why}: 0 -> 1") if view is cheapest
-                else _hold(view, Reason.OTHER_VARIANT, f"{why}; {cheapest.spec.name} is the cheapest")
-                for view in views}  # fmt: skip
+        return optimizer.waking(views, waits)
     if any(view.spec.min_replicas for view in views) or found.seen.in_flight > 0 or around.queued > 0:
         return None
     retention_s = max(rules.retention_s if view.spec.retention_s is None else view.spec.retention_s for view in views)
