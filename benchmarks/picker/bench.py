@@ -17,7 +17,7 @@ from fleet.errors import ConfigError
 ARMS: Final = ("envoy", "minimal", "ours")
 CONNECTIONS: Final = (1, 16, 64)
 SHAPES: Final = {"plain": False, "stream": True}
-_WARM_S, _RUN_S = 0.4, 1.6
+_RUN_S = 2.0
 Cell = tuple[str, str, int]
 """Arm, shape, connections."""
 
@@ -45,18 +45,24 @@ def _measure(folder: Path, options: BenchOptions) -> dict[Cell, list[dict[str, f
         stack.enter_context(stage.process(command, folder / "backend.log", port=engines[0]))
         commands = {"minimal": stage.minimal(pickers["minimal"], engines),
                     "ours": stage.ours(pickers["ours"], admin, engines, folder)}  # fmt: skip
+        pids: dict[str, int] = {}
         for name, words in commands.items():
-            stack.enter_context(stage.process(words, folder / f"{name}.log", port=pickers[name]))
-        ports = {arm: stack.enter_context(stage.envoy(folder, arm, engines=engines, picker=pickers.get(arm)))[0]
-                 for arm in ARMS}  # fmt: skip
+            made = stack.enter_context(stage.process(words, folder / f"{name}.log", port=pickers[name]))
+            pids[name] = made.pid
+        proxies = {arm: stack.enter_context(stage.envoy(folder, arm, engines=engines, picker=pickers.get(arm)))
+                   for arm in ARMS}  # fmt: skip
         cells = [(arm, shape, count) for shape in SHAPES for count in CONNECTIONS for arm in ARMS]
         for number in range(len(options.seeds)):
             for place, cell in enumerate(cells):
                 share = (number * len(cells) + place) / (len(cells) * len(options.seeds))
                 options.progress(share, f"{cell[1]}, {cell[2]} connections, {cell[0]}")
-                found.setdefault(cell, []).append(stage.load(
-                    load, ports[cell[0]], connections=cell[2], warm_s=_WARM_S, run_s=_RUN_S, stream=SHAPES[cell[1]],
-                ))  # fmt: skip
+                port, proxy = proxies[cell[0]]
+                before = stage.cpu_s(proxy), stage.cpu_s(pids.get(cell[0]))
+                one = stage.load(load, port, connections=cell[2], warm_s=0.0, run_s=_RUN_S, stream=SHAPES[cell[1]])
+                served = max(1.0, one["requests"])
+                one["proxy_cpu_us"] = (stage.cpu_s(proxy) - before[0]) * 1e6 / served
+                one["picker_cpu_us"] = (stage.cpu_s(pids.get(cell[0])) - before[1]) * 1e6 / served
+                found.setdefault(cell, []).append(one)
     return found
 
 
@@ -75,6 +81,7 @@ def judged(found: Mapping[Cell, list[dict[str, float]]]) -> Outcome:
         "700 bytes, every arm in every round; the machine is shared by all of them, so read ratios",
         "the bar for requests/s is the worse of 16 and 64 connections, non-streaming; the goal is 2.0",
         "the minimal picker: grpc.aio, round robin, the same protocol (duplex bodies both ways), no scheduling",
+        "CPU is that of the process for one request: what a busy machine cannot distort",
         f"answers that were no 200: {errors:.0f}",
     ]
     results: dict[str, Any] = {
@@ -83,7 +90,17 @@ def judged(found: Mapping[Cell, list[dict[str, float]]]) -> Outcome:
         "cells": [{"arm": arm, "shape": shape, "connections": count, "rounds": runs}
                   for (arm, shape, count), runs in found.items()],
     }  # fmt: skip
-    columns = ["answers", "connections", "arm", "requests/s", "P50 us", "P99 us", "first byte P50 us"]
+    columns = [
+        "answers",
+        "connections",
+        "arm",
+        "requests/s",
+        "P50 us",
+        "P99 us",
+        "first byte P50 us",
+        "Envoy CPU us",
+        "picker CPU us",
+    ]
     return Outcome(results=results, bars=bars, notes=notes,
                    tables=[Table(title="Medians over the rounds", columns=columns, rows=rows)])  # fmt: skip
 
@@ -103,7 +120,7 @@ def _rps(one: Mapping[str, float]) -> float:
 
 
 def _row(runs: list[dict[str, float]]) -> list[float]:
-    names = ("p50_us", "p99_us", "first_p50_us")
+    names = ("p50_us", "p99_us", "first_p50_us", "proxy_cpu_us", "picker_cpu_us")
     return [round(median(map(_rps, runs))), *(round(median(one[name] for one in runs), 1) for name in names)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -137,6 +138,14 @@ def ours(port: int, admin: int, engines: Sequence[int], home: Path) -> list[str]
 def minimal(port: int, engines: Sequence[int]) -> list[str]:
     """The command that serves the minimal one."""
     return [sys.executable, "-m", "benchmarks.picker.minimal", str(port), *(f"127.0.0.1:{one}" for one in engines)]
+
+
+def cpu_s(pid: int | None) -> float:
+    """CPU seconds that a process has used; 0 for none."""
+    if pid is None:
+        return 0.0
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def load(binary: Path, port: int, *, connections: int, warm_s: float, run_s: float, stream: bool) -> dict[str, float]:
