@@ -65,10 +65,12 @@ def drawn(address: str) -> dict[str, tuple[float, float, list[tuple[float, float
         text = response.read().decode()
     found: dict[str, tuple[float, float, list[tuple[float, float]]]] = {}
     for page in PATHS:
-        own = rf'fleet_console_draw_seconds_{{}}\{{\{{(?:le="([^"]+)",)?page="{page}"\}}\}} (\S+)'
-        counts = re.findall(own.format("count"), text)
-        sums = re.findall(own.format("sum"), text)
-        buckets = [(float(le.replace("+Inf", "inf")), float(n)) for le, n in re.findall(own.format("bucket"), text)]
+        labels = rf'(?:le="([^"]+)",)?page="{page}"'
+        counts, sums, bounds = (
+            re.findall(rf"fleet_console_draw_seconds_{what}\{{{labels}\}} (\S+)", text)
+            for what in ("count", "sum", "bucket")
+        )
+        buckets = [(float(le.replace("+Inf", "inf")), float(n)) for le, n in bounds]
         if counts:
             found[page] = (float(counts[0][1]), float(sums[0][1]), buckets)
     return found

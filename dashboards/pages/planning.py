@@ -59,7 +59,7 @@ def _model(view: View, model: str, bins: pd.DataFrame) -> None:
                 f'<a href="{link("whatif", model=model)}" target="_self">What if</a>.</p>')  # fmt: skip
         for title, command in commands(model, found, specs, data.slos().of(model)):
             st.html(f'<p class="fl-sub">{title}</p>')
-            st.code(command, language="bash", wrap_lines=True)
+            st.code(command, language=None, wrap_lines=True)
 
 
 def _tiles(view: View, bins: pd.DataFrame, found: dict[str, float | None], specs: dict[str, VariantSpec]) -> list[str]:
