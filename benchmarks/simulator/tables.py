@@ -33,7 +33,8 @@ def notes(origin: str, requests: int) -> list[str]:
         "ahead); the ladder's after the engine's default.",
         "The ladder's step times are fitted to half of its published steps (benchmarks/routing/fitting.py); seven of "
         "the sixteen here were not: 22, 30, 40, 46, 52, 57 and 60 requests/s.",
-        f"Speed: {requests:,} requests a run, one process, one core, workload made beforehand; median over seeds.",
+        f"Speed: {requests:,} requests a run, one process, seconds that it had a core, workload made beforehand; "
+        "median over seeds.",
         "Unseen GPUs: no measured runs on others than H100 were at hand, so GPUs are left out of the kernel fit.",
     ]
 
