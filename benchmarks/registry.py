@@ -12,14 +12,15 @@ from benchmarks.index import BENCH as INDEX
 from benchmarks.loop.bench import BENCH as LOOP
 from benchmarks.options import Bench
 from benchmarks.picker import BENCH as PICKER
+from benchmarks.predictor.bench import BENCH as PREDICTOR
 from benchmarks.proxy import BENCH as PROXY
 from benchmarks.replicas import BENCH as REPLICAS
 from benchmarks.routing import BENCH as ROUTING
 from benchmarks.simulator.bench import BENCH as SIMULATOR
 
 _ALL: tuple[Bench, ...] = (
-    ALERTS, ALERTS_LIVE, AUTOSCALING, CONSOLE, DECISION, DISAGGREGATION, INDEX, LOOP, PICKER, PROXY, REPLICAS,
-    ROUTING, SIMULATOR,
+    ALERTS, ALERTS_LIVE, AUTOSCALING, CONSOLE, DECISION, DISAGGREGATION, INDEX, LOOP, PICKER, PREDICTOR, PROXY,
+    REPLICAS, ROUTING, SIMULATOR,
 )  # fmt: skip
 
 BENCHES: dict[str, Bench] = {bench.name: bench for bench in _ALL}

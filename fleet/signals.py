@@ -592,6 +592,25 @@ PREDICTOR_COLD = Signal(
     origin=Origin.PREDICTOR,
     meaning="1 while there is no fitted model.",
 )
+PREDICTOR_RUNG = Signal(
+    name="fleet_predictor_rung",
+    kind=G,
+    unit="flag",
+    layer=Layer.APPLICATION,
+    origin=Origin.PREDICTOR,
+    meaning="1 for what predictions rest on now: boosted, physics, prior or heuristic.",
+    labels=("rung",),
+)
+
+PREDICTOR_DRIFTS = Signal(
+    name="fleet_predictor_drifts_total",
+    kind=C,
+    unit="changes",
+    layer=Layer.APPLICATION,
+    origin=Origin.PREDICTOR,
+    meaning="Times that an endpoint became faster or slower and its scale was started anew.",
+)
+
 PREDICTOR_FIT_FAILURES = Signal(
     name="fleet_predictor_fit_failures_total",
     kind=C,

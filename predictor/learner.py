@@ -118,7 +118,7 @@ class Learner:
 
     def add(self, samples: Sequence[Sample], rejected: Mapping[Rejection, int]) -> None:
         """Samples from another way in (HTTP), and how many of their fellows were refused; the history gets them too."""
-        kept = [_kept(sample, self._own, time.time()) for sample in samples]
+        kept = [kept_row(sample, self._own, time.time()) for sample in samples]
         with self._lock:
             self.pool.rejected.update(rejected)
             self._unwritten += kept
@@ -351,8 +351,8 @@ class Learner:
         }
 
 
-def _kept(sample: Sample, source: str, now_s: float) -> TrainingSample:
-    """The history's row of a sample that came over HTTP."""
+def kept_row(sample: Sample, source: str, now_s: float) -> TrainingSample:
+    """The history's row of a sample that did not come through our router."""
     return TrainingSample(
         at_s=now_s, source=source, ttft_s=sample.ttft_s, tpot_s=sample.tpot_s, endpoint=sample.endpoint,
         variant=sample.variant, censored=sample.censored, output_tokens=sample.output_tokens,

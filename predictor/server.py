@@ -9,6 +9,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -18,15 +19,15 @@ from prometheus_client.registry import Collector
 from pydantic import ValidationError
 
 from fleet import signals
-from predictor import artifact, features
+from predictor import features
 from predictor.learner import Learner
-from predictor.model import TARGETS, LatencyModel
-from predictor.samples import RejectedError, Rejection, Sample, make
+from predictor.model import TARGETS, LatencyModel, Rung
+from predictor.samples import MAX_TPOT_S, MAX_TTFT_S, RejectedError, Rejection, Sample, make
+from predictor.server_models import add_models
 from predictor.wire import (
     BulkError,
     BulkRequest,
     BulkResponse,
-    LooseBulkRequest,
     PredictionRequest,
     PredictionResponse,
     TrainingBulk,
@@ -42,6 +43,7 @@ def make_app(learner: Learner) -> FastAPI:
     _add_predictions(app, learner)
     _add_training(app, learner)
     _add_state(app, learner, registry)
+    add_models(app, learner)
     app.add_exception_handler(RequestValidationError, _invalid)
     return app
 
@@ -65,48 +67,61 @@ def _ready(learner: Learner) -> LatencyModel:
 def _add_predictions(app: FastAPI, learner: Learner) -> None:
     level = learner.settings.quantile
 
-    @app.post("/predict")
-    async def predict(body: PredictionRequest) -> PredictionResponse:
+    @app.post("/predict", response_model=None)
+    async def predict(body: PredictionRequest) -> Response:
         """One request at one endpoint; 503 while cold."""
-        return predict_rows(_ready(learner), [body], level)[0]
+        return _json(predict_rows(_ready(learner), [body], level, version=learner.version)[0])
 
-    @app.post("/predict/bulk/strict")
-    async def predict_strict(body: BulkRequest) -> BulkResponse:
-        """Many rows; one bad row refuses all (422)."""
-        return _bulk(_ready(learner), body.requests, [], len(body.requests), level)
+    @app.post("/predict/bulk/strict", response_model=None)
+    async def predict_strict(body: BulkRequest) -> Response:
+        """Many rows, an answer for each: a refused one is answered with the largest latencies that are believed.
 
-    @app.post("/predict/bulk")
-    async def predict_bulk(body: LooseBulkRequest) -> BulkResponse:
+        Old clients read no errors here; a missing answer would look to them like an idle endpoint.
+        """
+        return _json(_bulk(learner, body.requests, level, fill=True))
+
+    @app.post("/predict/bulk", response_model=None)
+    async def predict_bulk(body: BulkRequest) -> Response:
         """Many rows; bad ones are refused one by one, with a reason."""
-        model = _ready(learner)
-        good: list[PredictionRequest] = []
-        errors: list[BulkError] = []
-        for index, row in enumerate(body.requests):
-            try:
-                good.append(PredictionRequest.model_validate(row))
-            except ValidationError as error:
-                errors.append(BulkError(index=index, error=_first(error)))
-        return _bulk(model, good, errors, len(body.requests), level)
+        return _json(_bulk(learner, body.requests, level, fill=False))
 
 
-def _bulk(
-    model: LatencyModel, good: Sequence[PredictionRequest], errors: list[BulkError], total: int, level: float
-) -> BulkResponse:
-    started = time.perf_counter()
-    answers: Iterator[PredictionResponse] = iter(predict_rows(model, good, level)) if good else iter(())
-    refused = {error.index for error in errors}
-    predictions = [None if index in refused else next(answers) for index in range(total)]
+def _json(answer: Any) -> Response:
+    return Response(msgspec.json.encode(answer), media_type="application/json")
+
+
+def _bulk(learner: Learner, rows: Sequence[Any], level: float, *, fill: bool) -> BulkResponse:
+    model, started = _ready(learner), time.perf_counter()
+    good: list[PredictionRequest] = []
+    errors: list[BulkError] = []
+    for index, row in enumerate(rows):
+        try:
+            good.append(PredictionRequest.model_validate(row))
+        except ValidationError as error:
+            errors.append(BulkError(index=index, error=_first(error)))
+    found = predict_rows(model, good, level, version=learner.version) if good else []
+    answers: Iterator[PredictionResponse] = iter(found)
+    refused = {error.index: _ceiling(error.error, level) if fill else None for error in errors}
     return BulkResponse(
-        predictions=predictions,
-        total_requests=total,
-        successful_predictions=len(good),
-        failed_predictions=len(errors),
-        processing_time_ms=1000 * (time.perf_counter() - started),
-        errors=errors,
-    )
+        predictions=[refused[index] if index in refused else next(answers) for index in range(len(rows))],
+        total_requests=len(rows), successful_predictions=len(good), failed_predictions=len(errors),
+        processing_time_ms=1000 * (time.perf_counter() - started), errors=errors,
+    )  # fmt: skip
 
 
-def predict_rows(model: LatencyModel, rows: Sequence[PredictionRequest], level: float) -> list[PredictionResponse]:
+def _ceiling(reason: str, level: float) -> PredictionResponse:
+    """What is said of an endpoint whose row was refused."""
+    ttft, tpot = 1000 * MAX_TTFT_S, 1000 * MAX_TPOT_S
+    return PredictionResponse(
+        ttft_ms=ttft, tpot_ms=tpot, predicted_at=datetime.now(UTC), quantile=level, last_model_load=None,
+        ttft_quantile_ms=ttft, tpot_quantile_ms=tpot, ttft_interval_ms=(0.0, ttft), tpot_interval_ms=(0.0, tpot),
+        outside_training_range=True, refused=reason,
+    )  # fmt: skip
+
+
+def predict_rows(
+    model: LatencyModel, rows: Sequence[PredictionRequest], level: float, *, version: str = ""
+) -> list[PredictionResponse]:
     """Answers in the order of ``rows`` (at least one), with the quantile and the interval at ``level``."""
     matrix = features.matrix([row.features() for row in rows])
     point = model.predict_for(matrix, [row.endpoint for row in rows], [row.variant for row in rows])
@@ -116,14 +131,15 @@ def predict_rows(model: LatencyModel, rows: Sequence[PredictionRequest], level: 
     outside = model.outside(matrix)
     now, loaded = datetime.now(UTC), datetime.fromtimestamp(model.fitted_at_s, UTC)
     ms = [1000 * values for p in (point, high, *ends) for values in (p.ttft_s, p.tpot_s)]
+    rung = model.rung.value
     return [
         PredictionResponse(
             ttft_ms=ttft, tpot_ms=tpot, predicted_at=now, quantile=level, last_model_load=loaded,
             ttft_quantile_ms=ttft_q, tpot_quantile_ms=tpot_q, ttft_interval_ms=(ttft_low, ttft_high),
-            tpot_interval_ms=(tpot_low, tpot_high), outside_training_range=bool(out),
+            tpot_interval_ms=(tpot_low, tpot_high), outside_training_range=out, rung=rung, model_version=version,
         )
         for ttft, tpot, ttft_q, tpot_q, ttft_low, tpot_low, ttft_high, tpot_high, out in zip(
-            *(values.tolist() for values in ms), outside, strict=True
+            *(values.tolist() for values in ms), outside.tolist(), strict=True
         )
     ]  # fmt: skip
 
@@ -165,7 +181,13 @@ def training_sample(entry: Any) -> Sample:
     except ValidationError as error:
         raise RejectedError(_reason(error), _first(error)) from None
     return make(row.features(), ttft_s=row.actual_ttft_ms / 1000, tpot_s=row.actual_tpot_ms / 1000,
-                endpoint=row.endpoint, variant=row.variant)  # fmt: skip
+                endpoint=row.endpoint, variant=row.variant, censored=row.censored, output_tokens=row.output_tokens,
+                predicted_ttft_s=_seconds(row.predicted_ttft_ms),
+                predicted_tpot_s=_seconds(row.predicted_tpot_ms))  # fmt: skip
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
 
 
 def _reason(error: ValidationError) -> Rejection:
@@ -203,11 +225,6 @@ def _add_state(app: FastAPI, learner: Learner, registry: CollectorRegistry) -> N
     async def data_status() -> dict[str, Any]:
         """What is kept for the next fit."""
         return learner.data_status()
-
-    @app.get("/model/download")
-    async def download() -> dict[str, Any]:
-        """The served model's artifact."""
-        return artifact.to_dict(_ready(learner))
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -249,10 +266,12 @@ class _Figures(Collector):
         yield _gauge(signals.PREDICTOR_ERROR, served)
         yield _gauge(signals.PREDICTOR_HELD_OUT_ERROR, {name: law.score.mape for name, law in laws.items()})
         yield _gauge(signals.PREDICTOR_COVERAGE, {name: law.score.coverage for name, law in laws.items()})
-        yield _gauge(signals.PREDICTOR_LAST_FIT, {"": status["fitted_at_s"]})
-        yield _gauge(signals.PREDICTOR_COLD, {"": float(model is None)})
+        yield _gauge(signals.PREDICTOR_LAST_FIT, {"": status["good_fit_at_s"]})
+        yield _gauge(signals.PREDICTOR_COLD, {"": float(status["cold"])})
         yield _counter(signals.PREDICTOR_FIT_FAILURES, {"": status["fit_failures"]})
         yield _counter(signals.PREDICTOR_REJECTED, status["rejected"])
+        yield _gauge(signals.PREDICTOR_RUNG, {rung.value: float(rung is self._learner.rung) for rung in Rung})
+        yield _counter(signals.PREDICTOR_DRIFTS, {"": status["drifts"]})
 
 
 def _gauge(signal: signals.Signal, values: dict[str, Any]) -> GaugeMetricFamily:

@@ -95,6 +95,19 @@ def calibrated(model: LatencyModel, trial: Trial) -> LatencyModel:
     return model.with_laws({name: _calibrated(getattr(model, name), name, trial) for name in TARGETS})
 
 
+def recalibrated(model: LatencyModel, rows: Dataset) -> LatencyModel:
+    """``model`` with intervals from what was served for the newest rows; unchanged where too few were."""
+    laws: dict[str, Law] = {}
+    for name in TARGETS:
+        ratio = (rows.target(name) / rows.served(name))[rows.observed(name)]
+        told = np.isfinite(ratio)
+        if told.sum() >= CALIBRATION_ROWS // 5:
+            members = intervals.groups(rows.matrix)[rows.observed(name)][told][-CALIBRATION_ROWS:]
+            table = intervals.calibrate(ratio[told][-CALIBRATION_ROWS:], members)
+            laws[name] = replace(getattr(model, name), quantiles=table)
+    return model.with_laws(laws)
+
+
 def _calibrated(law: Law, name: str, trial: Trial) -> Law:
     """``law`` with the quantiles of the trial's ratios, and the score of its newest rows.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_BULK = 10_000
@@ -24,9 +25,14 @@ class PredictionRequest(BaseModel):
     input_token_length: Count
     num_request_waiting: Count
     num_request_running: Count
-    num_tokens_generated: Count = 0
+    num_tokens_generated: Count
     """Accepted and not used: the law predicts the mean over the whole answer."""
     prefix_cache_score: Ratio
+    pod_type: str = Field(default="", max_length=64)
+    """Accepted and not used: prefill and decode variants have their own laws by ``variant``."""
+    encoder_matched_size: Count = 0
+    encoder_input_size: Count = 0
+    """Accepted and not used."""
     prefill_tokens_in_flight: Count | None = None
     """Not sent: the waiting requests, each as long as this one, stand in."""
     decode_tokens_in_flight: Count = 0
@@ -54,20 +60,21 @@ class PredictionRequest(BaseModel):
 class TrainingEntry(PredictionRequest):
     """A request with its outcome; a target of 0 was not observed."""
 
+    censored: bool = False
+    """Addition: it was given up before its first token, ``actual_ttft_ms`` is how long it had waited."""
+    output_tokens: int | None = Field(default=None, ge=0)
+    """Addition."""
+    predicted_ttft_ms: float | None = None
+    predicted_tpot_ms: float | None = None
+
     actual_ttft_ms: float
     actual_tpot_ms: float
 
 
 class BulkRequest(BaseModel):
-    """All rows are valid, or the whole is refused."""
-
-    requests: list[PredictionRequest] = Field(min_length=1, max_length=MAX_BULK)
-
-
-class LooseBulkRequest(BaseModel):
     """Rows are checked one by one."""
 
-    requests: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_BULK)
+    requests: list[Any] = Field(min_length=1, max_length=MAX_BULK)
 
 
 class TrainingBulk(BaseModel):
@@ -76,10 +83,8 @@ class TrainingBulk(BaseModel):
     entries: list[Any] = Field(max_length=MAX_BULK)
 
 
-class PredictionResponse(BaseModel):
+class PredictionResponse(msgspec.Struct, frozen=True, kw_only=True):
     """Milliseconds; the fields after ``last_model_load`` are additions."""
-
-    model_config = ConfigDict(protected_namespaces=())
 
     ttft_ms: float
     tpot_ms: float
@@ -95,22 +100,27 @@ class PredictionResponse(BaseModel):
     """Covers with probability ``quantile``, the same share above and below."""
     tpot_interval_ms: tuple[float, float]
     outside_training_range: bool
-    """A feature is above all that training saw: the law extrapolates, the interval does not hold."""
+    """A feature is above all that training saw: the law extrapolates, and the interval is wider."""
+    rung: str = ""
+    """What it rests on (:class:`predictor.model.Rung`)."""
+    model_version: str = ""
+    refused: str = ""
+    """Why this row was refused; its latencies are then the largest that are believed, so that nobody picks it."""
 
 
-class BulkError(BaseModel):
+class BulkError(msgspec.Struct, frozen=True, kw_only=True):
     """A row that was refused."""
 
     index: int
     error: str
 
 
-class BulkResponse(BaseModel):
-    """Answers in the order of the rows; ``None`` where a row was refused (its reason is in ``errors``)."""
+class BulkResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """Answers in the order of the rows; ``/predict/bulk`` says ``null`` where a row was refused."""
 
     predictions: Sequence[PredictionResponse | None]
     total_requests: int
     successful_predictions: int
     failed_predictions: int
     processing_time_ms: float
-    errors: list[BulkError] = []
+    errors: Sequence[BulkError] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 from pathlib import Path
@@ -132,10 +133,34 @@ def test_strict_bulk_keeps_order_and_counts(warm: Service) -> None:
     assert answer["processing_time_ms"] >= 0
 
 
-def test_strict_bulk_refuses_all_for_one_bad_row(warm: Service) -> None:
-    code, answer = warm.post("/predict/bulk/strict", {"requests": [ROW, {**ROW, "kv_cache_percentage": 7}]})
-    assert code == 422
-    assert answer["detail"][0]["loc"][-2:] == [1, "kv_cache_percentage"]
+def test_strict_bulk_answers_a_refused_row_so_that_nobody_picks_it(warm: Service) -> None:
+    text = json.dumps({"requests": [ROW, {**ROW, "kv_cache_percentage": 7}, {**ROW, "input_token_length": math.nan}]})
+    answer = warm.client.post("/predict/bulk/strict", content=text, headers={"content-type": "application/json"})
+    assert answer.status_code == 200
+    good, bad, worse = answer.json()["predictions"]
+    assert good["refused"] == ""
+    assert bad["ttft_ms"] == worse["ttft_ms"] == 600_000
+    assert bad["refused"].startswith("kv_cache_percentage")
+    assert answer.json()["failed_predictions"] == 2
+
+
+def test_upstreams_model_endpoints_answer(warm: Service) -> None:
+    assert warm.get("/model/ttft/info")[1]["exists"] is True
+    assert warm.get("/model/download/info")[1]["available_endpoints"]["tpot"] == "/model/tpot/download"
+    assert warm.get("/model/other/info")[0] == 404
+    assert warm.get("/models/list")[1]["models"]["tpot"]["samples_count"] == 300
+    assert warm.post("/reload", None)[1]["is_ready"] is True
+    assert warm.get("/")[0] == 200
+    assert warm.get("/lengths") == (200, {})
+    assert warm.get("/evaluation")[0] == 503
+    assert warm.post("/model/rollback", None)[0] == 409
+
+
+def test_flush_forgets_the_samples_and_keeps_the_model(warm: Service) -> None:
+    warm.post("/add_training_data_bulk", {"entries": [ENTRY]})
+    assert warm.post("/flush", {})[1]["training_samples_flushed"] == 1
+    assert warm.get("/data/status")[1]["kept"] == 0
+    assert warm.post("/predict", ROW)[0] == 200
 
 
 def test_bulk_refuses_bad_rows_one_by_one(warm: Service) -> None:
@@ -218,6 +243,7 @@ def test_metrics_are_the_catalogues(warm: Service) -> None:
         assert len(labels) == len(signals.CATALOGUE[name].labels), name
     assert figures["fleet_predictor_samples", "ttft"] == 300
     assert figures["fleet_predictor_cold",] == 0
+    assert sum(figures["fleet_predictor_rung", rung] for rung in ("boosted", "physics", "prior", "heuristic")) == 1
     assert figures["fleet_predictor_last_fit_timestamp_seconds",] == 1_700_000_000
     assert figures["fleet_predictor_rejected_samples_total", "not_a_number"] == 1
     assert 0 < figures["fleet_predictor_held_out_error_ratio", "tpot"] < 0.5
