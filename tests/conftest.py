@@ -8,6 +8,10 @@ import socket
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("fleet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fleet")  # a busy machine is no defect
 
 ROOT = Path(__file__).resolve().parent.parent
 
