@@ -85,9 +85,11 @@ class Decision(NamedTuple):
 class _Slot:
     """An engine that may be picked, with what a pick reads of it; made anew whenever the engines change."""
 
-    __slots__ = ("endpoint", "total", "view")
+    __slots__ = ("at_s", "endpoint", "total", "view")
 
     def __init__(self, endpoint: Endpoint, total: Total) -> None:
+        self.at_s = -math.inf
+        """When what changes slowly was last read."""
         self.endpoint, self.total = endpoint, total
         self.view = EndpointView(url=endpoint.url, variant=endpoint.variant, role=endpoint.role, labels=endpoint.labels)
 
@@ -359,28 +361,22 @@ class Director:
             self._urls = [one.url for one in candidates]
         matched = self.prefix.match(hashes, self._urls)
         longest, total, block = 0, ticket.input_tokens, ticket.block_tokens
-        now_s, new_prompts, others = self.now_s, self.traffic.new_prompts, self.ledger.others
-        last_cold, slowness = self._cold.get, self.pace.slowness
+        now_s, new_prompts, last_cold = self.now_s, self.traffic.new_prompts, self._cold.get
         views = []
         for slot in self._slots:
             view, one, load = slot.view, slot.endpoint, slot.total
             url = view.url
-            blocks = matched[url]
-            longest = max(longest, blocks)
-            tokens = blocks * block
-            view.matched_tokens = tokens if tokens < total else total
+            if slot.at_s != now_s or view.sample is not one.sample or view.models is not one.models or load.adapters:
+                self._refresh(slot, now_s)
+            if blocks := matched[url]:
+                longest = max(longest, blocks)
+                tokens = blocks * block
+                view.matched_tokens = tokens if tokens < total else total
+            else:
+                view.matched_tokens = 0
             view.requests_in_flight, view.prefill_tokens_in_flight = load.requests, load.prefill
             view.context_tokens_in_flight = load.context
-            view.new_prompts, view.other_requests = new_prompts(url), others(url)
-            view.models, view.distance_s, view.last_cold = one.models, one.distance_s, last_cold(url, 0)
-            view.slowness = slowness(url)
-            sample = view.sample = one.sample
-            if sample is None:
-                view.age_s = view.adapter_slots = None
-                view.adapters = self.ledger.adapters(url)
-            else:
-                view.age_s, view.adapter_slots = now_s - one.sampled_s, sample.adapter_slots
-                view.adapters = sample.adapters | self.ledger.adapters(url) if load.adapters else sample.adapters
+            view.new_prompts, view.last_cold = new_prompts(url), last_cold(url, 0)
             views.append(view)
         if self._board is not None:
             _add_peers(self._board, views)
@@ -389,6 +385,21 @@ class Director:
         if ticket.allowed is not None:
             views = [view for view in views if view.url in ticket.allowed]
         return views, hashes[longest - 1] if longest else NO_PREFIX
+
+    def _refresh(self, slot: _Slot, now_s: float) -> None:
+        """Read what changes with a scrape or a tick, or with the adapters of requests in flight."""
+        view, one, url = slot.view, slot.endpoint, slot.view.url
+        slot.at_s = -math.inf if slot.total.adapters else now_s
+        view.models, view.distance_s, view.slowness = one.models, one.distance_s, self.pace.slowness(url)
+        view.other_requests = self.ledger.others(url)
+        sample = view.sample = one.sample
+        sent = self.ledger.adapters(url)
+        if sample is None:
+            view.age_s = view.adapter_slots = None
+            view.adapters = sent
+        else:
+            view.age_s, view.adapter_slots = now_s - one.sampled_s, sample.adapter_slots
+            view.adapters = sample.adapters | sent if sent else sample.adapters
 
     def _know(self, precise: Precise, ticket: Ticket, prompt: Prompt, views: list[EndpointView]) -> None:
         """Replace what is guessed of caches by what is known, for engines that publish it."""

@@ -11,7 +11,7 @@ _DONE = b"data: [DONE]"
 _WINDOW = 8 << 10
 """Bytes at the end of an answer among which its usage is looked for."""
 _FIELD = re.compile(rb'"(prompt_tokens|completion_tokens|cached_tokens)"\s*:\s*(\d{1,12})')
-_NAMES = (b"prompt_tokens", b"completion_tokens", b"cached_tokens")
+_PROMPT, _COMPLETION, _CACHED = b"prompt_tokens", b"completion_tokens", b"cached_tokens"
 _PIECES = 8
 """Pieces at the end of an answer that are kept, at least half of them."""
 
@@ -32,7 +32,7 @@ def find_usage(tail: bytes) -> Usage:
     found: dict[bytes, bytes] = {}
     for name, digits in _FIELD.findall(tail, at):
         found.setdefault(name, digits)
-    prompt, completion, cached = (found.get(name) for name in _NAMES)
+    prompt, completion, cached = found.get(_PROMPT), found.get(_COMPLETION), found.get(_CACHED)
     return Usage(
         None if prompt is None else int(prompt),
         None if completion is None else int(completion),
