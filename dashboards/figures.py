@@ -71,7 +71,7 @@ def _strip_axis(figure: Any, rows: pd.DataFrame, name: str, colour: str, index: 
     top = 1 - index * share
     highest = max(2.0, float(rows["value"].max()) if len(rows) else 0.0)
     strip = {
-        "domain": [top - share + (0.1 if index < strips - 1 else 0), top],
+        "domain": [max(0.0, top - share + (min(0.1, 0.3 * share) if index < strips - 1 else 0.0)), min(1.0, top)],
         "range": [0, highest * 1.25],
         "autorange": False,
         "tickformat": "d",

@@ -128,3 +128,12 @@ def test_the_diagonal_of_the_scatter_spans_the_data():
 def test_error_over_time_has_size_and_direction():
     table = pd.DataFrame({"bin_s": [T0], "absolute": [0.1], "signed": [-0.1], "n": [9]})
     assert len(shown(figures.prediction_error(table, AXIS))) >= 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 12, 40])
+def test_replicas_of_any_number_of_variants_have_strips_inside_the_figure(count: int):
+    names = [f"v{i:02}" for i in range(count)]
+    timeline = pd.DataFrame([{"bin_s": T0, "variant": name, "mark": "observed", "value": 1.0} for name in names])
+    figure = figures.replicas(timeline, pd.DataFrame(), AXIS, charts.colours(names), width_s=5)
+    spans = [figure.layout[f"yaxis{'' if i == 0 else i + 1}"].domain for i in range(count)]
+    assert all(0 <= low < high <= 1 for low, high in spans)
