@@ -112,8 +112,9 @@ def test_a_triangle_opens_the_decision_behind_it(page: Page, filled: str):
     page.goto(f"{filled}/autoscaling")
     screenshots.settle(page)
     picked, x, y = page.evaluate("""() => {
-        const plot = document.querySelector('.fleet-plot');
-        const trace = plot._fullData.find((one) => one.mode === 'markers' && one.customdata?.length);
+        const marks = (plot) => plot._fullData?.find((one) => one.mode === 'markers' && one.customdata?.length);
+        const plot = [...document.querySelectorAll('.fleet-plot')].find(marks);
+        const trace = marks(plot);
         const [box, frame] = [plot.getBoundingClientRect(), plot._fullLayout[trace.yaxis.replace('y', 'yaxis')]];
         const x = plot._fullLayout.xaxis;
         return [trace.customdata[0], box.x + x._offset + x.d2p(trace.x[0]),
