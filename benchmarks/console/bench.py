@@ -19,10 +19,9 @@ from benchmarks.alerts.stack import binary
 from benchmarks.console.week import Size, build
 from benchmarks.options import Bench, BenchOptions
 from benchmarks.result import Bar, Outcome, Table
-from dashboards.frame import SECTIONS
+from dashboards.paths import PATHS
 from fleet.errors import ConfigError
 
-PATHS: Final = tuple(page.path for pages in SECTIONS.values() for page in pages)
 RANGES: Final = ("15m", "1h", "24h", "7d")
 VIEWERS, VIEWED_S = 20, 30.0
 NAMES: Final = ("first_paint_s_worst", "refresh_ms_worst", "refresh_ms_p95_20_viewers")

@@ -9,9 +9,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboards.frame import SECTIONS
+from dashboards.paths import PATHS
 from fleet.history import History, SignalSample
-
-PATHS = [page.path for pages in SECTIONS.values() for page in pages]
 
 SCRIPT = """
 from dashboards import frame, view
@@ -209,3 +208,7 @@ def test_the_alert_in_the_address_opens_its_tree(
     chosen = [box.value for box in page.selectbox if box.label == "Question"]
     assert chosen == ["load_uneven"]
     assert "for the alert RouterScrapesOld" in text(page)
+
+
+def test_the_paths_are_those_of_the_navigation():
+    assert tuple(page.path for pages in SECTIONS.values() for page in pages) == PATHS
