@@ -84,7 +84,7 @@ def _around(bound_s: float, bounds: tuple[float, ...]) -> str:
 
 
 def custom_flag(family: str, bounds: tuple[float, ...], bound_s: float) -> str:
-    """vLLM's flag (0.33 and later) that adds a bound; a list replaces the whole family."""
+    """vLLM's flag (0.32 and later) that adds a bound; a list replaces the whole family."""
     values = ", ".join(f"{b:g}" for b in sorted({*bounds, bound_s}))
     return f"--custom-histogram-buckets '{{\"{family}\": [{values}]}}'"
 

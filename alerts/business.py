@@ -66,7 +66,7 @@ def _bucket_missing(entry: Entry, target: LatencyTarget) -> Alert:
         "between two bounds cannot be checked: requests that all take 150 ms read as a P95 of 242 ms.",
         check=("`fleet alerts check alerts/slos.yaml` says which bounds there are.",),
         do=("Send the traffic through the router: its TTFT histogram has a bound at 0.2 s.",
-            "Or start vLLM (0.33 and later) with --custom-histogram-buckets; a list replaces the whole family.",
+            "Or start vLLM (0.32 and later) with --custom-histogram-buckets; a list replaces the whole family.",
             "Or promise a latency that is a bound."),
     )  # fmt: skip
 

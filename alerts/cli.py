@@ -114,7 +114,7 @@ def _write(folder: Path, files: Mapping[str, str]) -> int:
 @click.option("--slo", type=_path, help="SLO file (default: FLEET_SLO_FILE, else the one that ships with this).")
 @_page
 def buckets_flag(*, slo: Path | None, page: str | None) -> None:
-    """Print the vLLM flag (0.33 and later) with which engines themselves can show each latency promise.
+    """Print the vLLM flag (0.32 and later) with which engines themselves can show each latency promise.
 
     \b
     Examples:

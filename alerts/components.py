@@ -16,6 +16,8 @@ DRIFT: Final = 0.5
 """Mean absolute relative error beyond which predictions mislead (a good fit has 0.2)."""
 FLAPS: Final = 20
 """Changes within ten minutes (upstream's limit)."""
+GAPS: Final = 3
+"""Gaps in KV events within ten minutes; one that is played back does no harm."""
 SATURATED: Final = 0.8
 VARIANT: Final = ("namespace", "variant_name")
 
@@ -28,7 +30,7 @@ def alerts() -> Iterator[Alert]:
     """All alerts on our own parts."""
     yield from (_stalled(), _stale(), _errors(), _at_max(), _not_acted_on(), _saturated(), _flapping())
     yield from (_cold(), _fit_fails(), _drifts())
-    yield from (_shedding(), _old_scrapes())
+    yield from (_shedding(), _old_scrapes(), _kv_gaps(), _kv_lost())
 
 
 def _stalled() -> Alert:
@@ -185,4 +187,36 @@ def _old_scrapes() -> Alert:
         means="An engine too busy to answer its metrics page, or gone.",
         check=("Does its /metrics answer, and how fast?",),
         do=("Restart the engine, or give its API server more CPU.",),
+    )  # fmt: skip
+
+
+def _kv_gaps() -> Alert:
+    gaps = Over("increase", s.KV_EVENT_GAPS, 600).by("namespace", "job", "instance")
+    return _alert(
+        "KVEventGaps", gaps > GAPS, 300, Severity.WARNING, Layer.APPLICATION, tree="kv_events",
+        summary="<instance> misses KV events again and again: <value:rate> gaps within 10 minutes",
+        description=f"<instance> (job <job>) saw <value:rate> gaps in the engines' KV events within 10 minutes (limit "
+        f"{GAPS}): until each is played back, its picture of that engine's cache is old.",
+        means="Batches of KV events are numbered; numbers are missing. A gap holds later batches and asks the engine "
+        "to play back. A gap now and then is no fault, many mean that messages are lost all the time.",
+        check=("fleet_router_kv_event_lag_seconds: does the reader lag?", "The network from the engines to the router.",
+               "fleet_router_kv_event_batches_lost_total: does playing back help?"),
+        do=("Give the router more CPU, or the index a process of its own (`fleet router indexer`).",
+            "Raise hwm and buffer_steps in the engines' --kv-events-config."),
+    )  # fmt: skip
+
+
+def _kv_lost() -> Alert:
+    lost = Over("increase", s.KV_EVENTS_LOST, 600).by("namespace", "job", "instance")
+    return _alert(
+        "KVEventsLost", lost > 0, 120, Severity.WARNING, Layer.APPLICATION, tree="kv_events",
+        summary="<instance> gave up <value:rate> batches of KV events within 10 minutes",
+        description="<instance> (job <job>) gave up <value:rate> batches of KV events within 10 minutes: nothing could "
+        "play them back, so the engine that sent them counts as empty until its prompts are stored again.",
+        means="What is lost cannot mislead (the engine's part of the index is emptied), but prompts that the engine "
+        "has cached are sent elsewhere: the hit rate falls.",
+        check=("Do the engines name a replay_endpoint, and does it answer?", "buffer_steps against the batches lost.",
+               "fleet_router_kv_event_lag_seconds."),
+        do=("Set replay_endpoint in --kv-events-config and allow its port.", "Raise buffer_steps.",
+            "Do nothing where an engine was restarted: its cache is empty indeed."),
     )  # fmt: skip

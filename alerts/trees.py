@@ -33,6 +33,9 @@ _FACTS: Final = (
     Fact(name="input_tokens_before", text="prompt length before, mean", unit="tokens"),
     Fact(name="hash_block_size", text="hashBlockSize", unit="tokens"),
     Fact(name="indexer_up", text="cache index answers", unit="(1 yes, 0 no)"),
+    Fact(name="kv_event_gaps", text="gaps in KV events within 10 minutes", unit="gaps"),
+    Fact(name="kv_events_lost", text="batches of KV events given up within 10 minutes", unit="batches"),
+    Fact(name="kv_event_lag_s", text="from an engine's sending of KV events to their use", unit="s"),
     Fact(name="index_lookup_s", text="time of an index look-up", unit="s"),
     Fact(name="metrics_read_s", text="time to read the engines' metrics", unit="s"),
     Fact(name="router_cpu", text="CPU of the router, share of its limit", unit="ratio"),
@@ -152,6 +155,9 @@ _HIT_RATE: Final = _ask(
     no=_ask(
         "Does the cache index fail to answer?", "indexer_up", "<", 1,
         yes=Leaf(cause="the cache index is not healthy", advice="check ZeroMQ between engines and index, restart it"),
+        no=_ask("Were KV events given up?", "kv_events_lost", ">", 0,
+        yes=Leaf(cause="the cache index missed events", advice="see the tree on KV events",
+                 command="fleet alerts diagnose --tree kv_events"),
         no=_ask(
             "Is hashBlockSize under 5?", "hash_block_size", "<", 5,
             yes=Leaf(cause="hashBlockSize is too small", advice="raise it (5 to 10): larger blocks, fewer look-ups"),
@@ -167,7 +173,22 @@ _HIT_RATE: Final = _ask(
                             "workload: set load 100, prefix 0"),
                 ),
             ),
-        ),
+        )),
+    ),
+)  # fmt: skip
+
+_KV_EVENTS: Final = _ask(
+    "Are events used more than a second after they were sent?", "kv_event_lag_s", ">", 1,
+    yes=Leaf(cause="the reader of KV events cannot keep up", advice="more CPU for the router, or the index in a "
+             "process of its own (fleet router indexer)"),
+    no=_ask(
+        "Were batches given up?", "kv_events_lost", ">", 0,
+        yes=Leaf(cause="what was missed cannot be played back", advice="name a replay_endpoint in the engines' "
+                 "--kv-events-config, allow its port, raise buffer_steps; after a restart of an engine, nothing"),
+        no=_ask("Were there gaps?", "kv_event_gaps", ">", 0,
+                yes=Leaf(cause="messages are lost on the way and played back", advice="check the network between "
+                         "engines and router; raise hwm in --kv-events-config"),
+                no=Leaf(cause="KV events arrive whole", advice="look at the time of the alert (--at)")),
     ),
 )  # fmt: skip
 
@@ -343,6 +364,7 @@ _TREES: Final = (
     Tree(name="throughput_low", title="Throughput falls", root=_THROUGHPUT),
     Tree(name="out_of_memory", title="Memory is short", root=_MEMORY),
     Tree(name="hit_rate_low", title="The prefix hit rate is low", root=_HIT_RATE),
+    Tree(name="kv_events", title="KV events are missing", root=_KV_EVENTS),
     Tree(name="scheduling_slow", title="Scheduling is slow", root=_SCHEDULING),
     Tree(name="load_uneven", title="The load is uneven", root=_UNEVEN),
     Tree(name="errors_high", title="Requests fail", root=_ERRORS),
