@@ -65,6 +65,11 @@ def max_by(expression: str, *labels: str) -> str:
     return f"max by ({', '.join(labels)}) ({expression})" if labels else f"max({expression})"
 
 
+def min_by(expression: str, *labels: str) -> str:
+    """``min by (labels) (expression)``; without labels the plain minimum."""
+    return f"min by ({', '.join(labels)}) ({expression})" if labels else f"min({expression})"
+
+
 def spellings(signal: Signal) -> tuple[Signal, ...]:
     """The signal under its name and under each alias, in the order they are tried.
 

@@ -265,13 +265,19 @@ class FleetSnapshot:
     router_queue: Mapping[str, float] = field(default_factory=dict)
     """Requests waiting at the router, by model."""
     router_age_s: float | None = None
-    """Age of ``router_queue``; ``None`` where no router is read."""
+    """Age of ``router_queue``, of its oldest part; ``None`` where no router is read."""
+    router_ages_s: Mapping[str, float] = field(default_factory=dict)
+    """Its age by model where the source tells each model's own; empty: ``router_age_s`` is that of all."""
     source: str = ""
     """Where it was read ("scrape", a Prometheus URL, a file)."""
     traffic: Mapping[str, ModelTraffic] = field(default_factory=dict)
     """Arrivals and latencies by model; a model that is not named is judged by its engines' samples alone."""
     inventory: GpuInventory | None = None
     """``None``: GPUs are not limited, or not known."""
+
+    def router_age_of(self, model: str) -> float | None:
+        """Age of a model's queue at the router, seconds; ``None`` where no router is known to hold its requests."""
+        return self.router_ages_s.get(model) if self.router_ages_s else self.router_age_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from fleet.errors import FleetError, SourceError
 from fleet.platform import Platform
-from fleet.sources import EngineReading, MetricSource
+from fleet.sources import EngineReading, MetricSource, RouterQueue
 from fleet.types import (
     FleetSnapshot,
     ModelTraffic,
@@ -18,13 +18,14 @@ from fleet.types import (
     Variant,
     VariantObservation,
 )
+from wva.router_memory import RouterMemory
 
 
 class QueueReader(Protocol):
     """Gives the requests that wait at the router."""
 
-    def __call__(self) -> Mapping[str, float]:
-        """Waiting requests by model.
+    def __call__(self) -> RouterQueue:
+        """Waiting requests by model, and how old they are.
 
         Raises: SourceError when the router does not answer.
         """
@@ -66,8 +67,7 @@ class Collector:
         self._platform, self._source, self._queue, self._read_traffic = platform, source, queue, traffic
         self._traffic: Mapping[str, ModelTraffic] = {}
         self._readings: dict[str, EngineReading] = {}
-        self._router: Mapping[str, float] = {}
-        self._router_at_s: float | None = None
+        self._router = RouterMemory()
 
     def collect(self, now_s: float) -> tuple[FleetSnapshot, tuple[Problem, ...]]:
         """The fleet at ``now_s``, and what could not be read.
@@ -75,12 +75,13 @@ class Collector:
         Raises: SourceError when the platform does not answer: then not even the replicas are known.
         """
         variants = self._platform.variants()
-        problems = [*self._read_engines(variants, now_s), *self._read_router(now_s), *self._read_requests()]
+        problems = [*self._read_engines(variants, now_s), *self._read_router(variants, now_s), *self._read_requests()]
         snapshot = FleetSnapshot(
             at_s=now_s,
             variants=tuple(self._observe(variant, now_s) for variant in variants),
-            router_queue=dict(self._router),
-            router_age_s=None if self._router_at_s is None else max(now_s - self._router_at_s, 0.0),
+            router_queue=dict(self._router.waiting),
+            router_age_s=self._router.age_s(now_s),
+            router_ages_s=self._router.ages_s(now_s),
             source=self._source.name,
             traffic=dict(self._traffic),
         )
@@ -89,8 +90,7 @@ class Collector:
     def forget(self, jump_s: float) -> None:
         """Drop what was read before the clock jumped by ``jump_s``: its age cannot be told any more."""
         self._readings = {}
-        if self._router_at_s is not None:
-            self._router_at_s += jump_s
+        self._router.shift(jump_s)
 
     def _read_engines(self, variants: tuple[Variant, ...], now_s: float) -> list[Problem]:
         live = [replica for variant in variants for replica in variant.replicas]
@@ -103,16 +103,15 @@ class Collector:
             return [Problem.of("source", error)]
         return []
 
-    def _read_router(self, now_s: float) -> list[Problem]:
+    def _read_router(self, variants: tuple[Variant, ...], now_s: float) -> list[Problem]:
         if self._queue is None:
             return []
-        if self._router_at_s is None:
-            self._router_at_s = now_s  # a router that never answers grows old from now on
+        self._router.keep(variant.spec.model for variant in variants)
         try:
-            self._router = self._queue()
+            self._router.hear(self._queue(), now_s)
         except SourceError as error:
+            self._router.miss(now_s)
             return [Problem.of("router", error)]
-        self._router_at_s = now_s
         return []
 
     def _read_requests(self) -> list[Problem]:

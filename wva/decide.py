@@ -100,7 +100,7 @@ def _decide_group(
             view.spec.name: upstream.remembered(view, memories[view.spec.name], output, now_s) for view in views
         }
         queued = saturation.usable(snapshot.router_queue.get(views[0].spec.model)) or 0.0
-        plan = upstream.propose(rules.analyzer, views, memories, queued=queued)
+        plan = upstream.propose(rules.analyzer, views, memories, queued=queued, router_stale=group.router_stale)
     else:
         plan = optimizer.plan(group, rules)
     found = {}
@@ -129,7 +129,7 @@ def _group(
         )
         if signals is not None:
             by_variant[view.spec.name] = signals
-    router_age_s = snapshot.router_age_s
+    router_age_s = snapshot.router_age_of(first.model)
     return GroupView(
         variants=views,
         by_variant=by_variant,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from fleet.errors import SourceError
+from fleet.sources import RouterQueue
 from fleet.types import FleetSnapshot
 
 log = logging.getLogger(__name__)
@@ -26,14 +27,14 @@ class Waker:
     """Looks at the router's queue between passes.
 
     Args:
-        queue: requests that wait at the router, by model.
+        queue: reads the requests that wait at the router.
         snapshot: the newest one, or ``None``.
         hurry: makes the next pass come now; the pass itself decides which variant wakes.
         poll_s: see :data:`POLL_S`.
     """
 
     def __init__(
-        self, queue: Callable[[], Mapping[str, float]], snapshot: Callable[[], FleetSnapshot | None],
+        self, queue: Callable[[], RouterQueue], snapshot: Callable[[], FleetSnapshot | None],
         hurry: Callable[[], None], *, poll_s: float = POLL_S,
     ) -> None:  # fmt: skip
         self._queue, self._snapshot, self._hurry, self._poll_s = queue, snapshot, hurry, poll_s
@@ -57,7 +58,7 @@ class Waker:
         if not sleeping - self._woken:
             return
         try:
-            queue = self._queue()
+            queue = self._queue().waiting
         except SourceError:
             return  # the pass asks it too, and reports
         called = frozenset(model for model in sleeping - self._woken if queue.get(model, 0.0) > 0)

@@ -75,6 +75,7 @@ class LargeFleet:
             queries.cache_config(): ({"instance": host, **config, "_v": "1"} for host in self.hosts),
             queries.sampled_at(): ({"instance": host, "_v": f"{at_s - 7.5}"} for host in self.hosts),
             queries.router_queue(): self._by_model("0"),
+            queries.router_queue_sampled_at(): self._by_model(f"{at_s - 7.5}"),
             queries.router_traffic(): self._traffic(ROUTER.series, index),
             queries.engine_traffic(): self._traffic(ENGINES.series, index),
         }

@@ -20,6 +20,17 @@ class EngineReading:
     prefix_hit_ratio: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterQueue:
+    """Requests that wait at the router."""
+
+    waiting: Mapping[str, float]
+    """By model."""
+    ages_s: Mapping[str, float] | None = None
+    """Age of each model's sample by the source's own clock, also of one whose value means nothing; a model that is
+    missing is not told of. ``None``: the router itself answered just now, for every model."""
+
+
 class MetricSource(Protocol):
     """Reads the engines' signals."""
 

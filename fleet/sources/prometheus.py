@@ -18,7 +18,7 @@ from urllib3.util.retry import Retry
 from fleet.errors import ConfigError, SourceError
 from fleet.signals import KV_UTILISATION, ROUTER_REQUESTS, RUNNING, Signal
 from fleet.sources import queries, rates
-from fleet.sources.base import EngineReading
+from fleet.sources.base import EngineReading, RouterQueue
 from fleet.sources.exposition import Point
 from fleet.sources.traffic import ENGINES, ROUTER, Vocabulary, model_traffic, preferred
 from fleet.types import EngineSample, ModelTraffic, Replica
@@ -167,14 +167,20 @@ class PrometheusSource:
                 found[replica.url] = _reading(sample, {name: rate[name].get(instance) for name in rate})
         return found
 
-    def router_queue(self) -> Mapping[str, float]:
-        """Requests that wait at the router, by model; empty where no router is scraped."""
+    def router_queue(self) -> RouterQueue:
+        """Requests that wait at the router, by model, with ages; empty where no router is scraped.
+
+        Raises: SourceError when Prometheus does not answer.
+        """
         waiting: dict[str, float] = {}
         for entry in self._query(queries.router_queue()):
-            if _usable(entry.number):
-                model = entry.metric.model
-                waiting[model] = waiting.get(model, 0.0) + entry.number
-        return waiting
+            model = entry.metric.model  # one value of several that means nothing spoils their sum
+            waiting[model] = waiting.get(model, 0.0) + (entry.number if _usable(entry.number) else math.nan)
+        ages: dict[str, float] = {}
+        for entry in self._query(queries.router_queue_sampled_at()):
+            model, age_s = entry.metric.model, max(entry.value[0] - entry.number, 0.0)
+            ages[model] = max(age_s, ages.get(model, 0.0))
+        return RouterQueue(waiting={model: n for model, n in waiting.items() if _usable(n)}, ages_s=ages)
 
     def traffic(self) -> Mapping[str, ModelTraffic]:
         """Each model's requests as the routers count them, else as its engines do; read before Prometheus's clock.

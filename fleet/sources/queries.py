@@ -95,7 +95,12 @@ def _by_model(series: frozenset[str], *labels: str) -> str:
 
 def router_queue() -> str:
     """Requests that wait at the router, by model."""
-    by = ("target_model_name", "model_name")
     return _each(
-        s.ROUTER_FLOW_QUEUE, lambda name: promql.max_by(promql.sum_by(promql.selector(name), *by, *_ONCE), *by)
+        s.ROUTER_FLOW_QUEUE,
+        lambda name: promql.max_by(promql.sum_by(promql.selector(name), *MODEL_LABELS, *_ONCE), *MODEL_LABELS),
     )
+
+
+def router_queue_sampled_at() -> str:
+    """Unix time of the queue's sample, by model; of several routers the oldest counts."""
+    return _each(s.ROUTER_FLOW_QUEUE, lambda name: promql.min_by(f"timestamp({promql.selector(name)})", *MODEL_LABELS))

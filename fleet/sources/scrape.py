@@ -11,7 +11,7 @@ import requests
 
 from fleet.errors import SourceError
 from fleet.sources import rates
-from fleet.sources.base import EngineReading
+from fleet.sources.base import EngineReading, RouterQueue
 from fleet.sources.exposition import ENGINE_SERIES, combine, parse
 from fleet.sources.traffic import ENGINES, ROUTER, model_of, model_traffic
 from fleet.types import EngineSample, ModelTraffic, Replica
@@ -107,8 +107,8 @@ class RouterPage:
         """Traffic by model as of the last :meth:`queue`; its age is in ``at_s``."""
         return self._traffic
 
-    def queue(self) -> Mapping[str, float]:
-        """Waiting requests by model.
+    def queue(self) -> RouterQueue:
+        """Waiting requests by model, as of now.
 
         Raises: SourceError when the router does not answer.
         """
@@ -125,4 +125,4 @@ class RouterPage:
             if point.name in ROUTER.queued:
                 model = model_of(point.labels)
                 waiting[model] = waiting.get(model, 0.0) + max(point.value, 0.0)
-        return waiting
+        return RouterQueue(waiting=waiting)

@@ -37,6 +37,7 @@ QUERIES = {
     "config": queries.cache_config(),
     "sampled": queries.sampled_at(),
     "router": queries.router_queue(),
+    "router sampled": queries.router_queue_sampled_at(),
     **{f"rate {name}": queries.rate(signal, 30.0) for name, signal in queries.RATES.items()},
     "quantile": promql.quantile(0.95, s.ROUTER_TTFT, "5m", "model_name"),
     "mean": promql.mean(s.ENGINE_QUEUE_TIME, "5m", "model_name"),

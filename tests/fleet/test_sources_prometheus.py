@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -14,15 +13,15 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-import requests
 
 from fleet.errors import ConfigError, SourceError
 from fleet.sources import queries
-from fleet.sources.base import EngineReading
+from fleet.sources.base import EngineReading, RouterQueue
 from fleet.sources.prometheus import PrometheusSource, instance_of
 from fleet.sources.scrape import ScrapeSource
 from fleet.types import Replica
 from tests.fleet.fake_engines import Engine, serve
+from tests.fleet.real_prometheus import prometheus, until
 
 NOW = 1_000_000.0
 
@@ -67,7 +66,26 @@ def test_the_number_of_queries_does_not_depend_on_the_fleet() -> None:
         source.read(fleet_of(1), now_s=NOW)
         one = len(asked)
         source.read(fleet_of(200), now_s=NOW)
-    assert one == len(asked) - one == 9
+        assert one == len(asked) - one == 9
+        source.router_queue()
+        source.traffic()
+    assert len(asked) == 2 * 9 + 6, "a pass asks 15"
+
+
+def test_the_router_s_queue_has_the_age_of_its_oldest_sample_by_prometheus_own_clock() -> None:
+    def answer(query: str) -> Any:
+        if query == queries.router_queue():
+            return vector(({"target_model_name": "a"}, "4"), ({"model_name": "a"}, "2"), ({"model_name": "b"}, "NaN"))
+        if query == queries.router_queue_sampled_at():
+            return vector(
+                ({"target_model_name": "a"}, "4990"), ({"model_name": "a"}, "4950"), ({"model_name": "b"}, "4999")
+            )
+        return vector()
+
+    with api(answer) as (url, _):
+        assert PrometheusSource(url).router_queue() == RouterQueue(waiting={"a": 6.0}, ages_s={"a": 50.0, "b": 1.0})
+    with api(lambda _: vector()) as (url, _):
+        assert PrometheusSource(url).router_queue() == RouterQueue(waiting={}, ages_s={})
 
 
 def test_ages_are_by_prometheus_own_clock() -> None:
@@ -165,43 +183,6 @@ def test_instances(url: str, instance: str) -> None:
     assert instance_of(url) == instance
 
 
-@contextmanager
-def prometheus(binary: str, folder: Path, port: int, jobs: dict[str, list[str]]) -> Iterator[str]:
-    """A real Prometheus that scrapes ``jobs`` four times a second."""
-    config = {
-        "global": {"scrape_interval": "250ms", "scrape_timeout": "200ms"},
-        "scrape_configs": [
-            {"job_name": job, "static_configs": [{"targets": [instance_of(url) for url in urls]}]}
-            for job, urls in jobs.items()
-        ],
-    }
-    (folder / "prometheus.yml").write_text(json.dumps(config))
-    process = subprocess.Popen(
-        [binary, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
-         f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
-    )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    try:
-        until(lambda: requests.get(f"{url}/-/ready", timeout=1).ok, "Prometheus is ready")
-        yield url
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def until(condition: Any, what: str, *, limit_s: float = 60.0) -> None:
-    """Wait until ``condition()`` holds."""
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        try:
-            if condition():
-                return
-        except requests.RequestException:
-            pass
-        time.sleep(0.1)
-    raise AssertionError(f"not within {limit_s} s: {what}")
-
-
 def agree(scraped: EngineReading, asked: EngineReading) -> None:
     """Gauges are equal, rates and counters within what two clocks allow."""
     for field in ("waiting", "running", "kv_utilisation", "kv_capacity_tokens", "preemptions_total"):
@@ -267,4 +248,6 @@ def test_a_dead_engine_disappears_and_queries_stay_valid_with_aliases(
             until(lambda: url not in source.read(fleet, now_s=NOW), "the dead engine is gone")
     assert (sample.waiting, sample.running) == (2.0, 5.0)
     assert sample.kv_utilisation == 0.75, "vLLM's old name comes before SGLang's"
-    assert queue == {"toy": 4.0}
+    assert queue.waiting == {"toy": 4.0}
+    assert set(queue.ages_s or {}) == {"toy"}
+    assert 0.0 <= (queue.ages_s or {})["toy"] < 5.0

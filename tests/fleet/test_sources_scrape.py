@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.errors import SourceError
-from fleet.sources import rates
+from fleet.sources import RouterQueue, rates
 from fleet.sources.scrape import RouterPage, ScrapeSource
 from fleet.types import EngineSample, Replica
 from tests.fleet.fake_engines import serve
@@ -112,7 +112,7 @@ def test_the_routers_queue_is_read_by_model(free_port: int) -> None:
         'llm_d_epp_flow_control_queue_size{target_model_name="qwen"} 1\n'
     )
     with serve(lambda: text) as url:
-        assert RouterPage(url + "/").queue() == {"llama": 6.0, "qwen": 1.0}
+        assert RouterPage(url + "/").queue() == RouterQueue(waiting={"llama": 6.0, "qwen": 1.0})
     with pytest.raises(SourceError, match="its metrics cannot be read: ConnectionError"):
         RouterPage(f"http://127.0.0.1:{free_port}").queue()
 

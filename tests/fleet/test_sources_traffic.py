@@ -104,7 +104,7 @@ def test_one_fetch_of_the_router_s_page_tells_queue_and_traffic():
     with serve(router_page) as url:
         page = RouterPage(url)
         assert page.traffic() == {}
-        assert not any(page.queue().values())
+        assert not any(page.queue().waiting.values())
         assert page.traffic()["toy"].arrived_total == 13.0
         assert time.time() - page.traffic()["toy"].at_s < 5.0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from fleet.errors import SourceError
 from fleet.history import History
 from fleet.platform import HttpPlatform
+from fleet.sources import RouterQueue
 from fleet.sources.scrape import RouterPage, ScrapeSource
 from fleet.types import FleetSnapshot
 from tests.fleet.fake_engines import serve
@@ -42,11 +42,11 @@ class Router:
         self.asked = 0
         self.broken = False
 
-    def __call__(self) -> Mapping[str, float]:
+    def __call__(self) -> RouterQueue:
         self.asked += 1
         if self.broken:
             raise SourceError("down", where="router")
-        return self.queue
+        return RouterQueue(waiting=self.queue)
 
 
 def test_only_a_waiting_request_hurries_and_once_until_the_model_is_awake():

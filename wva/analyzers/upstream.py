@@ -29,9 +29,10 @@ def lengths(views: Sequence[VariantView]) -> tuple[float, float]:
 
 
 def propose(
-    name: str, views: Sequence[VariantView], memories: Mapping[str, Memory], *, queued: float
+    name: str, views: Sequence[VariantView], memories: Mapping[str, Memory], *, queued: float,
+    router_stale: bool,
 ) -> Mapping[str, Proposal]:  # fmt: skip
-    """Proposals of ``v1`` or ``v2``; a group of which a ready replica does not report is held."""
+    """Proposals of ``v1`` or ``v2``; held when a ready replica is silent; none shrinks while the router is silent."""
     unseen = sum(view.unseen for view in views)
     if unseen or not any(view.fresh for view in views):
         stale = any(view.stale for view in views)
@@ -39,7 +40,7 @@ def propose(
         return {view.spec.name: Proposal(replicas=view.requested, reason=Reason.STALE if stale else Reason.NO_SIGNAL,
                                          detail=why) for view in views}  # fmt: skip
     found, why = (_v1 if name == "v1" else _v2)(views, memories, queued)
-    return {view.spec.name: _proposal(view, found[view.spec.name], why) for view in views}
+    return {view.spec.name: _proposal(view, found[view.spec.name], why, router_stale=router_stale) for view in views}
 
 
 def _v1(views: Sequence[VariantView], memories: Mapping[str, Memory], _queued: float) -> tuple[Mapping[str, int], str]:
@@ -78,7 +79,9 @@ def _replicas(view: VariantView, gauges: peaks.Peaks) -> list[v2.Replica]:
     return found
 
 
-def _proposal(view: VariantView, replicas: int, why: str) -> Proposal:
+def _proposal(view: VariantView, replicas: int, why: str, *, router_stale: bool) -> Proposal:
+    if replicas < view.requested and router_stale:
+        return Proposal(replicas=view.requested, reason=Reason.STALE, detail=f"{why}, but the router cannot be read")
     if replicas == view.requested:
         return Proposal(replicas=replicas, reason=Reason.PENDING if view.pending else Reason.STEADY, detail=why)
     reason = Reason.SATURATED if replicas > view.requested else Reason.IDLE

@@ -51,7 +51,7 @@ def decide_groups(
 def _around(
     view: VariantView, snapshot: FleetSnapshot, extra_age_s: float, now_s: float, rules: Policy
 ) -> Circumstances:  # fmt: skip
-    age_s = snapshot.router_age_s
+    age_s = snapshot.router_age_of(view.spec.model)
     stale = age_s is not None and age_s + extra_age_s > rules.stale_after_s
     traffic = snapshot.traffic.get(view.spec.model)
     if traffic is not None and now_s - traffic.at_s > rules.stale_after_s:

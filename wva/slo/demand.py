@@ -48,6 +48,8 @@ class Reading:
     paced_good: float = 0.0
     """Requests whose time per output token was within its target, and all that were measured."""
     paced_all: float = 0.0
+    source: str = ""
+    """Who counted: totals of two sources cannot be set against each other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +78,11 @@ class Level:
 
 
 def remembered(readings: Sequence[Reading], new: Reading) -> tuple[Reading, ...]:
-    """Readings with ``new``; begun anew when a counter fell (a restart) or the clock did."""
+    """Readings with ``new``; begun anew when a counter fell (a restart), the clock did, or another source counts."""
     if readings:
         last = readings[-1]
+        if new.source != last.source:
+            return (new,)
         fell = new.arrived < last.arrived or new.finished < last.finished or new.prompt_tokens < last.prompt_tokens
         if fell or new.first_all < last.first_all or new.paced_all < last.paced_all or new.at_s < last.at_s:
             return (new,)

@@ -22,6 +22,8 @@ MIX_FIRST: Final = Mix(prompt=1000.0, output=200.0)
 """Before any request was counted."""
 MIX_MIN: Final = 8.0
 """Requests that a mean needs."""
+RATES: Final = "rates"
+"""Source of totals that are added up here from the engines' rates."""
 LEADS: Final = 24
 LEAD_SHARE: Final = 0.8
 """Quantile of the start-up times that is planned with."""
@@ -112,7 +114,7 @@ def _reading(
 ) -> Reading:
     ready = sum(view.ready for view in views)
     engines = _in_engines(views)
-    last = memory.readings[-1] if memory.readings else None
+    last = memory.readings[-1] if memory.readings and memory.readings[-1].source == RATES else None
     if traffic is None:
         return _integrated(views, engines, last, now_s, ready)
     held = usable(traffic.in_flight)
@@ -124,7 +126,7 @@ def _reading(
         finished=traffic.finished_total or 0.0, generation_tokens=traffic.generation_tokens_total or 0.0,
         in_flight=engines if held is None else held, ready=ready,
         first_good=within(ttft, ttft_s) if ttft else 0.0, first_all=ttft.count if ttft else 0.0,
-        paced_good=within(tpot, tpot_s) if tpot else 0.0, paced_all=tpot.count if tpot else 0.0,
+        paced_good=within(tpot, tpot_s) if tpot else 0.0, paced_all=tpot.count if tpot else 0.0, source=traffic.source,
     )  # fmt: skip
 
 
@@ -148,7 +150,7 @@ def _integrated(
     ]
     if last is None:
         return Reading(at_s=now_s, arrived=in_flight, prompt_tokens=0.0, finished=0.0, generation_tokens=0.0,
-                       in_flight=in_flight, ready=ready)  # fmt: skip
+                       in_flight=in_flight, ready=ready, source=RATES)  # fmt: skip
     past_s = min(max(now_s - last.at_s, 0.0), 120.0)
     done, prompt, generated = (rate * past_s for rate in rates)
     finished = last.finished + done
@@ -156,7 +158,7 @@ def _integrated(
     share = (arrived - last.arrived) / done if done > 0 else 1.0
     return Reading(at_s=now_s, arrived=arrived, prompt_tokens=last.prompt_tokens + prompt * min(max(share, 0.0), 3.0),
                    finished=finished, generation_tokens=last.generation_tokens + generated, in_flight=in_flight,
-                   ready=ready)  # fmt: skip
+                   ready=ready, source=RATES)  # fmt: skip
 
 
 def _mix(readings: Sequence[Reading], before: Mix | None, views: Sequence[VariantView]) -> Mix:
