@@ -8,7 +8,7 @@ decision, given the request, and stepped without noise until the first token is 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.predictor.traffic import TrafficSpec, arrivals
 from benchmarks.predictor.world import FleetSpec, engines, rough_config
 from benchmarks.routing.front import VARIANT, Front
-from predictor.samples import Sample
+from predictor.samples import Dataset, Sample
 from router.predict import row
 from router.profile import DEFAULT, Scheduler
 from simulator.cluster import Arrival, Cluster
@@ -83,14 +83,14 @@ class Recorder:
         self._times: list[tuple[float, float, int]] = []
         self._choices: list[Choice] = []
 
-    def run(self, traffic: Sequence[Arrival]) -> Recording:
+    def run(self, traffic: Iterable[Arrival]) -> Recording:
         """Send everything and wait for all answers."""
         self._cluster.run(traffic)
         at_s, done_s, lengths = zip(*self._times, strict=True)
         return Recording(samples=self._samples, at_s=at_s, done_s=done_s, output_tokens=lengths,
                          choices=self._choices)  # fmt: skip
 
-    def _pick(self, request: EngineRequest, _engines: Sequence[Engine], now_s: float) -> int:
+    def _pick(self, request: EngineRequest, engines: Sequence[Engine], now_s: float) -> int:
         asked = self.front.ask(request)
         views = self.front.views(asked, now_s)
         pick = self._scheduler.pick(asked.inference, views, rng=self._rng, turn=0)
@@ -136,3 +136,14 @@ class Recorder:
 def record(fleet: FleetSpec, traffic: TrafficSpec, *, seed: int, choices: Sequence[int] = ()) -> Recording:
     """A whole run by seed."""
     return Recorder(fleet, seed=seed, choices=choices).run(arrivals(traffic, np.random.default_rng([seed, 11])))
+
+
+def candidates(known: Dataset, rows: np.ndarray, endpoints: Sequence[str] | None = None) -> Dataset:
+    """Feature rows without outcomes, of pods in order unless their ``endpoints`` are told."""
+    count = len(rows)
+    unknown = np.full(count, np.nan)
+    urls = [f"http://pod-{index}" for index in range(count)] if endpoints is None else endpoints
+    return Dataset(
+        matrix=rows, ttft_s=unknown, tpot_s=unknown, endpoints=urls, variants=[known.variants[0]] * count,
+        censored=np.zeros(count, dtype=np.bool_), output_tokens=unknown, served_ttft_s=unknown, served_tpot_s=unknown,
+    )  # fmt: skip
