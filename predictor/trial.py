@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -22,7 +23,11 @@ CALIBRATION_ROWS: Final = 1000
 """Intervals look at so many of the newest rows of a backtest."""
 
 BETTER: Final = 0.98
-"""A boosted part must bring the mean log error down to this share of the law's."""
+"""A boosted part must bring the mean log error down to this share of the law's ..."""
+SURE: Final = 2.0
+"""... by more than so many standard errors of the difference, ..."""
+STRETCH: Final = 50
+"""... whose means over so many rows are taken as independent: requests of one burst err alike."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,14 +85,24 @@ def _joined(parts: list[LatencyPrediction]) -> LatencyPrediction:
 
 
 def _wins(rows: Dataset, plain: Array, other: Array, newest: int, name: str) -> bool:
-    """The other predictions are clearly better over the whole window, and not worse on its newest part."""
+    """The other predictions are better over the whole window beyond chance, and not worse on its newest part."""
     seen = rows.observed(name)
     if not seen.any():
         return False
-    actual = np.log(rows.target(name))
-    one, two = np.abs(np.log(plain) - actual), np.abs(np.log(other) - actual)
-    recent = seen & (np.arange(len(rows)) >= len(rows) - newest)
-    return bool(two[seen].mean() < BETTER * one[seen].mean() and two[recent].sum() <= one[recent].sum())
+    actual = np.log(rows.target(name)[seen])
+    one, two = np.abs(np.log(plain[seen]) - actual), np.abs(np.log(other[seen]) - actual)
+    recent = (np.arange(len(rows)) >= len(rows) - newest)[seen]
+    better = two.mean() < BETTER * one.mean() and two[recent].sum() <= one[recent].sum()
+    return bool(better and _beyond_chance(one - two))
+
+
+def _beyond_chance(gains: Array) -> bool:
+    """The mean of gains in the order of time is above 0 by :data:`SURE` standard errors."""
+    stretches = len(gains) // STRETCH
+    if stretches < 2:
+        return False
+    means = gains[: stretches * STRETCH].reshape(stretches, STRETCH).mean(axis=1)
+    return bool(means.mean() > SURE * means.std(ddof=1) / math.sqrt(stretches))
 
 
 def calibrated(model: LatencyModel, trial: Trial) -> LatencyModel:
