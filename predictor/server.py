@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+import numpy as np
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -19,7 +21,6 @@ from prometheus_client.registry import Collector
 from pydantic import ValidationError
 
 from fleet import signals
-from predictor import features
 from predictor.learner import Learner
 from predictor.model import TARGETS, LatencyModel, Rung
 from predictor.samples import MAX_TPOT_S, MAX_TTFT_S, RejectedError, Rejection, Sample, make
@@ -28,11 +29,19 @@ from predictor.wire import (
     BulkError,
     BulkRequest,
     BulkResponse,
+    PlainBulk,
     PredictionRequest,
     PredictionResponse,
+    Row,
     TrainingBulk,
     TrainingEntry,
+    feature_row,
 )
+
+_PLAIN: Final = msgspec.json.Decoder(PlainBulk)
+_BULK_BODY: Final[dict[str, Any]] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": BulkRequest.model_json_schema()}}}
+}
 
 
 def make_app(learner: Learner) -> FastAPI:
@@ -72,41 +81,62 @@ def _add_predictions(app: FastAPI, learner: Learner) -> None:
         """One request at one endpoint; 503 while cold."""
         return _json(predict_rows(_ready(learner), [body], level, version=learner.version)[0])
 
-    @app.post("/predict/bulk/strict", response_model=None)
-    async def predict_strict(body: BulkRequest) -> Response:
+    @app.post("/predict/bulk/strict", response_model=None, openapi_extra=_BULK_BODY)
+    async def predict_strict(request: Request) -> Response:
         """Many rows, an answer for each: a refused one is answered with the largest latencies that are believed.
 
         Old clients read no errors here; a missing answer would look to them like an idle endpoint.
         """
-        return _json(_bulk(learner, body.requests, level, fill=True))
+        return _json(_bulk(learner, await request.body(), level, fill=True))
 
-    @app.post("/predict/bulk", response_model=None)
-    async def predict_bulk(body: BulkRequest) -> Response:
+    @app.post("/predict/bulk", response_model=None, openapi_extra=_BULK_BODY)
+    async def predict_bulk(request: Request) -> Response:
         """Many rows; bad ones are refused one by one, with a reason."""
-        return _json(_bulk(learner, body.requests, level, fill=False))
+        return _json(_bulk(learner, await request.body(), level, fill=False))
 
 
 def _json(answer: Any) -> Response:
     return Response(msgspec.json.encode(answer), media_type="application/json")
 
 
-def _bulk(learner: Learner, rows: Sequence[Any], level: float, *, fill: bool) -> BulkResponse:
-    model, started = _ready(learner), time.perf_counter()
-    good: list[PredictionRequest] = []
+def _bulk(learner: Learner, body: bytes, level: float, *, fill: bool) -> BulkResponse:
+    started = time.perf_counter()
+    good, errors = _rows(body)
+    model = _ready(learner)
+    count = len(good) + len(errors)
+    found = predict_rows(model, good, level, version=learner.version) if good else []
+    answers: Iterator[PredictionResponse] = iter(found)
+    refused = {error.index: _ceiling(error.error, level) if fill else None for error in errors}
+    return BulkResponse(
+        predictions=[refused[index] if index in refused else next(answers) for index in range(count)],
+        total_requests=count, successful_predictions=len(good), failed_predictions=len(errors),
+        processing_time_ms=1000 * (time.perf_counter() - started), errors=errors,
+    )  # fmt: skip
+
+
+def _rows(body: bytes) -> tuple[Sequence[Row], list[BulkError]]:
+    """Rows of a bulk request that can be predicted, and why the others cannot.
+
+    Raises: RequestValidationError for a body that is no list of 1 to :data:`predictor.wire.MAX_BULK` rows.
+    """
+    try:
+        return _PLAIN.decode(body).requests, []
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass  # something is wrong or needs a conversion: row by row, then
+    try:
+        rows = BulkRequest.model_validate(json.loads(body)).requests
+    except ValidationError as error:
+        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in error.errors()]) from None
+    except (ValueError, RecursionError) as error:
+        raise RequestValidationError([{"loc": ("body",), "msg": f"JSON decode error: {error}"}]) from None
+    good: list[Row] = []
     errors: list[BulkError] = []
     for index, row in enumerate(rows):
         try:
             good.append(PredictionRequest.model_validate(row))
         except ValidationError as error:
             errors.append(BulkError(index=index, error=_first(error)))
-    found = predict_rows(model, good, level, version=learner.version) if good else []
-    answers: Iterator[PredictionResponse] = iter(found)
-    refused = {error.index: _ceiling(error.error, level) if fill else None for error in errors}
-    return BulkResponse(
-        predictions=[refused[index] if index in refused else next(answers) for index in range(len(rows))],
-        total_requests=len(rows), successful_predictions=len(good), failed_predictions=len(errors),
-        processing_time_ms=1000 * (time.perf_counter() - started), errors=errors,
-    )  # fmt: skip
+    return good, errors
 
 
 def _ceiling(reason: str, level: float) -> PredictionResponse:
@@ -120,10 +150,10 @@ def _ceiling(reason: str, level: float) -> PredictionResponse:
 
 
 def predict_rows(
-    model: LatencyModel, rows: Sequence[PredictionRequest], level: float, *, version: str = ""
+    model: LatencyModel, rows: Sequence[Row], level: float, *, version: str = ""
 ) -> list[PredictionResponse]:
     """Answers in the order of ``rows`` (at least one), with the quantile and the interval at ``level``."""
-    matrix = features.matrix([row.features() for row in rows])
+    matrix = np.array([feature_row(row) for row in rows], dtype=np.float64)
     point = model.predict_for(matrix, [row.endpoint for row in rows], [row.variant for row in rows])
     high = model.quantile(matrix, point, level)
     tail = (1 - level) / 2

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
-MAX_BULK = 10_000
+from predictor.features import NAMES
 
-Count = Annotated[int, Field(ge=0)]
+MAX_BULK: Final = 10_000
+
+MOST: Final = 100_000_000
+"""No count of tokens or requests at one endpoint is larger (:data:`predictor.samples.MAX_FEATURE`)."""
+
+Count = Annotated[int, Field(ge=0, le=MOST)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -41,20 +46,48 @@ class PredictionRequest(BaseModel):
     variant: str = Field(default="", max_length=256)
 
     def features(self) -> Mapping[str, float]:
-        """By our names; ``decode_tokens_in_flight`` and ``prefill_tokens_in_flight`` together are the context."""
-        prefill = self.prefill_tokens_in_flight
-        if prefill is None:
-            prefill = self.num_request_waiting * self.input_token_length
-        return {
-            "input_tokens": float(self.input_token_length),
-            "cached_tokens": self.prefix_cache_score * self.input_token_length,
-            "prefill_tokens_in_flight": float(prefill),
-            "requests_in_flight": float(self.num_request_running + self.num_request_waiting),
-            "context_tokens_in_flight": float(self.decode_tokens_in_flight + prefill),
-            "waiting": float(self.num_request_waiting),
-            "running": float(self.num_request_running),
-            "kv_utilisation": self.kv_cache_percentage,
-        }
+        """By our names."""
+        return dict(zip(NAMES, feature_row(self), strict=True))
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+_Ratio = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class PlainRequest(msgspec.Struct, kw_only=True):
+    """The same fields and limits as :class:`PredictionRequest`, for rows that need no conversion: read in one pass."""
+
+    kv_cache_percentage: _Ratio
+    input_token_length: _Count
+    num_request_waiting: _Count
+    num_request_running: _Count
+    num_tokens_generated: _Count
+    prefix_cache_score: _Ratio
+    pod_type: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    encoder_matched_size: _Count = 0
+    encoder_input_size: _Count = 0
+    prefill_tokens_in_flight: _Count | None = None
+    decode_tokens_in_flight: _Count = 0
+    endpoint: Annotated[str, msgspec.Meta(max_length=512)] = ""
+    variant: Annotated[str, msgspec.Meta(max_length=256)] = ""
+
+
+class PlainBulk(msgspec.Struct):
+    """Rows that are all in order."""
+
+    requests: Annotated[list[PlainRequest], msgspec.Meta(min_length=1, max_length=MAX_BULK)]
+
+
+Row = PredictionRequest | PlainRequest
+
+
+def feature_row(row: Row) -> tuple[float, ...]:
+    """In the order of :data:`predictor.features.NAMES`; tokens in flight of both kinds together are the context."""
+    prompt, waiting = row.input_token_length, row.num_request_waiting
+    prefill = waiting * prompt if row.prefill_tokens_in_flight is None else row.prefill_tokens_in_flight
+    return (prompt, row.prefix_cache_score * prompt, prefill, row.num_request_running + waiting,
+            row.decode_tokens_in_flight + prefill, waiting, row.num_request_running,
+            row.kv_cache_percentage)  # fmt: skip
 
 
 class TrainingEntry(PredictionRequest):

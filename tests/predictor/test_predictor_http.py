@@ -9,15 +9,19 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import ValidationError
 
 from fleet import signals
-from predictor import artifact
+from predictor import artifact, server
 from predictor.fit import fit_once
 from predictor.learner import Learner
 from predictor.samples import dataset
 from predictor.server import make_app
 from predictor.settings import PredictorSettings
+from predictor.wire import PredictionRequest, feature_row
 
 ROW = {
     "kv_cache_percentage": 0.3,
@@ -142,6 +146,51 @@ def test_strict_bulk_answers_a_refused_row_so_that_nobody_picks_it(warm: Service
     assert bad["ttft_ms"] == worse["ttft_ms"] == 600_000
     assert bad["refused"].startswith("kv_cache_percentage")
     assert answer.json()["failed_predictions"] == 2
+
+
+_values = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 10**12), st.floats(-1, 3), st.sampled_from(["", "5", "x"])
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.dictionaries(st.sampled_from([*ROW, "endpoint", "variant", "prefill_tokens_in_flight", "other"]),
+                                _values, max_size=3), min_size=1, max_size=3))  # fmt: skip
+def test_rows_read_in_one_pass_mean_what_rows_read_one_by_one_mean(changes: list[dict]) -> None:
+    rows = [{**ROW, **change} for change in changes]
+    good, errors = server._rows(json.dumps({"requests": rows}).encode())
+    expected, refused = [], []
+    for index, row in enumerate(rows):
+        try:
+            expected.append(feature_row(PredictionRequest.model_validate(row)))
+        except ValidationError:
+            refused.append(index)
+    assert [feature_row(row) for row in good] == expected
+    assert [error.index for error in errors] == refused
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        pytest.param(b"", "JSON decode error", id="nothing"),
+        pytest.param(b"\xff\xfe", "JSON decode error", id="no-text"),
+        pytest.param(b"[" * 100_000, "JSON decode error", id="a-tower"),
+        pytest.param(b"[]", "dictionary", id="no-object"),
+        pytest.param(b'{"requests": []}', "at least 1", id="no-rows"),
+        pytest.param(b'{"requests": {}}', "valid list", id="no-list"),
+    ],
+)
+def test_a_body_that_is_no_list_of_rows_is_refused_as_a_whole(warm: Service, body: bytes, says: str) -> None:
+    answer = warm.client.post("/predict/bulk/strict", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+    assert says in answer.json()["detail"][0]["msg"]
+
+
+def test_a_count_beyond_all_engines_is_refused_alone(warm: Service) -> None:
+    rows = [ROW, {**ROW, "input_token_length": 10**400}, {**ROW, "num_request_running": 10**9}]
+    code, answer = warm.post("/predict/bulk", {"requests": rows})
+    assert code == 200
+    assert [error["index"] for error in answer["errors"]] == [1, 2]
 
 
 def test_upstreams_model_endpoints_answer(warm: Service) -> None:
