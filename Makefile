@@ -46,8 +46,9 @@ types: install-dev ## mypy --strict
 layers: install-dev ## imports point down, pure modules import no I/O
 	$(BIN)/lint-imports --no-cache
 
-generate: install-dev ## write what is generated again: alert rules, schema, example manifests, kustomize base
+generate: install-dev ## write what is generated again: alert rules, performance page, schema, example manifests, kustomize base
 	$(BIN)/fleet alerts generate --out alerts/generated
+	$(BIN)/python -m benchmarks.overview > docs/performance.md
 	$(BIN)/fleet plan schema > deploy/schema/inferencecluster.schema.json
 	$(BIN)/fleet plan render docs/examples/cluster.yaml --out docs/examples/cluster-rendered
 	test ! -x .venvs/helm/helm || .venvs/helm/helm template fleet deploy/helm/llm-fleet -n llm-fleet --set history.existingSecret=llm-fleet-history > deploy/kustomize/base/llm-fleet.yaml
