@@ -184,7 +184,7 @@ def _scheduling_tail() -> Alert:
 
 def _rejections() -> Alert:
     return _alert(
-        "AdmissionRejections", Over("rate", s.ADMISSION_REJECTIONS, 300).by(*MODEL, "reason") > 0, 300,
+        "AdmissionRejections", rate_of(s.ADMISSION_REJECTIONS, 300).by(*MODEL, "reason") > 0, 300,
         Severity.WARNING, tree="ttft_high",
         summary="<model_name>: engines refuse <value:rate> requests/s (<reason>)",
         description="The engines of <model_name> refuse <value:rate> requests/s at the door because of <reason>.",
@@ -195,7 +195,7 @@ def _rejections() -> Alert:
 
 
 def _kv_transfer() -> Alert:
-    failed, expired = (Over("increase", signal, 300).by(*POD) > 0 for signal in (s.NIXL_FAILED, s.NIXL_EXPIRED))
+    failed, expired = (rate_of(signal, 300).by(*POD) * 300.0 > 0 for signal in (s.NIXL_FAILED, s.NIXL_EXPIRED))
     return _alert(
         "KVTransferFailing", any_of(failed, expired), 300, Severity.WARNING, tree="throughput_low",
         summary="<model_name>: KV transfers fail on <pod>",

@@ -1,4 +1,4 @@
-"""``fleet alerts check``: what promtool says, and what only we know (the catalogue, bucket bounds)."""
+"""``fleet alerts check``: what promtool says, and what only we know (the catalogue, labels, bucket bounds)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import requests
 
-from alerts import buckets
+from alerts import buckets, labels
 from alerts.lint import unknown_series
 from fleet.errors import ConfigError
 from fleet.settings import read_yaml
@@ -67,6 +67,7 @@ def findings(paths: Iterable[Path], bounds: Mapping[str, tuple[float, ...]]) -> 
     """
     documents = {path: read_yaml(path) for path in rule_paths(paths)}
     rules = {path: document for path, document in documents.items() if _is_rules(document)}
+    whole = [rule for document in rules.values() for rule in _rules(document)]
     known = {rule["record"] for document in rules.values() for rule in _rules(document) if "record" in rule}
     for path, document in documents.items():
         if path not in rules:
@@ -75,6 +76,7 @@ def findings(paths: Iterable[Path], bounds: Mapping[str, tuple[float, ...]]) -> 
         for rule in _rules(document):
             for name in unknown_series(str(rule.get("expr", "")), known):
                 yield f"{path}: {rule.get('alert') or rule.get('record')}: series {name} is not in the catalogue"
+    yield from (f"{name}: {problem}" for name, problem in labels.problems(whole))
     yield from _promtool(list(rules))
 
 

@@ -239,9 +239,14 @@ ADMISSION_REJECTIONS = Signal(
     origin=Origin.ENGINE,
     meaning="Requests refused at the engine's door (vLLM 0.32; off by default), by reason.",
     labels=("model_name", "reason"),
+    aliases=("kserve_vllm:admission_rejections_total", "ray_vllm_admission_rejections_total"),
 )
-NIXL_FAILED = _engine("vllm:nixl_num_failed_transfers_total", C, "transfers", "KV transfers that failed.")
-NIXL_EXPIRED = _engine("vllm:nixl_num_kv_expired_reqs_total", C, "requests", "Requests whose remote KV expired.")
+NIXL_FAILED = _engine("vllm:nixl_num_failed_transfers_total", C, "transfers", "KV transfers that failed.",
+                      aliases=("kserve_vllm:nixl_num_failed_transfers_total",
+                               "ray_vllm_nixl_num_failed_transfers_total"))  # fmt: skip
+NIXL_EXPIRED = _engine("vllm:nixl_num_kv_expired_reqs_total", C, "requests", "Requests whose remote KV expired.",
+                       aliases=("kserve_vllm:nixl_num_kv_expired_reqs_total",
+                                "ray_vllm_nixl_num_kv_expired_reqs_total"))  # fmt: skip
 ENGINE_HTTP = Signal(
     name="http_requests_total",
     kind=C,
