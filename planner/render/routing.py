@@ -8,6 +8,7 @@ from typing import Any, Final
 import yaml
 
 from planner.document import InferenceCluster
+from planner.render.engine import EVENTS_PORT
 from planner.render.parts import (
     ENGINE_PORT,
     Manifest,
@@ -20,7 +21,6 @@ from planner.render.parts import (
 )
 
 GRPC_PORT: Final = 9002
-HEALTH_PORT: Final = 9003
 METRICS_PORT: Final = 9090
 PROXY_PORT: Final = 8080
 ADMIN_PORT: Final = 8081
@@ -126,25 +126,45 @@ def _container(cluster: InferenceCluster, image: str) -> Manifest:
     picker = cluster.spec.routing.mode == "picker"
     pool = ["--discover", f"kube-pool://{cluster.metadata.namespace}/{cluster.metadata.name}"]
     shared = ["--config", "/etc/fleet/router.yaml", "--home", "/var/lib/fleet"]
+    shared += ["--kv-events", _events(cluster)]
+    if (how := _disaggregation(cluster)) is not None:
+        shared += ["--disaggregation", how]
     if picker:
-        args = ["router", "picker", *pool, *shared, "--host", "0.0.0.0", "--grpc-port", str(GRPC_PORT),
-                "--health-port", str(HEALTH_PORT), "--admin-port", str(METRICS_PORT)]  # fmt: skip
-        ports = [("grpc", GRPC_PORT), ("health", HEALTH_PORT), ("metrics", METRICS_PORT)]
+        args = ["router", "picker", *pool, *shared, "--host", "0.0.0.0", "--port", str(GRPC_PORT),
+                "--admin-port", str(METRICS_PORT)]  # fmt: skip
+        ports = [("grpc", GRPC_PORT), ("metrics", METRICS_PORT)]
+        ready: Manifest = {"grpc": {"port": GRPC_PORT}, "periodSeconds": 5}
+        alive: Manifest = {"grpc": {"port": GRPC_PORT, "service": "liveness"}, "periodSeconds": 15}
     else:
         args = ["router", "serve", *pool, *shared, "--host", "0.0.0.0", "--port", str(PROXY_PORT),
                 "--admin-port", str(ADMIN_PORT)]  # fmt: skip
         ports = [("http", PROXY_PORT), ("metrics", ADMIN_PORT)]
-    probe = (
-        {"grpc": {"port": HEALTH_PORT}, "periodSeconds": 5} if picker else http_probe("/healthz", "metrics", period_s=5)
-    )
+        # Ready without an engine too: it holds requests while the first one starts.
+        ready, alive = (http_probe("/healthz", "metrics", period_s=seconds) for seconds in (5, 15))
     return {
         "name": "router", "image": image, "args": args, "resources": RESOURCES, "securityContext": restricted(),
         "env": [{"name": "FLEET_SLO_FILE", "value": "/etc/fleet/slos.yaml"}],
         "ports": [{"name": name, "containerPort": port} for name, port in ports],
-        "readinessProbe": probe, "livenessProbe": {**probe, "periodSeconds": 15},
+        "readinessProbe": ready, "livenessProbe": alive,
         "volumeMounts": [{"name": "config", "mountPath": "/etc/fleet", "readOnly": True},
                          {"name": "home", "mountPath": "/var/lib/fleet"}],
     }  # fmt: skip
+
+
+def _events(cluster: InferenceCluster) -> str:
+    """How the router finds engines' KV events: vLLM says itself, by data-parallel rank; SGLang does not."""
+    said = all(role.engine == "vllm" for role in cluster.roles().values())
+    return "auto" if said else f"connect:{EVENTS_PORT}"
+
+
+def _disaggregation(cluster: InferenceCluster) -> str | None:
+    """The protocol between prefill and decode, as the router names it; ``None``: engines do both."""
+    if cluster.spec.prefill is None:
+        return None
+    if cluster.spec.decode.engine == "sglang":
+        return "sglang"
+    # Mooncake's hand-over is the business of a sidecar beside the decode engine (docs/disaggregation.md).
+    return {"nixl": "nixl", "shared-storage": "shared-storage", "mooncake": "sidecar"}[cluster.spec.transport.protocol]
 
 
 def _service(cluster: InferenceCluster) -> Manifest:

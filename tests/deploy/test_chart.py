@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner
 
-from fleet.cli import fleet
 from planner.install import RUNS, chart_values, services
+from tests.deploy.commands import complaint, own_containers
 from tests.deploy.helm import CHART, ROOT, helm, manifests, template, tool
 from tests.planner.manifests import need_schemas, problems
 
@@ -85,15 +84,31 @@ def test_the_same_system_as_fleet_up():
 
 
 @pytest.mark.parametrize("name", VARIATIONS)
-def test_every_option_that_the_chart_passes_is_one_of_the_command(name):
-    """An option that a command does not know would end the pod at once."""
-    for part, (_, container) in containers(manifests(VARIATIONS[name])).items():
-        if part == "postgres":
-            continue
-        words = [word for word in container["args"] if not word.startswith("--")]
-        options = {word.split("=")[0] for word in container["args"] if word.startswith("--")}
-        shown = CliRunner().invoke(fleet, [*words, "--help"]).output
-        assert {option for option in options if option not in shown} == set(), part
+def test_every_command_that_the_chart_renders_is_accepted(name):
+    """An option, value or setting that a command refuses would end the pod at once."""
+    found = list(own_containers(manifests(VARIATIONS[name])))
+    assert {who: wrong for who, one in found if (wrong := complaint(one))} == {}
+    assert len(found) == (1 if name == "nothing but the controller" else len(RUNS))
+
+
+def test_every_command_of_the_kustomize_base_is_accepted():
+    text = (ROOT / "deploy/kustomize/base/llm-fleet.yaml").read_text("utf-8")
+    found = list(own_containers(one for one in yaml.safe_load_all(text) if one))
+    assert {who: wrong for who, one in found if (wrong := complaint(one))} == {}
+    assert len(found) == len(RUNS)
+
+
+@pytest.mark.parametrize(("args", "env", "words"), [
+    pytest.param(["router", "picker", "--grpc-port", "9002"], {}, "No such option", id="option"),
+    pytest.param(["router", "serve", "--port=http"], {}, "not a valid integer", id="value"),
+    pytest.param(["router", "picks"], {}, "no command 'picks'", id="command"),
+    pytest.param(["wva", "run"], {"WVA_INTERVL_S": "3"}, "WVA_INTERVL_S", id="setting"),
+    pytest.param(["wva", "run", "--interval-s=3"], {"WVA_INTERVAL_S": "3", "HOME": "/"}, "", id="right"),
+])  # fmt: skip
+def test_a_command_that_would_be_refused_is_found_out(args, env, words):
+    wrong = complaint({"args": args, "env": [{"name": name, "value": value} for name, value in env.items()]})
+    assert words in wrong
+    assert bool(wrong) == bool(words)
 
 
 @pytest.mark.parametrize("name", VARIATIONS)

@@ -15,6 +15,7 @@ from fleet.cli import fleet
 from fleet.errors import ConfigError
 from planner.document import parse, schema
 from planner.render import engine, render
+from tests.deploy.commands import complaint, own_containers
 from tests.deploy.helm import tool
 from tests.planner.clusters import AGGREGATED, ALL, EXAMPLE, NODES, SGLANG, TEXT
 from tests.planner.manifests import documents, need_schemas, problems
@@ -122,6 +123,38 @@ def test_a_promise_that_no_bucket_shows_gets_its_bucket():
     assert 0.2 in json.loads(_flag(command, "--custom-histogram-buckets"))["time_to_first_token"]
     exact = AGGREGATED + "  slo: {ttftSeconds: 0.25, tpotSeconds: 0.1}\n"
     assert "--custom-histogram-buckets" not in engine.command(parse(exact, where="c"), "both")
+
+
+@pytest.mark.parametrize("mode", ["picker", "proxy"])
+@pytest.mark.parametrize("name", ALL)
+def test_every_command_of_ours_is_accepted(name, mode):
+    other = {"picker": "mode: proxy", "proxy": "mode: picker"}[mode]
+    text = ALL[name].replace(other, f"mode: {mode}")
+    if f"mode: {mode}" not in text:
+        text += f"  routing: {{mode: {mode}}}\n"
+    found = list(own_containers(_rendered(text)))
+    assert {who: wrong for who, one in found if (wrong := complaint(one))} == {}
+    assert [one["args"][1] for _, one in found] == [{"picker": "picker", "proxy": "serve"}[mode]]
+
+
+def test_the_picker_is_probed_where_it_listens():
+    container = _one(AGGREGATED, "Deployment", "qwen-epp")["spec"]["template"]["spec"]["containers"][0]
+    ports = {port["containerPort"] for port in container["ports"]}
+    assert ports == {int(_flag(container["args"], "--port")), int(_flag(container["args"], "--admin-port"))}
+    assert container["readinessProbe"]["grpc"] == {"port": 9002}
+    assert container["livenessProbe"]["grpc"] == {"port": 9002, "service": "liveness"}
+
+
+@pytest.mark.parametrize(("text", "events", "disaggregation"), [
+    pytest.param(TEXT, "auto", "nixl", id="vllm-split"),
+    pytest.param(AGGREGATED, "auto", None, id="vllm-whole"),
+    pytest.param(SGLANG, "connect:5557", None, id="sglang"),
+    pytest.param(TEXT.replace("protocol: nixl", "protocol: shared-storage"), "auto", "shared-storage", id="storage"),
+])  # fmt: skip
+def test_the_router_hears_the_engines_and_splits_as_they_do(text, events, disaggregation):
+    (args,) = (one["args"] for _, one in own_containers(_rendered(text)))
+    assert _flag(args, "--kv-events") == events
+    assert (_flag(args, "--disaggregation") if "--disaggregation" in args else None) == disaggregation
 
 
 def test_pods_keep_the_restricted_standard():
