@@ -452,6 +452,10 @@ KV_EVENTS_LOST = _index("fleet_router_kv_event_batches_lost_total", C, "batches"
 KV_EVENT_LAG = _index("fleet_router_kv_event_lag_seconds", G, "s", "From an engine's sending of events to their use.")
 KV_PROMPTS = _index("fleet_router_prompt_tokens_origin_total", C, "requests",
                     "Requests by where their token ids came from.", ("origin",))  # fmt: skip
+ROUTER_MODEL_FAILURES = _index("fleet_router_model_fetch_failures_total", C, "looks",
+                               "Looks at the predictor's service that brought no sound model.")  # fmt: skip
+ROUTER_MODEL_CHECKED = _index("fleet_router_model_checked_timestamp_seconds", G, "s",
+                              "When the router last knew that its model is the predictor's newest (Unix time).")  # fmt: skip
 ROUTER_SCRAPE_AGE = Signal(
     name="fleet_router_endpoint_scrape_age_seconds",
     kind=G,

@@ -181,6 +181,12 @@ class Routing(_Part):
     replicas: int = Field(2, ge=1, le=64)
     fail_open: bool = False
     hostnames: list[str] = Field(default_factory=list)
+    predictor_url: str = Field(
+        "", pattern=r"^(https?://\S+)?$", description="Of the predictor whose model the router fetches."
+    )
+    history_secret: str = Field(
+        "", pattern=rf"^$|{_LABEL}", description="Secret (key url) of the history that this predictor learns from."
+    )
 
 
 class Monitoring(_Part):

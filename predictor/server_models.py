@@ -6,10 +6,12 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
 
 from fleet.errors import FleetError
 from predictor import artifact
+from predictor.fetch import tag_of
 from predictor.learner import Learner
 from predictor.model import TARGETS, LatencyModel
 
@@ -64,10 +66,14 @@ def _info(learner: Learner, target: str) -> dict[str, Any]:
 
 
 def _add_artifacts(app: FastAPI, learner: Learner) -> None:
-    @app.get("/model/download")
-    async def download() -> dict[str, Any]:
-        """The served model's artifact."""
-        return artifact.to_dict(_served(learner))
+    @app.get("/model/download", response_model=None)
+    async def download(request: Request) -> Response:
+        """The served model's artifact; its entity tag is its checksum, so that followers ask only for news."""
+        found = artifact.to_dict(_served(learner))
+        headers = {"ETag": tag_of(found["checksum"]), "Cache-Control": "no-cache"}
+        if headers["ETag"] in _tags(request.headers.get("if-none-match", "")):
+            return Response(status_code=304, headers=headers)
+        return JSONResponse(found, headers=headers)
 
     @app.get("/model/download/info")
     async def download_info() -> dict[str, Any]:
@@ -92,6 +98,11 @@ def _add_artifacts(app: FastAPI, learner: Learner) -> None:
         kept = [{"version": one.version, "fitted_at_s": one.fitted_at_s} for one in learner.versions.kept()]
         return {"models": {name: _info(learner, name) for name in TARGETS}, "versions": kept,
                 "served": learner.version, "pinned": learner.versions.pinned}  # fmt: skip
+
+
+def _tags(header: str) -> set[str]:
+    """Entity tags of an ``If-None-Match``; weak ones count like strong ones (RFC 9110, 13.1.2)."""
+    return {tag.strip().removeprefix("W/") for tag in header.split(",")}
 
 
 def _known(target: str) -> str:

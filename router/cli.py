@@ -63,6 +63,7 @@ _SHARED: Final = (
     click.option("--config", type=click.Path(path_type=Path), help="Scheduling profile (default: the built-in one)."),
     click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="Folder of history, model (.fleet)."),
     click.option("--history-url", help="SQLAlchemy URL of the history (default: FLEET_HISTORY_URL, else in HOME)."),
+    click.option("--predictor-url", help="Fetch the latency model from this fleet predictor serve, not from HOME."),
     click.option("--record-workload", type=click.Path(dir_okay=False, path_type=Path),
                   help="Record live traffic, without its text, to this file for replays."),
     click.option("--kv-events", help="Engines' KV events: auto, tcp://*:PORT or connect:PORT[,REPLAY_PORT]."),
@@ -107,6 +108,7 @@ def serve(*, home: Path | None, history_url: str | None, mortal: bool, place: Pl
       fleet router serve --engines http://gpu1:8000 --config router.yaml --seed 1
       fleet router serve --engines http://gpu1:8000,http://gpu2:8000 --workers 4
       fleet router serve --discover kube-pool://default/qwen --config router.yaml
+      fleet router serve --discover kube-service://default/engines --predictor-url http://fleet-predictor:8090
     """
     _run("router", RouterService, load(RouterSettings, **given), home=home, history_url=history_url, mortal=mortal,
          place=place)  # fmt: skip

@@ -24,6 +24,7 @@ from fleet.history import History, HistoryWriter
 from fleet.shell import bind
 from predictor import artifact
 from predictor.client import Watcher
+from predictor.fetch import FETCHED_NAME, Fetcher, checked_url
 from router.access_log import AccessLog
 from router.app import make_app
 from router.config_file import ProfileWatcher, load_aliases, load_tenants
@@ -145,6 +146,7 @@ class RouterService:
         self.metrics = RouterMetrics()
         self.endpoints = EndpointSet(clock=self.clock, on_gone=self._gone)
         self._ears = self._listener()
+        self._fetcher = self._follow_predictor(home)
         self.director = Director(self._parts(profile, home))
         self.gateway = Gateway(self.director)
         self.endpoints.on_restart = self._restarted
@@ -163,7 +165,7 @@ class RouterService:
     def _parts(self, profile: Profile, home: Path) -> Parts:
         parts = Parts(settings=self.settings, scheduler=Scheduler(profile), endpoints=self.endpoints,
                       metrics=self.metrics, rng=random.Random(self.settings.seed),
-                      predict=Predictor(Watcher(home / artifact.FILE_NAME)),
+                      predict=Predictor(Watcher(home / self._model_name)),
                       tenants=load_tenants(self.settings.tenants, share=1.0 / self.settings.workers),
                       precise=self._ears.precise if self._ears is not None else None,
                       splitter=splitter(self.settings), protocol=protocol(self.settings),
@@ -178,6 +180,23 @@ class RouterService:
         if records:
             parts.record = records[0] if len(records) == 1 else partial(_all, records)
         return parts
+
+    @property
+    def _model_name(self) -> str:
+        """The file, in the home folder, that holds the model."""
+        return FETCHED_NAME if self.settings.predictor_url else artifact.FILE_NAME
+
+    def _follow_predictor(self, home: Path) -> Fetcher | None:
+        """What fetches the model, where that is asked for; of several workers the first does it for all.
+
+        Raises: ConfigError for a URL that cannot be used.
+        """
+        if not self.settings.predictor_url:
+            return None
+        url = checked_url(self.settings.predictor_url, where="--predictor-url or ROUTER_PREDICTOR_URL")
+        if self._place is not None and self._place.index:
+            return None
+        return Fetcher(url, home / self._model_name, every_s=self.settings.predictor_poll_s)
 
     def _listener(self) -> Ears | None:
         """What hears engines' KV events, where that is asked for.
@@ -251,6 +270,8 @@ class RouterService:
         if self._ears is not None:
             self._ears.precise.tokens.session = self._session
             self._tasks.append(loop.create_task(self._ears.follow.run(self._session)))
+        if self._fetcher is not None:
+            self._tasks.append(loop.create_task(self._fetcher.run(self._session)))
         self._tasks.append(loop.create_task(self._ticks()))
         for task in self._tasks:
             task.add_done_callback(self._watch)
@@ -274,6 +295,8 @@ class RouterService:
         registry.register(RouterCollector(self.metrics, self._gauges, waiting=lambda: self.director.gate.lengths))
         if self._ears is not None:
             registry.register(self._ears.collector())
+        if self._fetcher is not None:
+            registry.register(self._fetcher.collector())
         config = uvicorn.Config(make_app(self, registry), log_level="warning", access_log=False, lifespan="off",
                                 timeout_graceful_shutdown=1)  # fmt: skip
         self._admin = _Admin(config)

@@ -146,5 +146,9 @@ class RouterSettings(Settings):
     """KV cache of one token, for the cost of a transfer (128 KiB: Llama-3.1-8B in 16 bits)."""
     kv_link_gbps: float = Field(default=100.0, gt=0)
     """Link between two engines, Gb/s."""
+    predictor_url: str = ""
+    """Base URL of ``fleet predictor serve``, to fetch its model from; empty: the predictor's file in ``FLEET_HOME``."""
+    predictor_poll_s: float = Field(default=2.0, gt=0)
+    """Time between two looks there (fits come every 5 s; a look without news takes a few hundred bytes)."""
     record_rps: float = Field(default=500.0, gt=0)
     """Requests recorded in the history each second at most: above it a sample, so that the disk never sets the pace."""

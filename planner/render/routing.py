@@ -129,6 +129,8 @@ def _container(cluster: InferenceCluster, image: str) -> Manifest:
     shared += ["--kv-events", _events(cluster)]
     if (how := _disaggregation(cluster)) is not None:
         shared += ["--disaggregation", how]
+    if cluster.spec.routing.predictor_url:
+        shared += ["--predictor-url", cluster.spec.routing.predictor_url]
     if picker:
         args = ["router", "picker", *pool, *shared, "--host", "0.0.0.0", "--port", str(GRPC_PORT),
                 "--admin-port", str(METRICS_PORT)]  # fmt: skip
@@ -143,12 +145,19 @@ def _container(cluster: InferenceCluster, image: str) -> Manifest:
         ready, alive = (http_probe("/healthz", "metrics", period_s=seconds) for seconds in (5, 15))
     return {
         "name": "router", "image": image, "args": args, "resources": RESOURCES, "securityContext": restricted(),
-        "env": [{"name": "FLEET_SLO_FILE", "value": "/etc/fleet/slos.yaml"}],
+        "env": _environment(cluster),
         "ports": [{"name": name, "containerPort": port} for name, port in ports],
         "readinessProbe": ready, "livenessProbe": alive,
         "volumeMounts": [{"name": "config", "mountPath": "/etc/fleet", "readOnly": True},
                          {"name": "home", "mountPath": "/var/lib/fleet"}],
     }  # fmt: skip
+
+
+def _environment(cluster: InferenceCluster) -> list[Manifest]:
+    found: list[Manifest] = [{"name": "FLEET_SLO_FILE", "value": "/etc/fleet/slos.yaml"}]
+    if name := cluster.spec.routing.history_secret:
+        found.append({"name": "FLEET_HISTORY_URL", "valueFrom": {"secretKeyRef": {"name": name, "key": "url"}}})
+    return found
 
 
 def _events(cluster: InferenceCluster) -> str:

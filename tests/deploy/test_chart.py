@@ -26,6 +26,7 @@ EVERYTHING = {
     "podAnnotations": {"team": "serving"},
     "serviceAccount.annotations": {"role": "x"},
     "wva.settings": {"WVA_INTERVAL_S": 10},
+    "predictor.routerNamespaces": ["models", "more"],
 }
 VARIATIONS = {
     "as it lies": {},
@@ -174,6 +175,23 @@ def test_metrics_pages_are_closed_to_clients():
         opened = [rule for rule in rules if any(port["port"] == closed for port in rule["ports"])]
         assert opened
         assert all(rule.get("from") for rule in opened)
+
+
+def test_the_router_fetches_its_model_from_the_predictor_where_there_is_one():
+    """Pods share no folder."""
+    (url,) = (word for word in containers(manifests())["router"][1]["args"] if word.startswith("--predictor-url"))
+    assert url == "--predictor-url=http://fleet-predictor.llm-fleet.svc:8090"
+    alone = containers(manifests({"predictor.enabled": False}))["router"][1]["args"]
+    assert not [word for word in alone if word.startswith("--predictor-url")]
+
+
+def test_routers_of_named_namespaces_reach_the_predictor():
+    rules = find(manifests(EVERYTHING), "NetworkPolicy", "fleet-predictor")["spec"]["ingress"]
+    router = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "fleet-router"}}}
+    wanted = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}, **router}
+              for name in ("models", "more")]  # fmt: skip
+    assert {"from": wanted, "ports": [{"protocol": "TCP", "port": 8090}]} in rules
+    assert len(find(manifests(), "NetworkPolicy", "fleet-predictor")["spec"]["ingress"]) == 1
 
 
 def test_the_kustomize_base_is_what_the_chart_renders():

@@ -145,10 +145,25 @@ def test_the_picker_is_probed_where_it_listens():
     assert container["livenessProbe"]["grpc"] == {"port": 9002, "service": "liveness"}
 
 
+def test_the_router_follows_a_predictor_and_writes_to_its_history_where_asked():
+    url = "http://fleet-predictor.llm-fleet.svc:8090"
+    told = AGGREGATED + f"  routing: {{predictorUrl: '{url}', historySecret: history}}\n"
+    ((_, container),) = own_containers(_rendered(told))
+    assert complaint(container) == ""
+    assert _flag(container["args"], "--predictor-url") == url
+    assert {"name": "FLEET_HISTORY_URL", "valueFrom": {"secretKeyRef": {"name": "history", "key": "url"}}} in container[
+        "env"
+    ]
+    ((_, plain),) = own_containers(_rendered(AGGREGATED))
+    assert "--predictor-url" not in plain["args"]
+    assert [one["name"] for one in plain["env"]] == ["FLEET_SLO_FILE"]
+
+
 @pytest.mark.parametrize(("text", "events", "disaggregation"), [
     pytest.param(TEXT, "auto", "nixl", id="vllm-split"),
     pytest.param(AGGREGATED, "auto", None, id="vllm-whole"),
     pytest.param(SGLANG, "connect:5557", None, id="sglang"),
+    pytest.param(TEXT.replace("protocol: nixl", "protocol: mooncake"), "auto", "sidecar", id="mooncake"),
     pytest.param(TEXT.replace("protocol: nixl", "protocol: shared-storage"), "auto", "shared-storage", id="storage"),
 ])  # fmt: skip
 def test_the_router_hears_the_engines_and_splits_as_they_do(text, events, disaggregation):

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+from fleet.errors import ConfigError
+from predictor import artifact
 from predictor.fit import fit_model
 from predictor.samples import Sample, dataset
 from router.predict import predictions, row
+from router.profile import DEFAULT
+from router.service import RouterService
+from router.settings import RouterSettings
 from router.types import EndpointView, InferenceRequest
+from tests.router.dataplane_stubs import Engine, on_loop, until
+from tests.router.test_router_app import engine_script
 
 REQUEST = InferenceRequest(request_id="r", model="m", input_tokens=800, expected_output_tokens=100.0)
 
@@ -55,3 +64,27 @@ def test_slowness_is_of_the_engine_not_of_its_load():
 def test_one_latency_alone_makes_no_engine_slow(slow_ttft, slow_tpot):
     found = predictions(model(slow_ttft, slow_tpot), REQUEST, [endpoint("a"), endpoint("b")])
     assert [one.slowness for one in found] == pytest.approx([1.0, 1.0], rel=0.05)
+
+
+@on_loop
+async def test_a_model_of_a_predictor_in_another_pod_is_fetched_and_used(tmp_path):
+    body = json.dumps(artifact.to_dict(model())).encode()
+
+    async def predictor(_engine, request, writer):
+        assert request.line.startswith("GET /model/download ")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+
+    async with Engine(predictor) as service, Engine(engine_script()) as engine:
+        settings = RouterSettings(engines=engine.url, predictor_url=service.url + "/", port=0, admin_port=0)
+        router = RouterService(settings, DEFAULT, home=tmp_path)
+        assert router.director.predict.cold
+        await router.start()
+        await until((tmp_path / "fetched-model.json").exists)
+        await until(lambda: not router.director.predict.cold)
+        await router.stop()
+    assert not (tmp_path / "model.json").exists()  # a predictor's own file
+
+
+def test_a_predictor_address_that_is_none_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="ROUTER_PREDICTOR_URL"):
+        RouterService(RouterSettings(engines="http://a:1", predictor_url="predictor"), DEFAULT, home=tmp_path)
