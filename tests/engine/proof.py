@@ -1,0 +1,210 @@
+"""The platform on real vLLM: ``make test-engine`` runs this and writes ``docs/evidence/real-engines.{json,md}``.
+
+Two vLLM servers with a random two-layer model on the CPU, KV events on; our router as a proxy, and Envoy with our
+picker; real Prometheus. It takes about ten minutes and five gigabytes of memory. Exit code 1 when a
+promise does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from planner.document import parse
+from planner.render import engine
+from tests.engine import checks, console, loads, report
+from tests.engine.checks import HITS, QUERIES, Check
+from tests.engine.servers import Server, make_model, servers, until
+from tests.fleet.test_sources_prometheus import prometheus
+from tests.planner.clusters import ALL
+from tests.router.picker_world import World, free_port
+
+ROUTED = (
+    loads.Load(prompt=128, output=64, rate=6.0), loads.Load(prompt=1024, output=32, rate=4.0),
+    loads.Load(prompt=512, output=96, rate=8.0), loads.Load(prompt=256, output=128, rate=10.0),
+)  # fmt: skip
+"""Sent through the router, for the predictor."""
+
+
+def main() -> None:
+    """Run all, or what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, help="folder for the results")
+    parser.add_argument("--vllm", type=Path, default=Path(".venvs/vllm/bin/vllm"), help="vLLM's program")
+    parser.add_argument("--running", default="", help="ports of two servers that run already, with a comma between")
+    parser.add_argument("--only", default="", help="comma-separated names of checks; nothing is written then")
+    options = parser.parse_args()
+    only = frozenset(filter(None, options.only.split(",")))
+    vllm = options.vllm.absolute()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as an exception: everything that was started is ended
+    with tempfile.TemporaryDirectory() as name:
+        folder, began = Path(name), time.monotonic()
+        running = tuple(Server(int(port)) for port in filter(None, options.running.split(",")))
+        proof = Proof(vllm, folder, options.out, only, running)
+        found = proof.run()
+        about = machine(vllm, began)
+    say(report.table(found))
+    if not only:
+        report.write(options.out, found, about)
+    sys.exit(0 if all(one.ok for one in found) else 1)
+
+
+def say(text: str) -> None:
+    """Progress."""
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.stderr.flush()
+
+
+class Proof:
+    """The checks in their order, and what they run on."""
+
+    def __init__(
+        self, vllm: Path, folder: Path, out: Path, only: frozenset[str], running: Sequence[Server] = ()
+    ) -> None:  # fmt: skip
+        self.running = running
+        self.vllm, self.folder, self.out, self.only = vllm, folder, out, only
+        self.found: list[Check] = []
+
+    def run(self) -> Sequence[Check]:
+        """All results."""
+        self._check("rendered_flags", lambda: loads.rendered_flags(self.vllm, rendered_lines()))
+        if self._wanted("same_answers", "prefix_routing", "index_is_the_cache", "cancellation", "metric_names",
+                        "simulator_error", "predictor_error"):  # fmt: skip
+            with ExitStack() as stack:
+                self._on_two_servers(stack)
+        self._check("console", lambda: console.over_fleet_up(self.vllm, self.folder, self.out))
+        return self.found
+
+    def _wanted(self, *names: str) -> bool:
+        return not self.only or bool(self.only.intersection(names))
+
+    def _check(self, name: str, run: Callable[[], Check]) -> None:
+        if not self._wanted(name):
+            return
+        began = time.monotonic()
+        self.found.append(run())
+        say(f"{name}: {'ok' if self.found[-1].ok else 'NOT OK'} ({time.monotonic() - began:.0f} s)")
+
+    def _on_two_servers(self, stack: ExitStack) -> None:
+        two = self.running or stack.enter_context(servers(self.vllm, self.folder, tell=say))
+        self._simulator(two[0])  # while nothing else runs
+        proxy, picker = self._world(stack, two, "proxy"), self._world(stack, two, "picker")
+        proxy.start_router("--kv-events", "auto")
+        picker.start_picker("--kv-events", "auto")
+        picker.start_envoy()
+        ways = {"proxy": proxy.url, "Envoy and picker": picker.url}
+        port = free_port()
+        shop = stack.enter_context(prometheus(shutil.which("prometheus") or "prometheus", self.folder, port,
+                                              {"vllm": [one.url for one in two]}))  # fmt: skip
+        self._check("same_answers", lambda: checks.same_answers(two, ways))
+        self._check("prefix_routing", lambda: checks.prefix_routing(two, ways, lambda: counters(shop)))
+        self._check("cancellation", lambda: checks.cancellation(two, ways))
+        # Started only now: all that went before is played back to it.
+        indexer = self._indexer(stack, two)
+        self._check("index_is_the_cache", lambda: checks.index_is_the_cache(two, indexer, probes=300, seed=3))
+        self._check("metric_names", lambda: checks.metric_names(names(shop)))
+        self._check("predictor_error", lambda: self._predictor(proxy))
+
+    def _world(self, stack: ExitStack, two: Sequence[Server], name: str) -> World:
+        home = self.folder / name
+        home.mkdir()
+        world = World(home)
+        stack.callback(world.close)
+        world.engines = list(two)  # type: ignore[arg-type]  # they have a url, a port and an end
+        return world
+
+    def _indexer(self, stack: ExitStack, two: Sequence[Server]) -> str:
+        port = free_port()
+        process = subprocess.Popen([sys.executable, "-m", "fleet.cli", "router", "indexer", "--port", str(port),
+                                    "--engines", ",".join(one.url for one in two)])  # fmt: skip
+        stack.callback(process.wait)
+        stack.callback(process.terminate)
+        url = f"http://127.0.0.1:{port}"
+        until(lambda: len(answer(f"{url}/pods") or ()) == len(two), "the index has played the past back")
+        return url
+
+    def _simulator(self, server: Server) -> None:
+        model = make_model(self.vllm, self.folder)
+
+        def run() -> Check:
+            loads_of = (*loads.CALIBRATION, *loads.PREDICTION)
+            made = loads.serve(self.vllm, server.url, model, loads_of, self.folder / "direct")
+            count = len(loads.CALIBRATION)
+            return loads.simulator_error(made[:count], made[count:], self.folder)
+
+        self._check("simulator_error", run)
+
+    def _predictor(self, proxy: World) -> Check:
+        model = make_model(self.vllm, self.folder)
+        loads.serve(self.vllm, proxy.url, model, ROUTED, self.folder / "routed")
+        time.sleep(3)  # the history is written every second
+        return loads.predictor_error(f"sqlite:///{proxy.folder}/history.sqlite3")
+
+
+def answer(url: str) -> Any:
+    """A JSON answer; ``None`` while there is none."""
+    try:
+        reply = httpx.get(url, timeout=5)
+    except httpx.TransportError:
+        return None
+    return reply.json() if reply.status_code == 200 else None
+
+
+def counters(shop: str) -> Mapping[str, float]:
+    """vLLM's prefix counters of all servers, as Prometheus has them once it has scraped what was just done."""
+    time.sleep(1.5)
+    found = {}
+    for name in (HITS, QUERIES):
+        reply = httpx.get(f"{shop}/api/v1/query", params={"query": f"sum({name})"}).json()
+        found[name] = float(reply["data"]["result"][0]["value"][1])
+    return found
+
+
+def names(shop: str) -> Sequence[str]:
+    """Every name of a series that Prometheus has."""
+    found: Sequence[str] = httpx.get(f"{shop}/api/v1/label/__name__/values").json()["data"]
+    return found
+
+
+def rendered_lines() -> dict[str, list[str]]:
+    """``vllm serve`` command lines that the planner renders, by cluster and role, without those two words."""
+    found = {}
+    for name, text in ALL.items():
+        cluster = parse(text, where=name)
+        for role, spec in cluster.roles().items():
+            if spec.engine == "vllm":
+                found[f"{name} {role}"] = engine.command(cluster, role)[2:]
+    return found
+
+
+def machine(vllm: Path, began: float) -> dict[str, Any]:
+    """Where this ran."""
+    cpu = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")), platform.machine())  # fmt: skip
+    code = "import importlib.metadata as m, torch; print(m.version('vllm'), torch.__version__)"
+    versions = subprocess.run([str(vllm.parent / "python"), "-c", code], capture_output=True, text=True, check=True)
+    engine_version, torch_version = versions.stdout.split()
+    return {
+        "command": "make test-engine", "date": time.strftime("%Y-%m-%d", time.gmtime()), "cpu": cpu,
+        "cores": os.cpu_count(), "load_average_1m": round(os.getloadavg()[0], 1), "python": platform.python_version(),
+        "vllm": engine_version, "torch": torch_version, "llm_fleet": version("llm-fleet"),
+        "minutes": round((time.monotonic() - began) / 60, 1),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The proof as JSON and as a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tests.engine.checks import Check
+
+_HEAD = """# The platform on real vLLM
+
+Written by `{command}` ({date}, {minutes} minutes): vLLM {vllm} on the CPU with torch {torch}, two servers with a random
+two-layer Llama (one thread each), `{cpu}`, {cores} cores, load {load_average_1m} at the end, Python {python}. The
+figures are in `real-engines.json`. Latencies are those of a tiny model on shared cores:
+they test the method, not a GPU.
+
+{table}
+"""
+
+
+def table(found: Sequence[Check]) -> str:
+    """A row for each check."""
+    rows = [
+        f"| {one.name.replace('_', ' ')} | {one.promise} | {'holds' if one.ok else '**does not hold**'} |"
+        for one in found
+    ]
+    return "\n".join(["| check | promise | |", "|---|---|---|", *rows])
+
+
+def markdown(found: Sequence[Check], about: Mapping[str, Any]) -> str:
+    """The page."""
+    parts = [_HEAD.format(**about, table=table(found))]
+    parts += [f"## {_title(one.name)}\n\n{_sentence(one)}\n\n{_figures(one.figures)}\n" for one in found]
+    return "\n".join(parts)
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _sentence(one: Check) -> str:
+    return f"{one.promise[0].upper()}{one.promise[1:]}. {one.note}".strip()
+
+
+def _figures(figures: Mapping[str, Any]) -> str:
+    lines, tables = [], []
+    for name, value in figures.items():
+        title = name.replace("_", " ")
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            tables.append(_rows(value))
+        elif isinstance(value, dict) and value and all(isinstance(one, dict) for one in value.values()):
+            tables.append(_rows([{title: key, **one} for key, one in value.items()]))
+        elif isinstance(value, dict):
+            lines.append(f"- {title}: " + ("; ".join(f"`{key}` {one}" for key, one in value.items()) or "none"))
+        elif isinstance(value, list):
+            lines.append(f"- {title}: " + (", ".join(f"`{one}`" for one in value) or "none"))
+        else:
+            lines.append(f"- {title}: {value}")
+    return "\n\n".join(["\n".join(lines), *tables]).strip()
+
+
+def _rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    head = list(rows[0])
+    lines = [[str(row.get(name, "")) for name in head] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [[one.replace("_", " ") for one in head],
+                                                               ["---"] * len(head), *lines])  # fmt: skip
+
+
+def write(folder: Path, found: Sequence[Check], about: Mapping[str, Any]) -> None:
+    """Both files in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"about": about, "checks": [asdict(one) for one in found]}, indent=1)
+    (folder / "real-engines.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "real-engines.md").write_text(markdown(found, about), encoding="utf-8")
