@@ -74,6 +74,8 @@ class Reason(enum.StrEnum):
     """More replicas are wanted than the GPU inventory, a quota or the model's share of them allows."""
     FLAPPING = "flapping"
     """The variant changed direction too often: decreases wait longer."""
+    PAUSED = "paused"
+    """An operator holds the variant where it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The controller's HTTP side: health, metrics, the last pass, the state."""
+"""The controller's HTTP side: health, metrics, the last pass, the state, an operator's overrides."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from wva import snapshot_file
 from wva.loop import ControlLoop
+from wva.overrides_api import serve_overrides
 
 JSON = "application/json"
 
 
-def make_app(loop: ControlLoop, clock: Callable[[], float]) -> FastAPI:
+def make_app(loop: ControlLoop, clock: Callable[[], float], *, token: str = "") -> FastAPI:
     """``/healthz`` (503 until the first pass that decided), ``/readyz``, ``/metrics``, ``/fleet`` and ``/state``.
 
     A controller that follows another one is healthy, but not ready: a Service then sends nobody to it.
@@ -51,4 +52,5 @@ def make_app(loop: ControlLoop, clock: Callable[[], float]) -> FastAPI:
     def state() -> Response:
         return Response(snapshot_file.to_json(loop.state), media_type=JSON)
 
+    serve_overrides(app, loop, token)
     return app

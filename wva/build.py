@@ -79,6 +79,7 @@ def build_loop(settings: WvaSettings, fleet: FleetSettings, cluster: KubeParts |
         state_file=settings.state_file or fleet.home / "wva-state.json", dry_run=settings.dry_run,
         decision_every_s=settings.decision_every_s, keep_s=fleet.history_keep_s, steady=time.monotonic,
         leads=cluster.elector.leads if cluster else lambda: True,
+        overrides_file=fleet.home / "wva-overrides.json" if settings.may_override() else None,
     )  # fmt: skip
 
 

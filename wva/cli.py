@@ -73,6 +73,9 @@ def wva() -> None:
 @click.option("--stale-after-s", type=float, help="Hold when a sample is older (default 60).")
 @click.option("--scale-down-stabilisation-s", type=float, help="A decrease must be wanted so long (default 60).")
 @click.option("--dry-run", is_flag=True, default=None, help="Decide and publish, but scale nothing.")
+@click.option(
+    "--allow-overrides", is_flag=True, default=None, help="Take the console's actions: pause, bounds, dry run."
+)
 @click.option("--wait", is_flag=True, default=None, help="Keep trying when Prometheus is not there yet.")
 @click.option("--state-file", type=_file, help="Where the state is kept (default wva-state.json in FLEET_HOME).")
 @click.option("--history-url", help="SQLAlchemy URL of the history (default: FLEET_HISTORY_URL, else .fleet).")
@@ -101,7 +104,8 @@ def run(history_url: str | None, orphan: bool, **options: Any) -> None:
     cluster = build_cluster(settings)
     tune_memory()
     loop = build_loop(settings, fleet, cluster)
-    server = uvicorn.Server(uvicorn.Config(make_app(loop, time.time), log_level="warning", access_log=False))
+    app = make_app(loop, time.time, token=settings.overrides_token.get_secret_value())
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
     on_stop(lambda: setattr(server, "should_exit", True))
     logging.getLogger(__name__).info("listens on http://%s:%d", settings.host, sock.getsockname()[1])
     external = serve_external_metrics(settings, loop, cluster)

@@ -23,6 +23,9 @@ from wva.actuate import Actuated, actuate, changes
 from wva.collect import Collector, Problem
 from wva.decide import decide
 from wva.metrics import WvaMetrics
+from wva.operator import Operator
+from wva.overrides import Overrides, told
+from wva.overrides import specs as narrowed
 from wva.record import Recorder
 from wva.types import Policy, WvaState
 
@@ -69,13 +72,14 @@ class ControlLoop:
         clock: Unix time in seconds.
         steady: seconds that never jump, to notice when ``clock`` does; ``None``: not looked at.
         leads: whether this controller decides; one that does not neither decides nor publishes.
+        overrides_file: where an operator's overrides are kept; ``None``: nobody may lay any.
     """
 
     def __init__(
         self, collector: Collector, platform: Platform, history: History, *, policy: Policy, state_file: Path,
         dry_run: bool = False, decision_every_s: float = 30.0, keep_s: float = 14 * 86_400.0,
         clock: Callable[[], float] = time.time, steady: Callable[[], float] | None = None,
-        leads: Callable[[], bool] = lambda: True,
+        leads: Callable[[], bool] = lambda: True, overrides_file: Path | None = None,
     ) -> None:  # fmt: skip
         self._collector, self._platform, self._history = collector, platform, history
         self._policy, self._state_file, self._dry_run = policy, state_file, dry_run
@@ -84,6 +88,7 @@ class ControlLoop:
         self._reporter: Reporter | None = None
         self._writer, self._recorder = HistoryWriter(history), Recorder(decision_every_s)
         self._write_failures = 0
+        self.operator = None if overrides_file is None else Operator(overrides_file, self._writer, clock)
         self._logged: dict[str, float] = {}
         self._scheduler = BackgroundScheduler(timezone=UTC)
         self.metrics = WvaMetrics()
@@ -130,9 +135,10 @@ class ControlLoop:
             self.metrics.unavailable()
             self.metrics.timed("error", time.perf_counter() - started)
             return None
-        specs = tuple(entry.spec for entry in snapshot.variants)
-        decisions, self.state = decide(snapshot, specs, self.state, now_s, self._policy)
-        done = actuate(self._platform, decisions, dry_run=self._dry_run)
+        laid = self.operator.now if self.operator else Overrides()
+        decisions, self.state = decide(snapshot, narrowed(snapshot, laid), self.state, now_s, self._policy)
+        decisions = told(decisions, laid)
+        done = actuate(self._platform, decisions, dry_run=self._dry_run or laid.dry_run)
         self._publish(snapshot, decisions, done)
         problems = (*problems, *done.problems, *self._saved(), *self._history_problems())
         if self._reporter:

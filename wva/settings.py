@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from fleet.errors import ConfigError
@@ -106,10 +106,26 @@ class WvaSettings(Settings):
     """An unchanged decision is written to history this often; a changed one always."""
     dry_run: bool = False
     """Decide and publish, but scale nothing."""
+    allow_overrides: bool = False
+    """Let an operator pause a variant, narrow its bounds or switch to a dry run over HTTP (the console's actions)."""
+    overrides_token: SecretStr = SecretStr("")
+    """Bearer token that such requests must carry; needed where ``host`` is not loopback."""
     wait: bool = False
     """Start although Prometheus cannot be reached, and hold until it can, instead of ending."""
     state_file: Path | None = None
     """Where windows and learned values survive a restart; unset: ``wva-state.json`` in FLEET_HOME."""
+
+    def may_override(self) -> bool:
+        """Whether overrides are taken.
+
+        Raises: ConfigError when anyone in the network could lay them.
+        """
+        local = self.host in {"127.0.0.1", "::1", "localhost"}
+        if self.allow_overrides and not local and not self.overrides_token.get_secret_value():
+            raise ConfigError(f"{self.host} can be reached from elsewhere", where="WVA_ALLOW_OVERRIDES",
+                              limit="a token, or a loopback address",
+                              next_step="Set WVA_OVERRIDES_TOKEN, here and for the console.")  # fmt: skip
+        return self.allow_overrides
 
     def policy(self) -> Policy:
         """The part that the pure decision reads.

@@ -13,9 +13,10 @@ import msgspec
 
 from fleet.errors import ConfigError
 from fleet.types import FleetSnapshot
+from wva.overrides import Overrides
 from wva.types import WvaState
 
-RecordT = TypeVar("RecordT", FleetSnapshot, WvaState)
+RecordT = TypeVar("RecordT", FleetSnapshot, WvaState, Overrides)
 
 
 def to_json(record: Any, *, indent: int = 0) -> bytes:
