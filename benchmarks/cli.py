@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from benchmarks.registry import BENCHES
 from benchmarks.result import Outcome
 from fleet.errors import ConfigError
 from fleet.settings import FleetSettings, load
+
+PLAIN_EVERY_S = 15.0
+"""Where standard error is no terminal, progress is a line so often."""
 
 
 @click.command()
@@ -68,12 +72,16 @@ def bench(
 
 def _run(found: Bench, options: BenchOptions) -> Outcome:
     console = Console(stderr=True)
+    told = [-PLAIN_EVERY_S]
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(found.name, total=1.0)
 
         def tell(share: float, what: str) -> None:
             progress.update(task, completed=share, description=f"{found.name}: {what}")
+            if not console.is_terminal and time.monotonic() - told[0] >= PLAIN_EVERY_S:
+                told[0] = time.monotonic()
+                click.echo(f"{found.name}: {share:.0%} {what}", err=True)
 
         return found.run(replace(options, progress=tell))
 

@@ -19,7 +19,8 @@ from dashboards.metricspage import Page
 from dashboards.parts import Answer, Parts
 from dashboards.rollup import Rollup
 from dashboards.settings import ConsoleSettings
-from dashboards.source import Reader, Window
+from dashboards.source import Reader
+from dashboards.window import Window
 from fleet.settings import load, load_slos
 from fleet.slo import SloBook
 from fleet.sources.exposition import Point
@@ -138,8 +139,8 @@ def models(since_s: float, until_s: float) -> list[str]:
 
 
 @_cached
-def _read(method: str, key: tuple[float, float, str], arguments: tuple[Any, ...]) -> Any:
-    window = Window(since_s=key[0], until_s=key[1], model=key[2])
+def _read(method: str, key: tuple[float, float, str, tuple[str, ...]], arguments: tuple[Any, ...]) -> Any:
+    window = Window(since_s=key[0], until_s=key[1], model=key[2], variants=key[3])
     return getattr(reader(), method)(window, *arguments)
 
 
@@ -149,7 +150,7 @@ def read(method: Callable[Concatenate[Reader, Window, P], R], window: Window, *a
     Raises: HistoryError when the history cannot be read.
     """
     assert not kwargs, "arguments are cache keys: give them by position"  # noqa: S101
-    answer: R = _read(method.__name__, (window.since_s, window.until_s, window.model), args)
+    answer: R = _read(method.__name__, (window.since_s, window.until_s, window.model, window.variants), args)
     return answer
 
 

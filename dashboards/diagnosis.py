@@ -8,7 +8,7 @@ from alerts import recorded
 from alerts.diagnosis import Diagnosis, Evidence, diagnose
 from alerts.rules import rulebook
 from alerts.trees import EVIDENCE, TREES
-from dashboards.source import Window
+from dashboards.window import Window
 from fleet.history import History
 from fleet.slo import DEFAULT_SLOS
 

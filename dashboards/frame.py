@@ -241,10 +241,15 @@ def _live_changed() -> None:
     st.session_state["at"] = None if st.session_state["live"] else time.time() // 1
 
 
+def _narrower_filters_off() -> None:
+    """Another model has other variants."""
+    st.session_state["namespace"] = st.session_state["variant"] = ""
+
+
 def controls() -> None:
-    """Model, range and live, above every page; the address keeps them."""
+    """Model, namespace, variant, range and live, above every page; the address keeps them."""
     state = st.session_state
-    options = sorted({*view.known_models(), state["model"], view.ALL_MODELS})
+    options = ["", *sorted({*view.known_models(), state["model"]} - {""})]
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="right", key="controls"):
         st.selectbox(
             "Model",
@@ -253,7 +258,19 @@ def controls() -> None:
             label_visibility="collapsed",
             width=280,
             format_func=lambda name: name or "All models",
+            on_change=_narrower_filters_off,
         )
+        for name in ("namespace", "variant"):
+            choices = view.choices(name)
+            if len(choices) > 1 or state[name]:
+                st.selectbox(
+                    name.capitalize(),
+                    ["", *choices],
+                    key=name,
+                    label_visibility="collapsed",
+                    width=190,
+                    format_func=lambda value, name=name: value or f"All {name}s",
+                )
         st.segmented_control(
             "Time range",
             list(view.RANGES),

@@ -6,8 +6,7 @@ Times are Unix seconds, ratios 0..1. A bin that holds nothing is NaN: a gap in t
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -232,90 +231,6 @@ def heat_rows(frame: pd.DataFrame, starts: np.ndarray, *, recent_bins: int = 6) 
     return table.loc[badness.sort_values(ascending=False, kind="stable").index]
 
 
-def replica_timeline(signals: pd.DataFrame, signal_names: Mapping[str, str]) -> pd.DataFrame:
-    """Planned, requested and observed replicas: ``bin_s``, ``variant``, ``mark``, ``value``.
-
-    Args:
-        signals: bins from the history.
-        signal_names: mark -> signal, e.g. ``{"planned": "wva_desired_replicas"}``.
-    """
-    marks = [pick(signals, name, how="high").assign(mark=mark) for mark, name in signal_names.items()]
-    table = pd.concat([mark[["bin_s", "variant", "mark", "value"]] for mark in marks], ignore_index=True)
-    return table.sort_values(["variant", "mark", "bin_s"], ignore_index=True)
-
-
-def decision_runs(decisions: pd.DataFrame) -> pd.DataFrame:
-    """Decisions with repetitions folded: one row for each stretch of the same variant, reason and replicas.
-
-    Returns: the last row of each stretch with ``first_s`` and ``times``, newest first.
-    """
-    if decisions.empty:
-        return decisions.assign(first_s=pd.Series(dtype=float), times=pd.Series(dtype=int))
-    ordered = decisions.sort_values(["variant", "at_s", "id"])
-    same = ["variant", "direction", "reason", "current", "desired"]
-    stretch = (ordered[same] != ordered[same].shift()).any(axis=1).cumsum()
-    grouped = ordered.groupby(stretch, sort=False)
-    folded = grouped.last().assign(first_s=grouped["at_s"].first(), times=grouped.size())
-    return folded.sort_values(["at_s", "id"], ascending=False, ignore_index=True)
-
-
-def scalings(decisions: pd.DataFrame) -> pd.DataFrame:
-    """Decisions that changed the replicas, the first of each stretch, oldest first."""
-    if decisions.empty:
-        return decisions
-    moves = decisions[decisions["direction"] != "hold"].sort_values(["variant", "at_s", "id"])
-    moves = moves.assign(before=[replicas_before(row) for row in moves.to_dict("records")])
-    again = (
-        (moves["variant"] == moves["variant"].shift())
-        & (moves["desired"] == moves["desired"].shift())
-        & (moves["direction"] == moves["direction"].shift())
-        & (moves["at_s"].diff() < 60)
-    )
-    return moves[~again].sort_values("at_s", ignore_index=True)
-
-
-def replicas_before(decision: Mapping[Hashable, Any]) -> int:
-    """Replicas that the platform had been asked for when a decision was taken; where it does not say, those ready."""
-    signals = decision["signals"]
-    asked = signals.get("requested") if isinstance(signals, Mapping) else None
-    return int(decision["current"] if asked is None else asked)
-
-
-def prediction_pairs(latencies: pd.DataFrame, what: str) -> pd.DataFrame:
-    """Requests with a predicted and an actual latency (``ttft`` or ``tpot``): ``predicted``, ``actual``, ``error``.
-
-    ``error`` is relative to the actual value: +0.2 means 20 % too slow a guess.
-    """
-    columns = {f"predicted_{what}_s": "predicted", f"{what}_s": "actual"}
-    if latencies.empty:
-        return pd.DataFrame(columns=["done_s", "variant", "endpoint", "predicted", "actual", "error"])
-    rows = latencies.dropna(subset=list(columns)).rename(columns=columns)
-    rows = rows[rows["actual"] > 0]
-    return rows.assign(error=rows["predicted"] / rows["actual"] - 1)[
-        ["done_s", "variant", "endpoint", "predicted", "actual", "error"]
-    ].reset_index(drop=True)
-
-
-def mean_absolute_error(pairs: pd.DataFrame) -> float | None:
-    """Mean absolute relative error (MAPE as a ratio); None without pairs."""
-    return float(pairs["error"].abs().mean()) if len(pairs) else None
-
-
-def error_over_time(pairs: pd.DataFrame, starts: np.ndarray, width_s: float, *, fewest: int = 4) -> pd.DataFrame:
-    """Median absolute and median signed relative error in each bin: ``bin_s``, ``absolute``, ``signed``, ``n``.
-
-    A bin of fewer than ``fewest`` requests says nothing.
-    """
-    if pairs.empty:
-        return pd.DataFrame(columns=["bin_s", "absolute", "signed", "n"])
-    work = pairs.assign(bin_s=np.floor(pairs["done_s"] / width_s) * width_s, size=pairs["error"].abs())
-    table = work.groupby("bin_s", as_index=False).agg(
-        absolute=("size", "median"), signed=("error", "median"), n=("error", "size")
-    )
-    table.loc[table["n"] < fewest, ["absolute", "signed"]] = np.nan
-    return pd.DataFrame({"bin_s": starts}).merge(table, on="bin_s", how="left")
-
-
 def thinned(frame: pd.DataFrame, limit: int) -> pd.DataFrame:
     """At most ``limit`` rows, evenly spaced, first and last kept."""
     if len(frame) <= limit:
@@ -365,86 +280,8 @@ def imbalance(running: pd.DataFrame, waiting: pd.DataFrame) -> pd.DataFrame:
     return rated[["variant", "bin_s", "value"]]
 
 
-def close_share(
-    pairs: pd.DataFrame, starts: np.ndarray, width_s: float, *, within: float, fewest: int = 4
-) -> pd.DataFrame:
-    """``value`` = share of guesses within ``within`` of the actual value, bin by bin."""
-    if pairs.empty:
-        return pd.DataFrame(columns=["bin_s", "value", "n"])
-    work = pairs.assign(bin_s=np.floor(pairs["done_s"] / width_s) * width_s, close=pairs["error"].abs() <= within)
-    table = work.groupby("bin_s", as_index=False).agg(value=("close", "mean"), n=("close", "size"))
-    table["value"] = table["value"].where(table["n"] >= fewest)
-    return pd.DataFrame({"bin_s": starts}).merge(table, on="bin_s", how="left")
-
-
-def fits(events: pd.DataFrame) -> pd.DataFrame:
-    """Recorded fits: ``at_s``, ``target``, ``value`` (error on unseen requests), ``samples``."""
-    rows = []
-    for event in events.to_dict("records") if len(events) else ():
-        data = event["data"] if isinstance(event["data"], Mapping) else {}
-        for target in ("ttft", "tpot"):
-            error = data.get(f"{target}_mape", data.get(f"{target}_error"))
-            if error is None and (said := re.search(rf"{target}\D{{0,12}}?([\d.]+) ?%", str(event["message"]), re.I)):
-                error = float(said[1]) / 100
-            if isinstance(error, int | float):
-                ratio = float(error) / 100 if error > 3 else float(error)
-                rows.append({"at_s": event["at_s"], "target": target, "value": ratio, "samples": data.get("samples")})
-    return pd.DataFrame(rows, columns=["at_s", "target", "value", "samples"]).sort_values("at_s", ignore_index=True)
-
-
-def drift(pairs: Mapping[str, pd.DataFrame], since_s: float, until_s: float) -> pd.DataFrame:
-    """Median absolute error by target and variant: the newest quarter of a window, and what came before."""
-    cut, rows = until_s - (until_s - since_s) / 4, []
-    for target, table in pairs.items():
-        for variant, own in table.groupby("variant") if len(table) else ():
-            size = own["error"].abs()
-            new, old = size[own["done_s"] >= cut], size[own["done_s"] < cut]
-            rows.append({"target": target.upper(), "variant": str(variant), "before": _median(old),
-                         "newest": _median(new), "requests": len(new)})  # fmt: skip
-    return pd.DataFrame(rows, columns=["target", "variant", "before", "newest", "requests"])
-
-
-def _median(values: pd.Series, *, fewest: int = 10) -> float:
-    return float(values.median()) if len(values) >= fewest else math.nan
-
-
-def decision_series(decisions: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Inputs of decisions over time: ``bin_s``, ``model``, ``variant`` and a column for each name; NaN: not known."""
-    rows = []
-    for row in decisions.to_dict("records") if len(decisions) else ():
-        inputs = row["signals"] if isinstance(row["signals"], Mapping) else {}
-        values = {name: inputs.get(name) for name in names}
-        if any(value is not None for value in values.values()):
-            rows.append({"bin_s": float(row["at_s"]), "model": row["model"], "variant": row["variant"],
-                         "current": row["current"], **values})  # fmt: skip
-    table = pd.DataFrame(rows, columns=["bin_s", "model", "variant", "current", *names])
-    typed: pd.DataFrame = table.astype(dict.fromkeys(names, float))
-    return typed.sort_values("bin_s", ignore_index=True)
-
-
 def burn_rate(bins: pd.DataFrame, promise: str, objective: float, *, since_s: float) -> float | None:
     """How many times too fast the error budget goes since a moment: 1 spends it exactly; None: nothing to judge."""
     recent = bins[bins["bin_s"] >= since_s] if len(bins) else bins
     kept = attainment(recent, promise)
     return None if kept is None or objective >= 1 else (1 - kept) / (1 - objective)
-
-
-def planned_load(said: pd.DataFrame, *, width_s: float) -> pd.DataFrame:
-    """What decisions expected, by bin over all models: ``demand``, ``forecast``, ``high`` (90 %), ``capacity``.
-
-    Demand and forecast are the model's, told alike by each of its variants; capacity is the variants' own, by replica.
-    A forecast stands at the time it speaks of: the decision's own plus the lead time.
-    """
-    columns = ["bin_s", "demand", "forecast", "high", "capacity"]
-    if said.empty:
-        return pd.DataFrame(columns=columns)
-    work = said.assign(bin_s=(said["bin_s"] // width_s) * width_s, bears=said["capacity_rps"] * said["current"],
-                       then_s=((said["bin_s"] + said["lead_s"].fillna(0.0)) // width_s) * width_s)  # fmt: skip
-    latest = work.groupby(["model", "variant", "bin_s"], as_index=False).last()
-    bears = latest.groupby("bin_s")["bears"].sum(min_count=1)
-    demand = latest.groupby(["model", "bin_s"])["demand_rps"].last().groupby("bin_s").sum(min_count=1)
-    ahead = work.groupby(["model", "then_s"])[["forecast_rps", "forecast_p90_rps"]].last()
-    told = ahead.groupby("then_s").sum(min_count=1)
-    table = pd.DataFrame({"demand": demand, "capacity": bears}).join(told, how="outer")
-    table = table.rename(columns={"forecast_rps": "forecast", "forecast_p90_rps": "high"})
-    return table.rename_axis("bin_s").reset_index()[columns]

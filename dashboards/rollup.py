@@ -191,9 +191,13 @@ class Rollup:
         ]  # fmt: skip
         return pd.concat(parts, ignore_index=True)
 
-    def latencies(self, since_s: float, until_s: float, model: str, most: int) -> tuple[pd.DataFrame, int]:
+    def latencies(
+        self, since_s: float, until_s: float, model: str, variants: tuple[str, ...], most: int
+    ) -> tuple[pd.DataFrame, int]:
         """Some single requests, evenly spread, and how many kept ones each stands for."""
-        where, values = "done_s >= ? AND done_s < ? AND (? = '' OR model = ?)", (since_s, until_s, model, model)
+        where = "done_s >= ? AND done_s < ? AND (? = '' OR model = ?)"
+        where += f" AND variant IN ({','.join('?' * len(variants))})" if variants else ""
+        values = (since_s, until_s, model, model, *variants)
         count = int(self._frame(f"SELECT COUNT(*) FROM latencies WHERE {where}", values, ("n",))["n"].iloc[0])
         step = max(1, -(-count // most))
         query = f"SELECT {', '.join(LATENCIES)} FROM latencies WHERE {where} AND id % ? = 0 ORDER BY done_s"

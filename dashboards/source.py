@@ -6,9 +6,8 @@ Every answer is a pandas frame. A request counts in the bin in which it finished
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pandas as pd
 import sqlalchemy as sa
@@ -17,65 +16,24 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from dashboards.queries import thinned as queries_thinned
 from dashboards.rollup import FINE_S, PER_ENDPOINT, Rollup
+from dashboards.window import (
+    ADDED,
+    DONE,
+    LATENCY_COLUMNS,
+    MAX_BINS,
+    MAX_LATENCIES,
+    MAX_ROWS,
+    ROLLED_FROM_S,
+    Window,
+    chosen,
+    counts,
+    finished,
+    within,
+)
 from fleet.errors import HistoryError
 from fleet.history import History
 from fleet.history.schema import TABLES, decisions, events, requests, samples
 from fleet.slo import DEFAULT_SLOS, SloBook
-
-LOOKBACK_S: Final = 900.0
-"""A request that finishes in a window may have arrived this long before it."""
-MAX_BINS: Final = 400
-MAX_LATENCIES: Final = 20_000
-MAX_ROWS: Final = 2_000
-
-ROLLED_FROM_S: Final = 3_600.0
-"""Windows from this length read single requests from the summaries."""
-ADDED: Final = (
-    "vllm:num_requests_waiting",
-    "vllm:num_requests_running",
-    "generation_tps",
-    "prompt_tps",
-    "request_rps",
-    "vllm:num_preemptions_total",
-)
-"""Signals of an engine that add up to its variant's; the others are averaged."""
-
-OUTCOMES: Final = ("ok", "error", "timeout", "rejected", "aborted")
-TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens")
-
-_NO_LIMIT: Final = 1e12
-_DONE: Final = requests.c.at_s + sa.func.coalesce(requests.c.e2e_s, 0.0)
-_LATENCY_COLUMNS: Final = (
-    requests.c.model,
-    requests.c.variant,
-    requests.c.endpoint,
-    requests.c.outcome,
-    requests.c.input_tokens,
-    requests.c.output_tokens,
-    requests.c.ttft_s,
-    requests.c.tpot_s,
-    requests.c.e2e_s,
-    requests.c.predicted_ttft_s,
-    requests.c.predicted_tpot_s,
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """What a page looks at: a stretch of time and, if not empty, one model."""
-
-    since_s: float
-    until_s: float
-    model: str = ""
-
-    @property
-    def span_s(self) -> float:
-        """Its length, seconds."""
-        return self.until_s - self.since_s
-
-    def before(self) -> Window:
-        """The stretch of the same length just before."""
-        return Window(since_s=self.since_s - self.span_s, until_s=self.since_s, model=self.model)
 
 
 class Reader:
@@ -120,9 +78,7 @@ class Reader:
     def newest_of(self, window: Window, table: str) -> float | None:
         """Time of the newest row of one table in the window."""
         column = TABLES[table].c.at_s
-        newest = self._frame(sa.select(sa.func.max(column).label("at_s")).where(_within(column, window)))["at_s"].iloc[
-            0
-        ]
+        newest = self._frame(sa.select(sa.func.max(column).label("at_s")).where(within(column, window)))["at_s"].iloc[0]
         return None if pd.isna(newest) else float(newest)
 
     def models(self, window: Window) -> list[str]:
@@ -132,7 +88,7 @@ class Reader:
         if self.rollup is not None and recent is not window:
             names |= self.rollup.models(window.since_s, window.until_s)
         for table, part in ((decisions, window), (requests, recent)):
-            query = sa.select(table.c.model).where(_within(table.c.at_s, part)).distinct().limit(200)
+            query = sa.select(table.c.model).where(within(table.c.at_s, part)).distinct().limit(200)
             names |= set(self._frame(query)["model"])
         return sorted(names - {""})
 
@@ -144,20 +100,20 @@ class Reader:
         return Window(since_s=max(window.since_s, min(span[1], window.until_s) - 900.0), until_s=window.until_s)
 
     def variants(self, window: Window) -> pd.DataFrame:
-        """Variants with model and accelerator, as the newest decisions and the requests name them."""
-        named = (decisions.c.variant, decisions.c.model, decisions.c.accelerator)
+        """Variants with model, accelerator and namespace, as the newest decisions and the requests name them."""
+        named = (decisions.c.variant, decisions.c.model, decisions.c.accelerator, decisions.c.namespace)
         decided = sa.select(*named, sa.func.max(decisions.c.at_s).label("at_s"))
-        table = self._frame(decided.where(_within(decisions.c.at_s, window)).group_by(*named))
+        table = self._frame(decided.where(within(decisions.c.at_s, window)).group_by(*named))
         recent = self._recent(window)
-        served = sa.select(requests.c.variant, requests.c.model).where(_within(requests.c.at_s, recent)).distinct()
+        served = sa.select(requests.c.variant, requests.c.model).where(within(requests.c.at_s, recent)).distinct()
         rows = self._frame(served.where(requests.c.variant != "").limit(200))
         if self.rollup is not None and recent is not window:
             older = self.rollup.variants(window.since_s, window.until_s)
             rows = pd.concat([rows, older[older["variant"] != ""]], ignore_index=True).drop_duplicates()
-        rows = rows.assign(accelerator="", at_s=0.0)
+        rows = rows.assign(accelerator="", namespace="", at_s=0.0)
         both = pd.concat([table, rows[~rows["variant"].isin(table["variant"])]], ignore_index=True)
         both = both.sort_values("at_s").drop_duplicates("variant", keep="last").sort_values("variant")
-        return both[both["model"] == window.model] if window.model else both
+        return _only(both, window)
 
     def request_bins(self, window: Window, width_s: float) -> pd.DataFrame:
         """Requests by bin, model and variant: outcomes, tokens, and how many kept each promise. Exact."""
@@ -165,18 +121,18 @@ class Reader:
         if known is None or self.rollup is None:
             return self._request_bins(window, width_s)
         low, high = known
-        parts = [self.rollup.request_bins(low, high, width_s, window.model)]
+        parts = [_only(self.rollup.request_bins(low, high, width_s, window.model), window)]
         parts += [
-            self._request_bins(Window(since_s=start, until_s=end, model=window.model), width_s)
+            self._request_bins(window.over(start, end), width_s)
             for start, end in ((window.since_s, low), (high, window.until_s)) if start < end
         ]  # fmt: skip
         both = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
         return both.groupby(["bin_s", "model", "variant"], as_index=False).sum() if len(both) else both
 
     def _request_bins(self, window: Window, width_s: float) -> pd.DataFrame:
-        bin_s = self._bin(_DONE, width_s).label("bin_s")
-        query = sa.select(bin_s, requests.c.model, requests.c.variant, *_counts(self._slos))
-        query = _of_model(query.where(*_finished(window)), requests, window)
+        bin_s = self._bin(DONE, width_s).label("bin_s")
+        query = sa.select(bin_s, requests.c.model, requests.c.variant, *counts(self._slos))
+        query = chosen(query.where(*finished(window)), requests, window)
         query = query.group_by(bin_s, requests.c.model, requests.c.variant).limit(MAX_BINS * 100)
         return self._frame(query)
 
@@ -185,19 +141,20 @@ class Reader:
         known = self._rolled(window, FINE_S) if window.span_s >= ROLLED_FROM_S else None
         if known is None or self.rollup is None:
             return self._latencies(window)
-        older, step = self.rollup.latencies(window.since_s, known[1], window.model, MAX_LATENCIES // 2)
-        newer, _ = self._latencies(Window(since_s=known[1], until_s=window.until_s, model=window.model))
+        half = MAX_LATENCIES // 2
+        older, step = self.rollup.latencies(window.since_s, known[1], window.model, window.variants, half)
+        newer, _ = self._latencies(window.over(known[1], window.until_s))
         both = pd.concat([older, queries_thinned(newer, MAX_LATENCIES // 4)], ignore_index=True)
         return _numeric(both), max(2, step)
 
     def _latencies(self, window: Window) -> tuple[pd.DataFrame, int]:
-        counted: sa.Select[Any] = sa.select(sa.func.count().label("n")).where(*_finished(window))
-        count = int(self._frame(_of_model(counted, requests, window))["n"].iloc[0])
+        counted: sa.Select[Any] = sa.select(sa.func.count().label("n")).where(*finished(window))
+        count = int(self._frame(chosen(counted, requests, window))["n"].iloc[0])
         step = max(1, -(-count // MAX_LATENCIES))
-        query: sa.Select[Any] = sa.select(_DONE.label("done_s"), *_LATENCY_COLUMNS).where(*_finished(window))
+        query: sa.Select[Any] = sa.select(DONE.label("done_s"), *LATENCY_COLUMNS).where(*finished(window))
         if step > 1:
             query = query.where(requests.c.id % step == 0)
-        query = _of_model(query, requests, window).order_by(sa.text("done_s")).limit(2 * MAX_LATENCIES)
+        query = chosen(query, requests, window).order_by(sa.text("done_s")).limit(2 * MAX_LATENCIES)
         return _numeric(self._frame(query)), step
 
     def signal_bins(self, window: Window, names: Sequence[str], width_s: float) -> pd.DataFrame:
@@ -207,15 +164,14 @@ class Reader:
         value = samples.c.value
         spread = (sa.func.avg(value).label("mean"), sa.func.max(value).label("high"), sa.func.min(value).label("low"))
         query: sa.Select[Any] = sa.select(bin_s, *series, *spread)
-        query = query.where(samples.c.signal.in_(names), _within(samples.c.at_s, window))
-        if window.model:
-            query = query.where(samples.c.model.in_(("", window.model)))
+        query = query.where(samples.c.signal.in_(names), within(samples.c.at_s, window))
+        query = chosen(query, samples, window, shared=True)
         return self._frame(query.group_by(bin_s, *series).limit(MAX_BINS * 2_000))
 
     def signal_names(self, window: Window, prefix: str) -> list[str]:
         """Names of signals that begin so."""
         query = sa.select(samples.c.signal).where(
-            samples.c.signal.startswith(prefix, autoescape=True), _within(samples.c.at_s, window)
+            samples.c.signal.startswith(prefix, autoescape=True), within(samples.c.at_s, window)
         )
         return sorted(self._frame(query.distinct())["signal"])
 
@@ -229,10 +185,9 @@ class Reader:
         parts = [self.rollup.signal_bins(low, high, names, width_s, endpoints=False)] if self.rollup else []
         for start, end in ((window.since_s, low), (high, window.until_s)):
             if start < end:
-                parts.append(self._variant_bins(Window(since_s=start, until_s=end, model=window.model), names, width_s))
+                parts.append(self._variant_bins(window.over(start, end), names, width_s))
         both = pd.concat(parts, ignore_index=True)
-        if window.model:
-            both = both[both["model"].isin(["", window.model])]
+        both = _only(both, window, shared=True)
         if both.empty:
             return both
         keys = ["bin_s", "signal", "model", "variant", "endpoint"]
@@ -244,9 +199,8 @@ class Reader:
         value = samples.c.value
         inner = sa.select(bin_s, *series, samples.c.endpoint, sa.func.avg(value).label("mean"),
                           sa.func.max(value).label("high"), sa.func.min(value).label("low"))  # fmt: skip
-        inner = inner.where(samples.c.signal.in_(names), _within(samples.c.at_s, window))
-        if window.model:
-            inner = inner.where(samples.c.model.in_(("", window.model)))
+        inner = inner.where(samples.c.signal.in_(names), within(samples.c.at_s, window))
+        inner = chosen(inner, samples, window, shared=True)
         each = inner.group_by(bin_s, *series, samples.c.endpoint).subquery()
         counts = each.c.signal.in_(ADDED)
         whole = sa.case((counts, sa.func.sum(each.c.mean)), else_=sa.func.avg(each.c.mean)).label("mean")
@@ -261,7 +215,7 @@ class Reader:
         """How many engines were sampled in the newest minute of a window."""
         newest = Window(since_s=max(window.since_s, window.until_s - 90.0), until_s=window.until_s)
         query = sa.select(sa.func.count(sa.distinct(samples.c.endpoint)).label("n")).where(
-            samples.c.signal == "vllm:kv_cache_usage_perc", _within(samples.c.at_s, newest)
+            samples.c.signal == "vllm:kv_cache_usage_perc", within(samples.c.at_s, newest)
         )
         return int(self._frame(query)["n"].iloc[0])
 
@@ -272,11 +226,11 @@ class Reader:
             frame = self.signal_bins(window, (name,), width_s)
         else:
             low, high = known
-            tail = Window(since_s=high, until_s=window.until_s, model=window.model)
+            tail = window.over(high, window.until_s)
             parts = [self.rollup.signal_bins(low, high, (name,), width_s, endpoints=True)]
             parts += [self.signal_bins(tail, (name,), width_s)] if high < window.until_s else []
             frame = pd.concat(parts, ignore_index=True)
-            frame = frame[frame["model"] == window.model] if window.model else frame
+            frame = _only(frame, window)
         if frame.empty or frame["endpoint"].nunique() <= most:
             return frame
         recent = frame[frame["bin_s"] >= frame["bin_s"].max() - 6 * width_s]
@@ -294,7 +248,7 @@ class Reader:
     ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         """Signals, requests and some single requests of [since, until), read for :class:`dashboards.rollup.Rollup`."""
         window = Window(since_s=since_s, until_s=until_s)
-        known = self._frame(sa.select(samples.c.signal).where(_within(samples.c.at_s, window)).distinct())["signal"]
+        known = self._frame(sa.select(samples.c.signal).where(within(samples.c.at_s, window)).distinct())["signal"]
         names = tuple(sorted(known))
         signals = pd.concat(
             [self._variant_bins(window, names, width_s), self.signal_bins(window, per_endpoint, width_s)],
@@ -319,16 +273,16 @@ class Reader:
 
     def decisions(self, window: Window, changes_only: bool = False, limit: int = MAX_ROWS) -> pd.DataFrame:
         """The newest decisions, newest first."""
-        query = _of_model(sa.select(decisions).where(_within(decisions.c.at_s, window)), decisions, window)
+        query = chosen(sa.select(decisions).where(within(decisions.c.at_s, window)), decisions, window)
         if changes_only:
             query = query.where(decisions.c.direction != "hold")
         return self._frame(query.order_by(decisions.c.at_s.desc(), decisions.c.id.desc()).limit(limit))
 
     def last_decisions(self, window: Window) -> pd.DataFrame:
         """The newest decision of each variant."""
-        newest = sa.select(sa.func.max(decisions.c.id)).where(_within(decisions.c.at_s, window))
+        newest = sa.select(sa.func.max(decisions.c.id)).where(within(decisions.c.at_s, window))
         query = sa.select(decisions).where(decisions.c.id.in_(newest.group_by(decisions.c.variant)))
-        return self._frame(_of_model(query, decisions, window).order_by(decisions.c.variant))
+        return self._frame(chosen(query, decisions, window).order_by(decisions.c.variant))
 
     def decision(self, number: int) -> pd.DataFrame:
         """One decision by its id: one row or none."""
@@ -336,7 +290,7 @@ class Reader:
 
     def events(self, window: Window, kinds: Sequence[str] = (), limit: int = MAX_ROWS) -> pd.DataFrame:
         """The newest events, newest first."""
-        query = sa.select(events).where(_within(events.c.at_s, window))
+        query = sa.select(events).where(within(events.c.at_s, window))
         if kinds:
             query = query.where(events.c.kind.in_(kinds))
         return self._frame(query.order_by(events.c.at_s.desc(), events.c.id.desc()).limit(limit))
@@ -356,52 +310,15 @@ def _must_exist(url: str) -> bool:
     return sqlite
 
 
-def _within(column: sa.ColumnElement[float], window: Window) -> sa.ColumnElement[bool]:
-    return sa.and_(column >= window.since_s, column < window.until_s)
-
-
-def _finished(window: Window) -> tuple[sa.ColumnElement[bool], ...]:
-    arrived = sa.and_(requests.c.at_s >= window.since_s - LOOKBACK_S, requests.c.at_s < window.until_s)
-    return arrived, window.since_s <= _DONE, window.until_s > _DONE
-
-
-def _of_model(query: sa.Select[Any], table: sa.Table, window: Window) -> sa.Select[Any]:
-    return query.where(table.c.model == window.model) if window.model else query
-
-
-def _limit(slos: SloBook, promise: str) -> sa.ColumnElement[float]:
-    """The promised threshold of a request's model, as SQL."""
-
-    def threshold(model: str) -> float:
-        target = getattr(slos.of(model), promise)
-        return _NO_LIMIT if target is None else float(target.threshold_s)
-
-    own = [(requests.c.model == model, sa.literal(threshold(model))) for model in slos.models]
-    default = sa.literal(threshold(""))
-    return sa.case(*own, else_=default) if own else default
-
-
-def _total(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
-    return sa.func.sum(sa.case((condition, 1), else_=0))
-
-
-def _counts(slos: SloBook) -> list[sa.ColumnElement[Any]]:
-    """Columns of :meth:`Reader.request_bins` after its keys."""
-    outcome = requests.c.outcome
-    columns: list[sa.ColumnElement[Any]] = [sa.func.count().label("requests")]
-    columns += [_total(outcome == name).label(name) for name in OUTCOMES]
-    columns += [sa.func.sum(requests.c[name]).label(name) for name in TOKENS]
-    kept: list[sa.ColumnElement[bool]] = []
-    for promise in ("ttft", "tpot", "e2e"):
-        latency = requests.c[f"{promise}_s"]
-        within = latency < _limit(slos, promise)
-        columns.append(sa.func.count(latency).label(f"{promise}_n"))
-        columns.append(_total(sa.and_(latency.is_not(None), within)).label(f"{promise}_ok"))
-        kept.append(sa.or_(latency.is_(None), within))
-    return [*columns, _total(sa.and_(outcome == "ok", *kept)).label("good")]
-
-
 def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
     """Latency columns that hold only NULLs come as objects: make them floats."""
     latency = [name for name in frame.columns if name.endswith("_s")]
     return frame.astype(dict.fromkeys(latency, float))
+
+
+def _only(frame: pd.DataFrame, window: Window, *, shared: bool = False) -> pd.DataFrame:
+    """Rows of the window's model and variants; ``shared``: and those that belong to none."""
+    for column, names in (("model", [window.model] if window.model else []), ("variant", list(window.variants))):
+        if names:
+            frame = frame[frame[column].isin(["", *names] if shared else names)]
+    return frame

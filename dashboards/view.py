@@ -1,4 +1,4 @@
-"""What a page is looking at: time range, live or not, model; kept in the URL, the same on every page."""
+"""What a page is looking at: time range, live or not, model, namespace, variant; kept in the URL on every page."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ import streamlit as st
 from dashboards import data
 from dashboards.charts import Band, TimeAxis, colours
 from dashboards.queries import alert_spells, bin_starts, bin_width
-from dashboards.source import Reader, Window
+from dashboards.source import Reader
+from dashboards.window import Window
 from fleet.errors import HistoryError
 
 RANGES: Final[Mapping[str, float]] = {"5m": 300.0, "15m": 900.0, "1h": 3600.0, "6h": 21_600.0, "24h": 86_400.0,
                                               "7d": 604_800.0}  # fmt: skip
 RANGE_WORDS: Final = {"5m": "5 min", "15m": "15 min", "1h": "1 h", "6h": "6 h", "24h": "24 h", "7d": "7 d"}
 DEFAULT_RANGE: Final = "15m"
-ALL_MODELS: Final = ""
+FILTERS: Final = ("model", "namespace", "variant")
+"""What pages can be narrowed to; empty: all."""
+NONE_SUCH: Final = "\0"
+"""Stands for the variants of a filter that nothing passes: no variant is called so."""
 FEW_ENGINES: Final = 24
 """From more engines on, charts read what each variant's engines did together."""
 BY_VARIANT_FROM_S: Final = 6 * 3600.0
@@ -54,7 +58,7 @@ class View:
             since_s=self.window.since_s,
             until_s=self.window.until_s,
             zone=self.zone,
-            revision=f"{self.range_key} {self.window.model} {anchor}",
+            revision=f"{self.range_key} {self.window.model} {','.join(self.window.variants)} {anchor}",
         )
 
     @property
@@ -131,11 +135,12 @@ def viewer_zone() -> tzinfo:
 
 
 def restore() -> None:
-    """Take range, model and moment from the URL when the session starts."""
+    """Take range, filters and moment from the URL when the session starts."""
     state, query = st.session_state, st.query_params
     if "range" not in state:
         state["range"] = query.get("range") if query.get("range") in RANGES else DEFAULT_RANGE
-        state["model"] = query.get("model", ALL_MODELS)
+        for name in FILTERS:
+            state[name] = query.get(name, "")
         state["at"] = _moment(query.get("at"))
         state["live"] = state["at"] is None
 
@@ -151,11 +156,11 @@ def _moment(text: str | None) -> float | None:
 def _address() -> dict[str, str]:
     state = st.session_state
     moment = "" if state["at"] is None else f"{state['at']:.0f}"
-    return {"range": state["range"], "model": state["model"], "at": moment}
+    return {"range": state["range"], **{name: state[name] for name in FILTERS}, "at": moment}
 
 
 def remember() -> None:
-    """Put range, model and moment into the URL, so that it can be sent to someone; other parameters stay."""
+    """Put range, filters and moment into the URL, so that it can be sent to someone; other parameters stay."""
     for name, value in _address().items():
         if value and st.query_params.get(name) != value:
             st.query_params[name] = value
@@ -164,7 +169,7 @@ def remember() -> None:
 
 
 def link(page: str, **parameters: str) -> str:
-    """Address of a page with the present range, model and moment."""
+    """Address of a page with the present range, filters and moment."""
     kept = _address() | parameters
     return f"{page}?{urlencode({name: value for name, value in kept.items() if value})}"
 
@@ -184,10 +189,11 @@ def look(now_s: float | None = None) -> View:
     now = time.time() if now_s is None else now_s
     range_key: str = st.session_state["range"]
     end = until_s(now)
-    window = Window(since_s=end - RANGES[range_key], until_s=end, model=st.session_state["model"])
-    whole_day = Window(since_s=end - RANGES["24h"], until_s=end)
-    known = data.read(Reader.variants, whole_day)
-    shown = known[known["model"] == window.model] if window.model else known
+    known = _known_variants(end)
+    shown = _passing(known, FILTERS)
+    narrow = bool(st.session_state["namespace"] or st.session_state["variant"])
+    variants = tuple(sorted(shown["variant"])) or (NONE_SUCH,) if narrow else ()
+    window = Window(since_s=end - RANGES[range_key], until_s=end, model=st.session_state["model"], variants=variants)
     return View(
         now_s=now,
         window=window,
@@ -201,6 +207,20 @@ def look(now_s: float | None = None) -> View:
     )
 
 
+def _known_variants(end_s: float) -> pd.DataFrame:
+    """Variants of the last day, whatever the filters say."""
+    found: pd.DataFrame = data.read(Reader.variants, Window(since_s=end_s - RANGES["24h"], until_s=end_s))
+    return found
+
+
+def _passing(known: pd.DataFrame, filters: tuple[str, ...]) -> pd.DataFrame:
+    """Variants that pass some of the filters."""
+    for name in filters:
+        if st.session_state[name]:
+            known = known[known[name] == st.session_state[name]]
+    return known
+
+
 def known_models() -> list[str]:
     """Models to choose from; none while there is no history."""
     end = until_s(time.time())
@@ -209,3 +229,12 @@ def known_models() -> list[str]:
     except HistoryError:
         return []
     return found
+
+
+def choices(name: str) -> list[str]:
+    """Namespaces or variants to choose from under the wider filters, and what the address asks for."""
+    try:
+        known = _passing(_known_variants(until_s(time.time())), FILTERS[: FILTERS.index(name)])
+    except HistoryError:
+        known = pd.DataFrame(columns=list(FILTERS))
+    return sorted({*known[name], st.session_state[name]} - {""})

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from dashboards.rollup import COARSE_S, COUNTS, FINE_S, LATENCIES, PER_ENDPOINT, Rollup
-from dashboards.source import ADDED
+from dashboards.window import ADDED
 from fleet.history import Event, History, RequestOutcome, RequestRecord, SignalSample
 from fleet.slo import DEFAULT_SLOS
 from fleet.types import Decision, Direction, Reason

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboards import data, figures, html, queries, world
+from dashboards import data, figures, html, queries, scaling, world
 from dashboards.panels import panel, section, table
 from dashboards.source import Reader
 from dashboards.view import View
@@ -40,8 +40,8 @@ def _demand(view: View) -> None:
     bins = queries.summed(view.request_bins(), by=("variant",), columns=("requests",))
     rates = queries.rates(bins, ("requests",), since_s=window.since_s, until_s=window.until_s, width_s=view.width_s)
     served = queries.summed(rates, by=(), columns=("requests",)) if len(rates) else rates
-    said = queries.decision_series(data.read(Reader.decisions, window, False, 2_000), FORECAST)
-    plan = queries.planned_load(said, width_s=view.width_s)
+    said = scaling.decision_series(data.read(Reader.decisions, window, False, 2_000), FORECAST)
+    plan = scaling.planned_load(said, width_s=view.width_s)
     bears = plan["capacity"].notna().any() if len(plan) else False
     note = "requests per second: finished, expected by the controller with its 90 % bound, borne by ready replicas"
     panel(
@@ -55,7 +55,7 @@ def _demand(view: View) -> None:
 
 def _replicas(view: View, signals: pd.DataFrame) -> None:
     marks = {"observed": world.CURRENT, "requested": world.REQUESTED, "planned": world.DESIRED}
-    timeline, moves = queries.replica_timeline(signals, marks), queries.scalings(view.moves())
+    timeline, moves = scaling.replica_timeline(signals, marks), scaling.scalings(view.moves())
     picked = panel(
         view,
         key="timeline",
@@ -96,7 +96,7 @@ def _decisions(view: View) -> None:
         section("Decisions", "newest first; select one to see its inputs")
         everything = st.toggle("Show decisions that held", key="holds", help="Repetitions are folded into one row.")
         rows = data.read(Reader.decisions, view.window, not everything, 2_000)
-        folded = queries.decision_runs(rows).head(_MOST)
+        folded = scaling.decision_runs(rows).head(_MOST)
         if folded.empty:
             st.html(
                 html.empty(
@@ -112,7 +112,7 @@ def _table(view: View, folded: pd.DataFrame) -> None:
         {
             "time": [clock(at, view.zone, with_date=view.window.span_s > 86_000) for at in folded["at_s"]],
             "variant": folded["variant"],
-            "replicas": [f"{queries.replicas_before(row)} → {row['desired']}" for row in folded.to_dict("records")],
+            "replicas": [f"{scaling.replicas_before(row)} → {row['desired']}" for row in folded.to_dict("records")],
             "reason": folded["reason"],
             "why": folded["detail"],
             "times": folded["times"],
@@ -162,7 +162,7 @@ def _chosen(view: View) -> None:
 def _explain(row: Mapping[Any, Any], view: View) -> None:
     section("Why", f"decision {row['id']} at {clock(row['at_s'], view.zone, with_date=True)}")
     colour = view.palette.get(str(row["variant"]), "")
-    arrow = f"{queries.replicas_before(row)} → {row['desired']}"
+    arrow = f"{scaling.replicas_before(row)} → {row['desired']}"
     st.html(
         f'<div class="fl-why">{html.swatch(colour)}<strong>{escape(str(row["variant"]))}</strong> '
         f'<span class="fl-move">{arrow}</span> <span class="fl-sub">{escape(str(row["reason"]))}, '

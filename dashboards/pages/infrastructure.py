@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from dashboards import data, figures, fleetdoc, html, queries, world
+from dashboards import data, figures, fleetdoc, html, scaling, world
 from dashboards.panels import panel, section, table
 from dashboards.parts import Answer
 from dashboards.source import Reader
@@ -23,7 +23,7 @@ def render(view: View) -> None:
     st.html(html.tiles(tiles(view, rows, data.health())))
     _replica_table(view, rows, answer)
     signals = view.signals(world.CURRENT, world.REQUESTED, world.DESIRED)
-    timeline = queries.replica_timeline(signals, {"observed": world.CURRENT, "requested": world.REQUESTED})
+    timeline = scaling.replica_timeline(signals, {"observed": world.CURRENT, "requested": world.REQUESTED})
     panel(
         view,
         key="replica-states",

@@ -8,7 +8,7 @@ from html import escape
 import pandas as pd
 import streamlit as st
 
-from dashboards import data, figures, html, queries, world
+from dashboards import data, figures, html, queries, scaling, world
 from dashboards.panels import panel, section
 from dashboards.source import Reader
 from dashboards.summary import Level, short_model, summarise
@@ -270,10 +270,10 @@ def _per_variant(bins: pd.DataFrame) -> pd.DataFrame:
 
 
 def _replicas(view: View, signals: pd.DataFrame) -> None:
-    timeline = queries.replica_timeline(
+    timeline = scaling.replica_timeline(
         signals, {"observed": world.CURRENT, "requested": world.REQUESTED, "planned": world.DESIRED}
     )
-    moves = queries.scalings(view.moves())
+    moves = scaling.scalings(view.moves())
     picked = panel(
         view,
         key="replicas",
@@ -306,7 +306,7 @@ def _feed(view: View) -> None:
 def feed_items(view: View, *, limit: int = 9) -> list[str]:
     """Scalings, alerts and process events in one list, newest first."""
     entries: list[tuple[float, str]] = []
-    for row in queries.scalings(view.moves()).to_dict("records"):
+    for row in scaling.scalings(view.moves()).to_dict("records"):
         arrow = f"{row['before']} → {row['desired']}"
         entries.append(
             (
@@ -321,7 +321,7 @@ def feed_items(view: View, *, limit: int = 9) -> list[str]:
                 ),
             )
         )
-    events = data.read(Reader.events, view.window, ("alert", "process", "model"))
+    events = data.read(Reader.events, view.window, ("alert", "process", "model", "config"))
     for row in events.to_dict("records"):
         page = {"alert": "alerts", "process": "infrastructure"}.get(row["kind"], "prediction")
         over = isinstance(row["data"], Mapping) and row["data"].get("state") == "resolved"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboards import charts, data, figures, html, metricspage, queries
+from dashboards import charts, data, figures, html, metricspage, predictions, queries
 from dashboards.pages.infrastructure import unreachable
 from dashboards.panels import panel, section, table
 from dashboards.parts import Answer
@@ -30,7 +30,7 @@ _WITHIN = 0.25
 def render(view: View) -> None:
     """Draw the page."""
     latencies, step = view.latencies()
-    pairs = {what: queries.prediction_pairs(latencies, what) for what in ("ttft", "tpot")}
+    pairs = {what: predictions.prediction_pairs(latencies, what) for what in ("ttft", "tpot")}
     status, page = data.ask("predictor", "/status"), data.page("predictor")
     st.html(html.tiles(tiles(latencies, pairs, status)))
     note = f"one request in {step} is read; " if step > 1 else ""
@@ -65,8 +65,12 @@ def tiles(latencies: pd.DataFrame, pairs: Mapping[str, pd.DataFrame], status: An
         else "–"
     )
     return [
-        html.tile("TTFT error", percent(queries.mean_absolute_error(pairs["ttft"])), limit="mean, of the actual value"),
-        html.tile("TPOT error", percent(queries.mean_absolute_error(pairs["tpot"])), limit="mean, of the actual value"),
+        html.tile(
+            "TTFT error", percent(predictions.mean_absolute_error(pairs["ttft"])), limit="mean, of the actual value"
+        ),
+        html.tile(
+            "TPOT error", percent(predictions.mean_absolute_error(pairs["tpot"])), limit="mean, of the actual value"
+        ),
         html.tile("Requests with a prediction", percent(share), limit="of those read"),
         html.tile(
             "Predictor",
@@ -104,7 +108,7 @@ def _scatter(view: View, pairs: pd.DataFrame, what: str, note: str) -> None:
 
 
 def _error(view: View, pairs: pd.DataFrame, what: str) -> None:
-    over_time = queries.error_over_time(pairs, view.starts, view.width_s)
+    over_time = predictions.error_over_time(pairs, view.starts, view.width_s)
     panel(
         view,
         key=f"error-{what}",
@@ -120,7 +124,7 @@ def _error(view: View, pairs: pd.DataFrame, what: str) -> None:
 def _coverage(view: View, pairs: Mapping[str, pd.DataFrame], page: metricspage.Page) -> None:
     """How many guesses were close, bin by bin, and what the predictor says of its intervals."""
     series = {
-        what: queries.close_share(rows, view.starts, view.width_s, within=_WITHIN) for what, rows in pairs.items()
+        what: predictions.close_share(rows, view.starts, view.width_s, within=_WITHIN) for what, rows in pairs.items()
     }
     whole = pd.concat([rows.assign(target=what) for what, rows in series.items()])
     told = page.by("fleet_predictor_interval_coverage_ratio", "target")
@@ -141,7 +145,7 @@ def _coverage(view: View, pairs: Mapping[str, pd.DataFrame], page: metricspage.P
 def _learning(view: View) -> None:
     """Each fit that was recorded: samples against the error it had on what it had not seen."""
     events = data.read(Reader.events, view.window, ("model",))
-    frame = queries.fits(events)
+    frame = predictions.fits(events)
     unit = charts.Unit(title="error on unseen requests", ticks=".0%", hover=".1%")
 
     def figure() -> Any:
@@ -164,7 +168,7 @@ def _drift(view: View, pairs: Mapping[str, pd.DataFrame], page: metricspage.Page
     """The newest quarter of the range against the first: does the model still fit?"""
     with st.container(border=True, key="panel-drift"):
         section("Drift", "error of the newest quarter of this range against the quarters before")
-        rows = queries.drift(pairs, view.window.since_s, view.window.until_s)
+        rows = predictions.drift(pairs, view.window.since_s, view.window.until_s)
         if rows.empty:
             st.html(html.empty("Drift cannot be judged", _NO_GUESS))
             return

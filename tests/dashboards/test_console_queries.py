@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboards import charts, diagnosis, figures, queries, summary, words
+from dashboards import charts, diagnosis, figures, predictions, queries, scaling, summary, words
 
 PURE = (words, queries, summary, charts, figures, diagnosis)
 
@@ -157,7 +157,7 @@ def decision(
 
 def test_repeated_decisions_fold_into_one_row_newest_first():
     rows = pd.DataFrame([decision(1, 0), decision(2, 3), decision(3, 6, direction="up", desired=2), decision(4, 9)])
-    folded = queries.decision_runs(rows)
+    folded = scaling.decision_runs(rows)
     assert folded["id"].tolist() == [4, 3, 2]
     assert folded["times"].tolist() == [1, 1, 2]
     assert folded["first_s"].tolist() == [9, 6, 0]
@@ -169,15 +169,15 @@ def test_a_scaling_that_is_written_twice_is_one_mark():
         decision(2, 3, direction="up", desired=2, signals={"requested": 2}),
         decision(3, 300, direction="up", desired=3, current=2),
     ])  # fmt: skip
-    moves = queries.scalings(rows)
+    moves = scaling.scalings(rows)
     assert moves["id"].tolist() == [1, 3]
     assert moves["before"].tolist() == [1, 2]
 
 
 def test_no_decisions_give_empty_tables():
     nothing = pd.DataFrame(columns=list(decision(1, 0)))
-    assert queries.decision_runs(nothing).empty
-    assert queries.scalings(nothing).empty
+    assert scaling.decision_runs(nothing).empty
+    assert scaling.scalings(nothing).empty
 
 
 def test_prediction_errors_are_relative_to_what_happened():
@@ -185,15 +185,15 @@ def test_prediction_errors_are_relative_to_what_happened():
         "done_s": [1.0, 2.0, 3.0], "variant": "v", "endpoint": "e", "ttft_s": [0.1, 0.2, None],
         "predicted_ttft_s": [0.11, None, 0.3],
     })  # fmt: skip
-    pairs = queries.prediction_pairs(rows, "ttft")
+    pairs = predictions.prediction_pairs(rows, "ttft")
     assert pairs["error"].tolist() == [pytest.approx(0.1)]
-    assert queries.mean_absolute_error(pairs) == pytest.approx(0.1)
-    assert queries.mean_absolute_error(pairs.iloc[:0]) is None
+    assert predictions.mean_absolute_error(pairs) == pytest.approx(0.1)
+    assert predictions.mean_absolute_error(pairs.iloc[:0]) is None
 
 
 def test_a_bin_with_too_few_requests_says_nothing_of_the_error():
     pairs = pd.DataFrame({"done_s": [1.0, 2.0, 3.0, 4.0, 11.0], "error": [0.1] * 5})
-    table = queries.error_over_time(pairs, queries.bin_starts(0, 20, 10), 10)
+    table = predictions.error_over_time(pairs, queries.bin_starts(0, 20, 10), 10)
     assert table["absolute"].tolist()[0] == pytest.approx(0.1)
     assert math.isnan(table["absolute"].tolist()[1])
 
@@ -231,6 +231,6 @@ def test_a_timeline_has_the_three_marks():
         "model": "m", "variant": "v", "endpoint": "", "mean": [3.0, 2.0, 1.0], "high": [3.0, 2.0, 1.0], "low": 0.0,
     })  # fmt: skip
     marks = {"planned": "wva_desired_replicas", "requested": "requested_replicas", "observed": "wva_current_replicas"}
-    timeline = queries.replica_timeline(signals, marks)
+    timeline = scaling.replica_timeline(signals, marks)
     assert dict(zip(timeline["mark"], timeline["value"], strict=True)) == {"planned": 3, "requested": 2, "observed": 1}
-    assert queries.replica_timeline(signals.iloc[:0], marks).empty
+    assert scaling.replica_timeline(signals.iloc[:0], marks).empty

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from dashboards.rollup import COUNTS, Rollup
-from dashboards.source import Reader, Window
+from dashboards.source import Reader
+from dashboards.window import Window
 from fleet.history import History
 from fleet.slo import DEFAULT_SLOS, parse_slos
 from tests.dashboards import synthetic

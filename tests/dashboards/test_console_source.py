@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dashboards import queries, source
-from dashboards.source import Reader, Window
+from dashboards import queries, scaling, source
+from dashboards.source import Reader
+from dashboards.window import Window
 from fleet.errors import HistoryError
 from fleet.history import Event, History, RequestOutcome, RequestRecord, SignalSample
 from fleet.slo import parse_slos
@@ -151,6 +152,6 @@ def test_the_made_up_evening_rises_falls_and_is_answered_from_the_database(fille
     bins = reader.request_bins(window, 10.0)
     rows, _ = reader.latencies(window)
     assert bins["requests"].sum() == len(rows)
-    moves = queries.scalings(reader.decisions(window, True))
+    moves = scaling.scalings(reader.decisions(window, True))
     assert {"up", "down"} <= set(moves["direction"])
     assert isinstance(rows, pd.DataFrame)

@@ -45,10 +45,14 @@ def console(
     history_url: str,
     *options: str,
     home: Path | None = None,
+    refresh_s: float = 60.0,
     started: Callable[[subprocess.Popen[bytes]], None] = lambda _process: None,
 ) -> Iterator[str]:
-    """Run ``fleet console`` on a free port; gives its address once it is healthy."""
-    environment = os.environ | ({"FLEET_HOME": str(home)} if home else {})
+    """Run ``fleet console`` on a free port; gives its address once it is healthy.
+
+    Live pages draw anew only every ``refresh_s``: on a busy machine a page that draws every two seconds is never idle.
+    """
+    environment = os.environ | {"CONSOLE_REFRESH_S": f"{refresh_s}"} | ({"FLEET_HOME": str(home)} if home else {})
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "fleet.cli", "console", "--port", "0", "--history-url", history_url,
@@ -60,12 +64,12 @@ def console(
             yield _address(process, log)
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(15)
+            process.wait(60)
 
 
 def _address(process: subprocess.Popen[bytes], log: object) -> str:
     """The address that the process logs, once it answers."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         log.seek(0)  # type: ignore[attr-defined]  # a temporary file
         text = log.read().decode()  # type: ignore[attr-defined]
@@ -102,7 +106,7 @@ def browser(executable: str) -> Iterator[Browser]:
             chromium.close()
 
 
-def settle(page: Page, *, timeout_ms: float = 40_000) -> None:
+def settle(page: Page, *, timeout_ms: float = 120_000) -> None:
     """Wait until the page is connected, idle, without skeletons, and every chart is drawn."""
     page.wait_for_function(_SETTLED, timeout=timeout_ms)
     page.wait_for_timeout(QUIET_MS)

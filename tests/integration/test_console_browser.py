@@ -16,9 +16,11 @@ from playwright.sync_api import Browser, Page
 from tests.dashboards import synthetic
 from tests.integration import screenshots
 
-pytestmark = [pytest.mark.integration, pytest.mark.needs_chromium]
+pytestmark = [pytest.mark.integration, pytest.mark.needs_chromium, pytest.mark.timeout(900)]
+WAIT_MS = 120_000
 
 LIVE_URL = os.environ.get("CONSOLE_TEST_URL", "")
+NOBODY = [word for part in ("wva", "router", "predictor", "alerts") for word in (f"--{part}", "")]
 KINDS = ["filled", "empty", "missing", *(["live"] if LIVE_URL else [])]
 
 
@@ -42,14 +44,14 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         from fleet.history import History
 
         History(url).close()
-    nobody = [word for part in ("wva", "router", "predictor", "alerts") for word in (f"--{part}", "")]
-    with screenshots.console(url, *nobody, home=folder) as running:
+    with screenshots.console(url, *NOBODY, home=folder) as running:
         yield running
 
 
 @pytest.fixture
 def page(chromium: Browser) -> Iterator[Page]:
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(WAIT_MS)
     yield context.new_page()
     context.close()
 
@@ -70,14 +72,29 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("interactive")
     url = f"sqlite:///{folder}/history.sqlite3"
     synthetic.build(url, now_s=time.time(), span_s=900.0, share=0.9, ahead_s=120.0)
-    nobody = [word for part in ("wva", "router", "predictor", "alerts") for word in (f"--{part}", "")]
-    with screenshots.console(url, *nobody, home=folder) as running:
+    with screenshots.console(url, *NOBODY, home=folder) as running:
         yield running
 
 
-def test_charts_stay_in_place_share_their_zoom_and_keep_it_over_refreshes(page: Page, filled: str):
-    page.goto(f"{filled}/business?range=5m")
-    screenshots.settle(page)
+@pytest.fixture(scope="module")
+def refreshing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same, drawn anew every few seconds."""
+    folder = tmp_path_factory.mktemp("refreshing")
+    url = f"sqlite:///{folder}/history.sqlite3"
+    synthetic.build(url, now_s=time.time(), span_s=900.0, share=0.9, ahead_s=120.0)
+    with screenshots.console(url, *NOBODY, home=folder, refresh_s=8.0) as running:
+        yield running
+
+
+DRAWN = """() => {
+    const plots = [...document.querySelectorAll('.fleet-plot')];
+    return plots.length === 7 && plots.every((plot) => plot.dataset.drawn === 'yes');
+}"""
+
+
+def test_charts_stay_in_place_share_their_zoom_and_keep_it_over_refreshes(page: Page, refreshing: str):
+    page.goto(f"{refreshing}/business?range=5m")
+    page.wait_for_function(DRAWN)
     page.evaluate("document.querySelectorAll('.fleet-plot').forEach((plot) => { plot.__same = true; })")
     before = page.evaluate("document.querySelector('.fl-status').textContent")
     page.evaluate("""() => {
@@ -88,7 +105,7 @@ def test_charts_stay_in_place_share_their_zoom_and_keep_it_over_refreshes(page: 
     }""")
     zoomed = page.evaluate("document.querySelector('.fleet-plot').layout.xaxis.range.join()")
     page.wait_for_function("(was) => document.querySelector('.fl-status').textContent !== was", arg=before)
-    screenshots.settle(page)
+    page.wait_for_function(DRAWN)
     plots = page.evaluate(
         "[...document.querySelectorAll('.fleet-plot')].map((p) => [p.__same, p.layout.xaxis.range.join()])"
     )

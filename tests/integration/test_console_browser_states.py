@@ -16,7 +16,8 @@ from dashboards.frame import SECTIONS
 from tests.dashboards import synthetic
 from tests.integration import screenshots
 
-pytestmark = [pytest.mark.integration, pytest.mark.needs_chromium]
+pytestmark = [pytest.mark.integration, pytest.mark.needs_chromium, pytest.mark.timeout(900)]
+WAIT_MS = 120_000
 
 OURS = {"exclude": [["[data-testid='stSidebarNav']"]]}
 """All but Streamlit's own navigation, whose lists hold more than list items: no page can mend that."""
@@ -43,6 +44,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def page(chromium: Browser) -> Iterator[Page]:
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(WAIT_MS)
     yield context.new_page()
     context.close()
 
@@ -60,6 +62,7 @@ def serious(page: Page) -> list[str]:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_no_serious_fault_on_any_page(chromium: Browser, filled: str, theme: str) -> None:
     context = chromium.new_context(viewport={"width": 1280, "height": 900}, color_scheme=theme)  # type: ignore[arg-type]
+    context.set_default_timeout(WAIT_MS)
     page, heard, faults = context.new_page(), [], {}
     screenshots.listen(page, heard)
     for name in screenshots.PAGES if theme == "light" else DARK:
@@ -132,7 +135,7 @@ def test_what_if_compares_and_a_table_downloads_as_csv(page: Page, filled: str) 
     page.goto(f"{filled}/whatif?range=15m")
     screenshots.settle(page)
     page.get_by_role("button", name="Replay").click()
-    page.get_by_text("Side by side").wait_for(timeout=40_000)
+    page.get_by_text("Side by side").wait_for()
     screenshots.settle(page)
     assert screenshots.complaints(page) == []
     with page.expect_download() as taken:

@@ -1,0 +1,94 @@
+"""What the controller decided and what came of it: pure functions on pandas frames of decisions. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from dashboards.queries import pick
+
+
+def replica_timeline(signals: pd.DataFrame, signal_names: Mapping[str, str]) -> pd.DataFrame:
+    """Planned, requested and observed replicas: ``bin_s``, ``variant``, ``mark``, ``value``.
+
+    Args:
+        signals: bins from the history.
+        signal_names: mark -> signal, e.g. ``{"planned": "wva_desired_replicas"}``.
+    """
+    marks = [pick(signals, name, how="high").assign(mark=mark) for mark, name in signal_names.items()]
+    table = pd.concat([mark[["bin_s", "variant", "mark", "value"]] for mark in marks], ignore_index=True)
+    return table.sort_values(["variant", "mark", "bin_s"], ignore_index=True)
+
+
+def decision_runs(decisions: pd.DataFrame) -> pd.DataFrame:
+    """Decisions with repetitions folded: one row for each stretch of the same variant, reason and replicas.
+
+    Returns: the last row of each stretch with ``first_s`` and ``times``, newest first.
+    """
+    if decisions.empty:
+        return decisions.assign(first_s=pd.Series(dtype=float), times=pd.Series(dtype=int))
+    ordered = decisions.sort_values(["variant", "at_s", "id"])
+    same = ["variant", "direction", "reason", "current", "desired"]
+    stretch = (ordered[same] != ordered[same].shift()).any(axis=1).cumsum()
+    grouped = ordered.groupby(stretch, sort=False)
+    folded = grouped.last().assign(first_s=grouped["at_s"].first(), times=grouped.size())
+    return folded.sort_values(["at_s", "id"], ascending=False, ignore_index=True)
+
+
+def scalings(decisions: pd.DataFrame) -> pd.DataFrame:
+    """Decisions that changed the replicas, the first of each stretch, oldest first."""
+    if decisions.empty:
+        return decisions
+    moves = decisions[decisions["direction"] != "hold"].sort_values(["variant", "at_s", "id"])
+    moves = moves.assign(before=[replicas_before(row) for row in moves.to_dict("records")])
+    again = (
+        (moves["variant"] == moves["variant"].shift())
+        & (moves["desired"] == moves["desired"].shift())
+        & (moves["direction"] == moves["direction"].shift())
+        & (moves["at_s"].diff() < 60)
+    )
+    return moves[~again].sort_values("at_s", ignore_index=True)
+
+
+def replicas_before(decision: Mapping[Hashable, Any]) -> int:
+    """Replicas that the platform had been asked for when a decision was taken; where it does not say, those ready."""
+    signals = decision["signals"]
+    asked = signals.get("requested") if isinstance(signals, Mapping) else None
+    return int(decision["current"] if asked is None else asked)
+
+
+def decision_series(decisions: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Inputs of decisions over time: ``bin_s``, ``model``, ``variant`` and a column for each name; NaN: not known."""
+    rows = []
+    for row in decisions.to_dict("records") if len(decisions) else ():
+        inputs = row["signals"] if isinstance(row["signals"], Mapping) else {}
+        values = {name: inputs.get(name) for name in names}
+        if any(value is not None for value in values.values()):
+            rows.append({"bin_s": float(row["at_s"]), "model": row["model"], "variant": row["variant"],
+                         "current": row["current"], **values})  # fmt: skip
+    table = pd.DataFrame(rows, columns=["bin_s", "model", "variant", "current", *names])
+    typed: pd.DataFrame = table.astype(dict.fromkeys(names, float))
+    return typed.sort_values("bin_s", ignore_index=True)
+
+
+def planned_load(said: pd.DataFrame, *, width_s: float) -> pd.DataFrame:
+    """What decisions expected, by bin over all models: ``demand``, ``forecast``, ``high`` (90 %), ``capacity``.
+
+    Demand and forecast are the model's, told alike by each of its variants; capacity is the variants' own, by replica.
+    A forecast stands at the time it speaks of: the decision's own plus the lead time.
+    """
+    columns = ["bin_s", "demand", "forecast", "high", "capacity"]
+    if said.empty:
+        return pd.DataFrame(columns=columns)
+    work = said.assign(bin_s=(said["bin_s"] // width_s) * width_s, bears=said["capacity_rps"] * said["current"],
+                       then_s=((said["bin_s"] + said["lead_s"].fillna(0.0)) // width_s) * width_s)  # fmt: skip
+    latest = work.groupby(["model", "variant", "bin_s"], as_index=False).last()
+    bears = latest.groupby("bin_s")["bears"].sum(min_count=1)
+    demand = latest.groupby(["model", "bin_s"])["demand_rps"].last().groupby("bin_s").sum(min_count=1)
+    ahead = work.groupby(["model", "then_s"])[["forecast_rps", "forecast_p90_rps"]].last()
+    told = ahead.groupby("then_s").sum(min_count=1)
+    table = pd.DataFrame({"demand": demand, "capacity": bears}).join(told, how="outer")
+    table = table.rename(columns={"forecast_rps": "forecast", "forecast_p90_rps": "high"})
+    return table.rename_axis("bin_s").reset_index()[columns]
