@@ -29,6 +29,7 @@ def _checked(settings: ConsoleSettings) -> ConsoleSettings:
 def _hand_over(settings: ConsoleSettings, port: int) -> None:
     """Give the page scripts the resolved settings: Streamlit runs them without arguments."""
     values = settings.model_dump(exclude_none=True) | {"port": port, "history_url": settings.resolved_history_url()}
+    values["wva_token"] = settings.wva_token.get_secret_value()
     os.environ.update({f"CONSOLE_{name.upper()}": str(value) for name, value in values.items()})
 
 
@@ -41,6 +42,7 @@ def _hand_over(settings: ConsoleSettings, port: int) -> None:
 @click.option("--predictor", help="Predictor's address (default http://127.0.0.1:8090; '' for none).")
 @click.option("--alerts", help="Alert watcher's address (default http://127.0.0.1:8095; '' for none).")
 @click.option("--login-header", help="Refuse requests without this header of a reverse proxy (default: no login).")
+@click.option("--actions", is_flag=True, default=None, help="Let viewers pause variants, narrow bounds, dry-run.")
 @click.option("--slo", type=click.Path(dir_okay=False, path_type=Path), help="SLO file (default: built-in promises).")
 @click.option("--die-with-parent", "follow", is_flag=True, help="Stop when the process that started this one dies.")
 def console(follow: bool, **options: str | int | Path | None) -> None:

@@ -46,6 +46,12 @@ def slos() -> SloBook:
     return load_slos(settings().resolved_slo_file())
 
 
+def user() -> str:
+    """Who looks, as the proxy or the login names them; ``console`` where nobody signs in."""
+    header = settings().login_header
+    return str(st.context.headers.get(header, "") if header else "") or "console"
+
+
 @st.cache_resource(show_spinner=False)
 def _parts() -> Parts:
     return Parts(timeout_s=settings().timeout_s)

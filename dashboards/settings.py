@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 from sqlalchemy.engine import make_url
 
@@ -35,6 +35,11 @@ class ConsoleSettings(Settings):
     """Predictor's address; empty: none."""
     alerts: str = "http://127.0.0.1:8095"
     """Alert watcher's address; empty: none."""
+    actions: bool = False
+    """Let viewers pause variants, narrow bounds and switch to a dry run, where the controller takes that
+    (``WVA_ALLOW_OVERRIDES``); the default only reads."""
+    wva_token: SecretStr = SecretStr("")
+    """Token that the controller asks for (``WVA_OVERRIDES_TOKEN``)."""
     slo: Path | None = None
     """SLO file; unset: the one ``FLEET_SLO_FILE`` names, else the built-in promises."""
     timeout_s: float = Field(default=0.5, gt=0, le=30)

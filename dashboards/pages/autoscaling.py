@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboards import data, figures, html, queries, scaling, world
+from dashboards.pages import operating
 from dashboards.panels import panel, section, table
 from dashboards.source import Reader
 from dashboards.view import View
@@ -32,6 +33,7 @@ def render(view: View) -> None:
         _decisions(view)
     with right:
         _chosen(view)
+    operating.render(view)
 
 
 def _demand(view: View) -> None:
