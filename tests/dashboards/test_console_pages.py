@@ -141,6 +141,35 @@ def test_range_model_and_moment_come_from_the_address_and_go_back_into_it(
     assert "No request finished" not in text(page)
 
 
+def test_a_variant_and_a_namespace_narrow_every_figure_and_stay_in_the_address(
+    filled_history: str, filled_until_s: float, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CONSOLE_HISTORY_URL", filled_history)
+    page = app("overview")
+    page.query_params["variant"] = "llama-8b-a100"
+    page.query_params["at"] = f"{filled_until_s:.0f}"
+    page.run()
+    assert not page.exception
+    assert "llama-8b-a100" in text(page)
+    assert "llama-8b-h100" not in text(page)
+    assert page.query_params["variant"] == ["llama-8b-a100"] or page.query_params["variant"] == "llama-8b-a100"
+    page.selectbox(key="variant").set_value("").run()
+    assert "variant" not in page.query_params
+    assert "llama-8b-h100" in text(page)
+
+
+def test_a_namespace_without_variants_shows_nothing_rather_than_everything(
+    filled_history: str, filled_until_s: float, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CONSOLE_HISTORY_URL", filled_history)
+    page = app("business")
+    page.query_params["namespace"] = "elsewhere"
+    page.query_params["at"] = f"{filled_until_s:.0f}"
+    page.run()
+    assert not page.exception
+    assert "No request finished" in text(page)
+
+
 def test_nonsense_in_the_address_is_ignored(filled_history: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CONSOLE_HISTORY_URL", filled_history)
     page = app("autoscaling")
