@@ -341,7 +341,7 @@ def test_the_http_side_shows_the_last_pass(rig: Rig) -> None:
         assert state == rig.loop.state
 
 
-def until(condition: Callable[[], Any], *, limit_s: float = 30.0) -> None:
+def until(condition: Callable[[], Any], *, limit_s: float = 150.0) -> None:
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         try:
