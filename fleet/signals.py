@@ -422,6 +422,15 @@ ROUTER_SHED = Signal(
     meaning="Requests refused for want of an endpoint, by reason.",
     labels=("model_name", "reason"),
 )
+ROUTER_RECORDED = Signal(
+    name="fleet_router_history_rows_total",
+    kind=C,
+    unit="requests",
+    layer=Layer.APPLICATION,
+    origin=Origin.ROUTER,
+    meaning="Finished requests and the history: written, sampled out above ROUTER_RECORD_RPS, or dropped (writer too slow).",
+    labels=("outcome",),
+)
 ROUTER_SPLITS = Signal(
     name="llm_d_epp_disagg_decision_total",
     kind=C,

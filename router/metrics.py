@@ -226,6 +226,7 @@ class RouterCollector(Collector):
         endpoints: gives the engines that may be picked, now.
         pool: value of the label ``name``.
         waiting: gives the requests that wait, by model.
+        recorded: gives what became of rows for the history, by outcome.
     """
 
     def __init__(
@@ -235,8 +236,10 @@ class RouterCollector(Collector):
         *,
         pool: str = "default",
         waiting: Callable[[], Mapping[str, int]] = dict,
+        recorded: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._metrics, self._endpoints, self._pool, self._waiting = metrics, endpoints, pool, waiting
+        self._recorded = recorded
 
     def collect(self) -> Iterable[Metric]:
         """All families."""
@@ -248,6 +251,7 @@ class RouterCollector(Collector):
         yield _gauge(s.ROUTER_FLOW_QUEUE, [((model,), float(count)) for model, count in waiting.items()])
         yield _histogram(s.ROUTER_FLOW_WAIT, [((), flow.waited)])
         yield _counter(s.ROUTER_FLOW_OUTCOMES, [((outcome,), n) for outcome, n in flow.outcomes.items()])
+        yield _counter(s.ROUTER_RECORDED, [((outcome,), n) for outcome, n in self._recorded().items()])
         engines = self._endpoints()
         yield _gauge(s.ROUTER_READY, [((self._pool,), float(len(engines)))])
         yield _gauge(

@@ -9,7 +9,7 @@ import random
 import socket
 import ssl
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from fleet.discovery import static_fleet
 from fleet.errors import ConfigError
-from fleet.history import History, HistoryWriter
+from fleet.history import History, ProcessWriter
 from fleet.shell import bind
 from predictor import artifact
 from predictor.client import Watcher
@@ -140,7 +140,8 @@ class RouterService:
         self._board = place.board() if place is not None else None
         self.workers: Workers | None = None
         self._history = history
-        self._writer = HistoryWriter(history) if history is not None else None
+        self._writer = ProcessWriter(history.url) if history is not None else None
+        self._recorder: Recorder | None = None
         self._access = _access_log(settings.access_log)
         self._tape = Tape(settings.record_workload) if settings.record_workload is not None else None
         self.metrics = RouterMetrics()
@@ -172,7 +173,8 @@ class RouterService:
                       board=self._board, aliases=load_aliases(self.settings.models))  # fmt: skip
         records: list[Callable[[Ticket, Facts], None]] = []
         if self._writer is not None:
-            records.append(Recorder(self._writer, rate_rps=self.settings.record_rps / self.settings.workers))
+            self._recorder = Recorder(self._writer, rate_rps=self.settings.record_rps / self.settings.workers)
+            records.append(self._recorder)
         if self._tape is not None:
             records.append(self._tape)
         if self._access is not None:
@@ -292,7 +294,8 @@ class RouterService:
 
     async def _start_admin(self) -> None:
         registry = CollectorRegistry()
-        registry.register(RouterCollector(self.metrics, self._gauges, waiting=lambda: self.director.gate.lengths))
+        registry.register(RouterCollector(self.metrics, self._gauges, waiting=lambda: self.director.gate.lengths,
+                                          recorded=self._recorded))  # fmt: skip
         if self._ears is not None:
             registry.register(self._ears.collector())
         if self._fetcher is not None:
@@ -312,6 +315,12 @@ class RouterService:
             for one in self.endpoints.ready
         ]  # fmt: skip
 
+    def _recorded(self) -> Mapping[str, int]:
+        """What became of rows for the history."""
+        if self._writer is None or self._recorder is None:
+            return {}
+        return {"written": self._writer.written, "sampled_out": self._recorder.skipped, "dropped": self._writer.dropped}
+
     async def _ticks(self) -> None:
         while True:
             if self._profile is not None:
@@ -324,6 +333,8 @@ class RouterService:
         self.gateway.tick(self.clock())
         if self._access is not None:
             self._access.flush()
+        if self._writer is not None:
+            self._writer.flush()
 
     def _drain(self) -> None:
         self.gateway.drain()

@@ -5,8 +5,18 @@ with their inputs), ``events`` (scalings, crashes, alerts) and ``training`` (lat
 router).
 """
 
+from fleet.history.process import ProcessWriter
 from fleet.history.rows import Event, RequestOutcome, RequestRecord, SignalSample, TrainingSample
 from fleet.history.store import History
 from fleet.history.writer import HistoryWriter
 
-__all__ = ["Event", "History", "HistoryWriter", "RequestOutcome", "RequestRecord", "SignalSample", "TrainingSample"]
+__all__ = [
+    "Event",
+    "History",
+    "HistoryWriter",
+    "ProcessWriter",
+    "RequestOutcome",
+    "RequestRecord",
+    "SignalSample",
+    "TrainingSample",
+]

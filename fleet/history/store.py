@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,8 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from fleet.errors import HistoryError
 from fleet.history import schema
 from fleet.history.rows import Event, RequestRecord, SignalSample, TrainingSample
+from fleet.history.wire import Row, values_of
 from fleet.types import Decision
-
-Row = SignalSample | RequestRecord | Decision | Event | TrainingSample
 
 _TABLE_OF: Mapping[type[Row], sa.Table] = {
     SignalSample: schema.samples,
@@ -67,14 +65,18 @@ class History:
 
     def add(self, rows: Iterable[Row]) -> int:
         """Write rows of any of the five kinds in one transaction; returns how many."""
+        return self.insert(values_of(rows).items())
+
+    def insert(self, values: Iterable[tuple[type[Row], list[dict[str, Any]]]]) -> int:
+        """The same from dictionaries of their fields, by kind."""
         by_table: dict[sa.Table, list[dict[str, Any]]] = {}
-        for row in rows:
-            by_table.setdefault(_TABLE_OF[type(row)], []).append(asdict(row))
+        for kind, rows in values:
+            by_table.setdefault(_TABLE_OF[kind], []).extend(rows)
         if not by_table:
             return 0
         with self._engine.begin() as connection:
-            for table, values in by_table.items():
-                connection.execute(sa.insert(table), values)
+            for table, found in by_table.items():
+                connection.execute(sa.insert(table), found)
         return sum(map(len, by_table.values()))
 
     def read(
