@@ -14,7 +14,7 @@ from router.types import Pick
 
 
 class Writer(Protocol):
-    """Takes rows without blocking (:class:`fleet.history.HistoryWriter`)."""
+    """Takes rows without blocking (:class:`fleet.history.ProcessWriter`)."""
 
     def put(self, row: RequestRecord) -> None:
         """Hand over a row."""
