@@ -33,7 +33,7 @@ from router.workers import Place, meeting
 log = logging.getLogger(__name__)
 
 _SWITCH_S = 0.0005
-"""How long another thread (a recording's) may keep the event loop waiting (Python's default, 5 ms, is many requests)."""
+"""How long another thread may keep the event loop waiting (Python's default, 5 ms, is many requests)."""
 
 _PICKER_PORT: Final = 9002
 _GC_THRESHOLD = (10_000, 20, 50)
