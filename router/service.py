@@ -261,6 +261,8 @@ class RouterService:
         if not self._sockets:
             self.bind()
         loop = asyncio.get_running_loop()
+        if self._writer is not None:
+            self._writer.flush()
         if self._ears is not None:
             self._ears.follow.open()
         timeout = aiohttp.ClientTimeout(total=_SCRAPE_TIMEOUT_S)

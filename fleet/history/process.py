@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import select
 import signal
@@ -48,6 +49,8 @@ _NICE: Final = 5
 class ProcessWriter:
     """Hands rows to a process of its own that writes them; nothing here blocks but :meth:`close`.
 
+    The first :meth:`flush` starts the process.
+
     Args:
         url: the history's SQLAlchemy URL; it must have been opened before, which brings its schema up to date.
         max_rows: rows held that are not on disk; beyond it the newest are dropped and counted, never silently.
@@ -73,8 +76,7 @@ class ProcessWriter:
         self._told = 0
         self._again_s = _AGAIN_S
         self._process: subprocess.Popen[bytes] | None = None
-        self._started_s = 0.0
-        self._start()
+        self._started_s = -math.inf
 
     def put(self, row: Row) -> None:
         """Hand over a row."""
@@ -91,9 +93,7 @@ class ProcessWriter:
         self._pack()
         if self._process is None:
             if time.monotonic() - self._started_s >= self._again_s:
-                self.restarts += 1
-                self._again_s = min(2.0 * self._again_s, _AGAIN_MOST_S)
-                self._start()
+                self._again()
             return
         try:
             self._hear()
@@ -136,6 +136,13 @@ class ProcessWriter:
         if self._new:
             self._unsent.append((frame(self._new), len(self._new)))
             self._new.clear()
+
+    def _again(self) -> None:
+        """Start the process, for the first time or after it died."""
+        if self._started_s > -math.inf:
+            self.restarts += 1
+            self._again_s = min(2.0 * self._again_s, _AGAIN_MOST_S)
+        self._start()
 
     def _start(self) -> None:
         self._started_s = time.monotonic()

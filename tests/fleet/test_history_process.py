@@ -63,6 +63,13 @@ def test_what_was_put_is_on_disk_after_close(history):
     assert history.read("requests")[0]["candidates"] == {"http://e": [0.1, 0.01]}
 
 
+def test_no_process_is_started_before_it_is_needed(history):
+    writer = ProcessWriter(history.url)
+    assert writer.pid == 0
+    writer.close()
+    assert (writer.pid, writer.restarts) == (0, 0)
+
+
 def test_a_few_rows_are_written_without_waiting_for_more(history):
     writer = ProcessWriter(history.url)
     writer.put(event(1))
@@ -93,6 +100,7 @@ def test_a_writer_that_dies_is_started_again_and_no_row_is_lost(history):
 
 def test_what_there_is_no_room_for_is_counted(history):
     writer = ProcessWriter(history.url, max_rows=100)
+    writer.flush()
     with sqlite3.connect(str(history.url).removeprefix("sqlite:///"), isolation_level=None) as blocker:
         blocker.execute("BEGIN IMMEDIATE")
         for number in range(150):
@@ -104,6 +112,7 @@ def test_what_there_is_no_room_for_is_counted(history):
 
 def test_a_database_that_stays_locked_does_not_hold_up_a_stop_and_is_written_to_later(history):
     writer = ProcessWriter(history.url)
+    writer.flush()
     process = writer._process
     with sqlite3.connect(str(history.url).removeprefix("sqlite:///"), isolation_level=None) as blocker:
         blocker.execute("BEGIN IMMEDIATE")
@@ -117,6 +126,7 @@ def test_a_database_that_stays_locked_does_not_hold_up_a_stop_and_is_written_to_
 
 def test_rows_that_no_process_took_are_counted_as_lost(history):
     writer = ProcessWriter(history.url)
+    writer.flush()
     os.kill(writer.pid, signal.SIGKILL)
     writer._process.wait(60)
     writer.put(event(1))
