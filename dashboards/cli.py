@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from dashboards.login import check_oidc
 from dashboards.settings import ConsoleSettings
 from fleet.errors import ConfigError
 from fleet.settings import load, load_slos
@@ -22,6 +23,7 @@ def _checked(settings: ConsoleSettings) -> ConsoleSettings:
                 limit="http:// or https://",
                 next_step="Write http://host:port, or '' for none.",
             )
+    check_oidc(settings)
     load_slos(settings.resolved_slo_file())  # a broken file is said here, once, not on every page
     return settings
 
@@ -43,6 +45,8 @@ def _hand_over(settings: ConsoleSettings, port: int) -> None:
 @click.option("--alerts", help="Alert watcher's address (default http://127.0.0.1:8095; '' for none).")
 @click.option("--login-header", help="Refuse requests without this header of a reverse proxy (default: no login).")
 @click.option("--actions", is_flag=True, default=None, help="Let viewers pause variants, narrow bounds, dry-run.")
+@click.option("--oidc", type=click.Path(dir_okay=False, path_type=Path), help="TOML file with [auth]: OIDC login.")
+@click.option("--oidc-allow", help="E-mail addresses and @domains that may look (default: all who sign in).")
 @click.option("--slo", type=click.Path(dir_okay=False, path_type=Path), help="SLO file (default: built-in promises).")
 @click.option("--die-with-parent", "follow", is_flag=True, help="Stop when the process that started this one dies.")
 def console(follow: bool, **options: str | int | Path | None) -> None:

@@ -49,6 +49,8 @@ def slos() -> SloBook:
 def user() -> str:
     """Who looks, as the proxy or the login names them; ``console`` where nobody signs in."""
     header = settings().login_header
+    if settings().oidc is not None:
+        return str(st.user.get("email") or st.user.get("name") or "")
     return str(st.context.headers.get(header, "") if header else "") or "console"
 
 

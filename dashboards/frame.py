@@ -12,6 +12,7 @@ from typing import Any, Final
 import streamlit as st
 
 from dashboards import data, html, view
+from dashboards.login import may_look
 from dashboards.pages import (
     alerting,
     autoscaling,
@@ -140,6 +141,8 @@ def run() -> None:
     """Draw the page that the address names."""
     st.set_page_config(page_title="llm-fleet", page_icon=_static("favicon.svg"), layout="wide")
     st.html(f"<style>{_static('style.css')}</style>")
+    if not admitted():
+        return
     view.restore()
     pages = {section: [_page(page) for page in entries] for section, entries in SECTIONS.items()}
     st.session_state["pages"] = {page.url_path or "overview": page for found in pages.values() for page in found}
@@ -149,6 +152,30 @@ def run() -> None:
     controls()
     view.remember()
     chosen.run()
+
+
+def admitted() -> bool:
+    """Whether the viewer may look; where people sign in, draws the way to do so for those who have not."""
+    chosen = data.settings()
+    if chosen.oidc is None:
+        return True
+    email = str(st.user.get("email") or "")
+    if st.user.get("is_logged_in") and may_look(email, st.user.get("email_verified"), chosen.oidc_allow):
+        with st.sidebar:
+            st.button("Sign out", on_click=st.logout, icon=":material/logout:", type="tertiary", help=email or None)
+        return True
+    if st.user.get("is_logged_in"):
+        who = email or "somebody without an address"
+        st.html(
+            html.empty("You may not look here", f"You are signed in as {who}: not on this console's list.", icon="✕")
+        )
+        label, way = "Sign in as somebody else", st.logout
+    else:
+        st.html(html.empty("Sign in", "This console shows the fleet to people it knows.", icon="◌"))
+        label, way = "Sign in", st.login
+    with st.container(horizontal=True, horizontal_alignment="center"):
+        st.button(label, on_click=way, icon=":material/login:", type="primary")
+    return False
 
 
 @st.cache_resource(show_spinner=False)

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
+from streamlit.config import set_option
 from streamlit.starlette import App
 
 from dashboards import data
@@ -76,8 +77,11 @@ def serve(sock: socket.socket) -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)  # the history's library tells of each of its plug-ins
     host, port = sock.getsockname()[:2]
     started = time.perf_counter()
+    chosen = load(ConsoleSettings)
+    if chosen.oidc is not None:
+        set_option("secrets.files", [str(chosen.oidc.resolve())])
     app: ASGIApp = App(SCRIPT, routes=_routes())
-    header = load(ConsoleSettings).login_header
+    header = chosen.login_header
     config = uvicorn.Config(
         HeaderLogin(app, header) if header else app,
         log_config=None,

@@ -20,6 +20,11 @@ class ConsoleSettings(Settings):
     """Address to listen on; without ``login_header`` there is no login: keep it on loopback then."""
     login_header: str = ""
     """Header in which a reverse proxy names the user (``X-Forwarded-User``): without it 401; empty: no login."""
+    oidc: Path | None = None
+    """TOML file with Streamlit's section ``[auth]``: people sign in at that OpenID Connect provider; unset: nobody is
+    asked to. Needs llm-fleet[oidc]."""
+    oidc_allow: str = ""
+    """Who may look of those who sign in: e-mail addresses and ``@domains``, comma-separated; empty: all of them."""
     port: int = Field(default=8501, ge=0, le=65_535)
     """Port to listen on; 0: any free one."""
     history_url: str = ""

@@ -24,6 +24,7 @@ from dashboards.window import (
     MAX_LATENCIES,
     MAX_ROWS,
     ROLLED_FROM_S,
+    TENANTS_S,
     Window,
     chosen,
     counts,
@@ -167,6 +168,13 @@ class Reader:
         query = query.where(samples.c.signal.in_(names), within(samples.c.at_s, window))
         query = chosen(query, samples, window, shared=True)
         return self._frame(query.group_by(bin_s, *series).limit(MAX_BINS * 2_000))
+
+    def tenants(self, window: Window) -> pd.DataFrame:
+        """Requests by tenant over the newest hour of a window, the busiest 50 first; the summaries know no tenants."""
+        newest = window.over(max(window.since_s, window.until_s - TENANTS_S), window.until_s)
+        query = sa.select(requests.c.tenant, *counts(self._slos)).where(*finished(newest))
+        query = chosen(query, requests, newest).group_by(requests.c.tenant)
+        return self._frame(query.order_by(sa.func.count().desc()).limit(50))
 
     def signal_names(self, window: Window, prefix: str) -> list[str]:
         """Names of signals that begin so."""

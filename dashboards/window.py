@@ -16,6 +16,8 @@ MAX_BINS: Final = 400
 MAX_LATENCIES: Final = 20_000
 MAX_ROWS: Final = 2_000
 
+TENANTS_S: Final = 3_600.0
+"""Tenants are told apart over so long, at most: only single requests name them."""
 ROLLED_FROM_S: Final = 3_600.0
 """Windows from this length read single requests from the summaries."""
 ADDED: Final = (

@@ -9,9 +9,11 @@ import streamlit as st
 
 from dashboards import charts, data, figures, html, queries
 from dashboards.charts import GREY, STATE_COLOURS, TOKENS_PER_S, Limit
-from dashboards.panels import panel
+from dashboards.panels import panel, section, table
+from dashboards.source import Reader
 from dashboards.summary import Level
 from dashboards.view import View
+from dashboards.window import TENANTS_S
 from dashboards.words import change, change_points, percent, seconds, si
 from fleet.slo import Slo
 
@@ -37,6 +39,36 @@ def render(view: View) -> None:
         _goodput(view, bins)
     with right:
         _failures(view, bins)
+    _tenants(view)
+
+
+def tenant_rows(counts: pd.DataFrame, span_s: float) -> pd.DataFrame:
+    """A row a tenant: rates, and shares of its requests; empty where the router knows no tenants."""
+    if counts.empty or not (counts["tenant"] != "").any():
+        return pd.DataFrame()
+    judged = (counts["requests"] - counts["aborted"]).clip(lower=0)
+    share = {"success": (counts["ok"], judged), "every promise": (counts["good"], judged),
+             "TTFT kept": (counts["ttft_ok"], counts["ttft_n"]), "TPOT kept": (counts["tpot_ok"], counts["tpot_n"]),
+             "refused": (counts["rejected"], counts["requests"])}  # fmt: skip
+    table = pd.DataFrame({
+        "tenant": counts["tenant"].replace("", "(none)"),
+        "requests/s": [si(value / span_s) for value in counts["requests"]],
+        "share": [percent(value / counts["requests"].sum()) for value in counts["requests"]],
+        "output tok/s": [si(value / span_s) for value in counts["output_tokens"]],
+    })  # fmt: skip
+    for name, (part, whole) in share.items():
+        table[name] = [percent(queries.ratio(float(a), float(b))) for a, b in zip(part, whole, strict=True)]
+    return table
+
+
+def _tenants(view: View) -> None:
+    span = min(view.window.span_s, TENANTS_S)
+    rows = tenant_rows(data.read(Reader.tenants, view.window), span)
+    if rows.empty:
+        return
+    with st.container(border=True, key="panel-tenants"):
+        section("Tenants", f"the newest {seconds(span)}, busiest first; shares are of each one's own requests")
+        table(rows, view, key="tenants")
 
 
 def tiles(view: View, bins: pd.DataFrame, before: pd.DataFrame) -> list[str]:

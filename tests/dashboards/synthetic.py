@@ -136,7 +136,7 @@ class Evening:
             output_tokens=tokens_out, cached_tokens=tokens_in // 3, ttft_s=ttft, tpot_s=tpot,
             e2e_s=ttft + tpot * tokens_out, predicted_ttft_s=guess,
             predicted_tpot_s=None if cold else tpot * float(rng.lognormal(-0.02, 0.1)),
-            pick_probability=0.6,
+            pick_probability=0.6, tenant=("chat", "chat", "search", "batch")[self.number % 4],
         )  # fmt: skip
 
     def _samples(self, kind: Kind, at: float, load: float) -> Iterator[object]:

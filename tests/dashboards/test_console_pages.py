@@ -22,7 +22,7 @@ frame.body(frame.entry("{path}"))
 
 MENTIONS = {
     "overview": ["SLO attainment", "Error budget left", "llama-8b-a100", "What happened"],
-    "business": ["TTFT &lt; 200 ms", "Goodput", "Requests that did not end well"],
+    "business": ["TTFT &lt; 200 ms", "Goodput", "Requests that did not end well", "Tenants", "search"],
     "vllm": ["KV cache, fullest", "Running batch", "Prefix cache hits"],
     "resources": ["GPUs in use", "dcgm-exporter", "Cost per hour"],
     "infrastructure": ["Crashes", "controller died", "No controller is configured"],

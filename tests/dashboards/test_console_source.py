@@ -155,3 +155,26 @@ def test_the_made_up_evening_rises_falls_and_is_answered_from_the_database(fille
     moves = scaling.scalings(reader.decisions(window, True))
     assert {"up", "down"} <= set(moves["direction"])
     assert isinstance(rows, pd.DataFrame)
+
+
+def test_tenants_are_told_apart_and_narrowed_like_everything_else(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/t.sqlite3"
+    history = History(url)
+    history.add([request(n, n, tenant="big") for n in range(1, 7)])
+    history.add([request(7, 7, tenant="small", ttft_s=0.5), request(8, 8, tenant="small", variant="w")])
+    history.close()
+    reader = Reader(url)
+    rows = reader.tenants(WHOLE).set_index("tenant")
+    assert rows["requests"].to_dict() == {"big": 6, "small": 2}
+    assert rows["ttft_ok"].to_dict() == {"big": 6, "small": 1}
+    narrow = reader.tenants(Window(since_s=T0, until_s=T0 + 100, variants=("w",)))
+    assert narrow[["tenant", "requests"]].to_numpy().tolist() == [["small", 1]]
+
+
+def test_variants_narrow_requests_samples_and_decisions(url: str) -> None:
+    reader = Reader(url)
+    only_w = Window(since_s=T0, until_s=T0 + 100, variants=("w",))
+    assert set(reader.request_bins(only_w, 10.0)["variant"]) == {"w"}
+    assert reader.signal_bins(only_w, ["vllm:kv_cache_usage_perc"], 10.0).empty
+    assert set(reader.latencies(only_w)[0]["variant"]) == {"w"}
+    assert reader.variants(only_w)["variant"].tolist() == ["w"]
