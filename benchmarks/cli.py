@@ -38,10 +38,11 @@ PLAIN_EVERY_S = 15.0
     "--traces", type=click.Path(file_okay=False, path_type=Path), help="Folder of trace files (FLEET_TRACES)."
 )
 @click.option("--jobs", type=click.IntRange(1, 64), help="Processes, where a bench can use them (default: all cores).")
+@click.option("--extra", is_flag=True, help="Also comparisons beyond the default ones, where a bench has them.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write JSON, Markdown and plots here.")
 def bench(
     *, name: str | None, list_all: bool, as_json: bool, seeds: int, workload: str, scale: float,
-    traces: Path | None, jobs: int | None, out: Path | None,
+    traces: Path | None, jobs: int | None, extra: bool, out: Path | None,
 ) -> None:  # fmt: skip
     """Run an experiment and print its result; progress goes to standard error.
 
@@ -61,7 +62,7 @@ def bench(
     found = BENCHES[name]
     folder = traces or load(FleetSettings).traces
     options = BenchOptions(seeds=tuple(range(1, seeds + 1)), workload=workload, scale=scale, traces=folder,
-                           jobs=jobs or os.cpu_count() or 1)  # fmt: skip
+                           jobs=jobs or os.cpu_count() or 1, extra=extra)  # fmt: skip
     outcome = _run(found, options)
     result = report.document(found, outcome, command=_command(), seeds=options.seeds)
     click.echo(json.dumps(result) if as_json else report.markdown(result, outcome))

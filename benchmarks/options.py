@@ -22,6 +22,8 @@ class BenchOptions:
     """Folder of trace files (FLEET_TRACES)."""
     jobs: int = 1
     """Processes for benches whose runs are independent; what they find does not depend on it."""
+    extra: bool = False
+    """Comparisons beyond the default ones, where a bench has them."""
     progress: Callable[[float, str], None] = lambda _share, _what: None
     """Called with the share done (0..1) and a word on what is running."""
 

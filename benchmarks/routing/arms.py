@@ -160,6 +160,17 @@ class LMetric(Baseline):
         return (load.prefill_tokens_in_flight + max(1, asked.uncached(index))) * (load.requests_in_flight + 1)
 
 
+class TokenLoad(Baseline):
+    """Fewest prompt tokens to be computed before this request's first token, its own included."""
+
+    name = "token-load"
+
+    def pick(self, asked: Asked, front: Front, now_s: float) -> int:
+        """The smallest sum."""
+        return self.least([load.prefill_tokens_in_flight + asked.uncached(index)
+                           for index, load in enumerate(front.loads())])  # fmt: skip
+
+
 class StickyUntilSaturated(Baseline):
     """llm-d's optimized baseline of August 2026: prefix-cache-affinity-filter, then token-load-scorer.
 

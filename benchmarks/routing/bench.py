@@ -12,7 +12,7 @@ from benchmarks.options import BenchOptions
 from benchmarks.parallel import spread
 from benchmarks.result import Outcome
 from benchmarks.routing import catalog, judge, tables
-from benchmarks.routing.arms import BASELINES
+from benchmarks.routing.arms import BASELINES, TokenLoad
 from benchmarks.routing.clairvoyant import Clairvoyant
 from benchmarks.routing.figures import StageFigures, run_figures, stage_figures
 from benchmarks.routing.judge import Run
@@ -43,13 +43,24 @@ ARMS: Final[dict[str, Entry]] = {
     "clairvoyant": Entry(make=Clairvoyant, precise=True),
 }
 
+EXTRA: Final[dict[str, Entry]] = {
+    TokenLoad.name: Entry(make=TokenLoad),
+    "ours-without-predictor": Entry(make=partial(Ours, name="ours-without-predictor", predicts=False)),
+    "ours-without-counters": Entry(make=partial(Ours, name="ours-without-counters", counters=False)),
+    "ours-without-both": Entry(make=partial(Ours, name="ours-without-both", predicts=False, counters=False)),
+    "documents-without-predictor": Entry(make=partial(
+        Ours, profile=PROFILES["documents"], name="documents-without-predictor", predicts=False)),
+}  # fmt: skip
+"""Only with ``--extra``: what the latency model is worth."""
+
 
 def run(options: BenchOptions) -> Outcome:
     """All arms on one workload, or on the default set."""
     names, notes = _find([options.workload] if options.workload else list(catalog.DEFAULT), options)
+    arms = [*ARMS, *EXTRA] if options.extra else list(ARMS)
     tasks = [
         Task(workload=name, traces=options.traces, scale=options.scale, seed=seed, arm=arm)
-        for name in names for seed in options.seeds for arm in ARMS
+        for name in names for seed in options.seeds for arm in arms
     ]  # fmt: skip
     runs = spread(
         simulated,
@@ -78,7 +89,8 @@ class Task:
 
 def simulated(task: Task) -> Run:
     """The task's run."""
-    return _simulate(_workload(task.workload, task.traces, task.scale, task.seed), task.arm, ARMS[task.arm], task.seed)
+    workload, entry = _workload(task.workload, task.traces, task.scale, task.seed), (ARMS | EXTRA)[task.arm]
+    return _simulate(workload, task.arm, entry, task.seed)
 
 
 @lru_cache(maxsize=1)

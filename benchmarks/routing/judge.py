@@ -13,8 +13,14 @@ from benchmarks.routing.published import LADDER, SATURATED_RPS
 from benchmarks.routing.workloads import Slo
 
 OURS: Final = "ours"
-NOT_RIVALS: Final = frozenset({OURS, "ours-precise", "clairvoyant"})
+NOT_RIVALS: Final = frozenset({OURS, "ours-precise", "clairvoyant", "ours-without-predictor", "ours-without-counters",
+                               "ours-without-both"})  # fmt: skip
 """Ours is compared with every other arm: these know more, or are ours."""
+PAIRS: Final = (
+    (OURS, "ours-without-predictor"), ("ours-without-counters", "ours-without-both"),
+    ("documents", "documents-without-predictor"), (OURS, "token-load"),
+)  # fmt: skip
+"""With the latency model, and without it."""
 SERVICE: Final = "random"
 """What the published plain Service is held against: kube-proxy draws an endpoint for each new connection. The guide
 calls it round robin, but turns would give half the TTFT that it published at 10 and 15 requests/s."""
@@ -49,6 +55,19 @@ def arms(runs: Sequence[Run]) -> list[str]:
 def of(runs: Sequence[Run], workload: str, arm: str) -> list[Run]:
     """The runs of one arm on one workload, by seed."""
     return [run for run in runs if (run.workload, run.arm) == (workload, arm)]
+
+
+def pairs(runs: Sequence[Run], workload: str) -> list[tuple[str, str, float, float]]:
+    """Of :data:`PAIRS`, those that ran: how far the first is ahead by the main figure, and how much lower its mean
+    end-to-end latency is, both in percent of the second's."""
+    found = []
+    for one, other in PAIRS:
+        first, second = of(runs, workload, one), of(runs, workload, other)
+        if first and second:
+            slower = median_of([run.whole for run in first], _e2e) / median_of([run.whole for run in second], _e2e)
+            ahead = _ahead(main_figure(first), main_figure(second))
+            found.append((one, other, ahead, 100.0 * (1.0 - slower)))
+    return found
 
 
 def main_figure(runs: Sequence[Run]) -> float:
@@ -145,8 +164,10 @@ def _workload(runs: Sequence[Run], workload: str) -> dict[str, Any]:
         "ours_vs_best_worst_seed_pct": round(worst_seed_pct(runs, workload), 2),
         "lowest_e2e_rival": quickest,
         "ours_e2e_vs_lowest_pct": round(later, 2),
+        "pairs": {f"{one} against {other}": {"ahead_pct": round(ahead, 2), "e2e_lower_pct": round(lower, 2)}
+                  for one, other, ahead, lower in pairs(runs, workload)},
         "arms": {arm: _arm(of(runs, workload, arm)) for arm in arms(runs)},
-    }
+    }  # fmt: skip
 
 
 def _arm(runs: Sequence[Run]) -> dict[str, Any]:

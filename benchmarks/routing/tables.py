@@ -36,6 +36,8 @@ _COLUMNS: Final[dict[str, Callable[[StageFigures], float]]] = {
 def tables(runs: Sequence[Run]) -> list[Table]:
     """Ours against the best, each workload, and the ladder by rate."""
     found = [_against_best(runs), *(_arms(runs, workload) for workload in judge.workloads(runs))]
+    if any(judge.pairs(runs, workload) for workload in judge.workloads(runs)):
+        found.insert(1, _pairs(runs))
     if "ladder" in judge.workloads(runs):
         found += [
             _by_rate(runs, "Ladder: output tokens/s", lambda figures: figures.output_tok_s, "{:.0f}"),
@@ -65,6 +67,16 @@ def _against_best(runs: Sequence[Run]) -> Table:
         "mean E2E %",
     )
     return Table(title="Ours against the best other arm", columns=columns, rows=rows)
+
+
+def _pairs(runs: Sequence[Run]) -> Table:
+    rows = [
+        [workload, one, other, f"{ahead:+.1f}", f"{lower:+.1f}"]
+        for workload in judge.workloads(runs)
+        for one, other, ahead, lower in judge.pairs(runs, workload)
+    ]
+    columns = ("workload", "arm", "against", "ahead %", "mean E2E lower by %")
+    return Table(title="With the latency model and without", columns=columns, rows=rows)
 
 
 def _arms(runs: Sequence[Run], workload: str) -> Table:

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from benchmarks.cli import bench as command
 from benchmarks.options import BenchOptions
 from benchmarks.routing.arms import RoundRobin
-from benchmarks.routing.bench import ARMS, BARS, run
+from benchmarks.routing.bench import ARMS, BARS, EXTRA, run
 from benchmarks.routing.figures import run_figures, stage_figures
-from benchmarks.routing.judge import Run, advantage_pct, bars, results, worst_seed_pct
+from benchmarks.routing.judge import NOT_RIVALS, PAIRS, Run, advantage_pct, bars, results, worst_seed_pct
 from benchmarks.routing.ours import Ours
 from benchmarks.routing.run import Simulation
 from benchmarks.routing.workloads import Ask, Fleet, Scenario, SharedPrefix, Slo, Stage, Workload, ladder, scenario
@@ -42,9 +42,9 @@ def conversations():
         return dataclasses.replace(scenario("C", 1), fleet=FLEET)
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", [*ARMS, *EXTRA])
 def test_every_request_is_served_once_by_every_arm(arm):
-    workload, entry = small(), ARMS[arm]
+    workload, entry = small(), (ARMS | EXTRA)[arm]
     simulation = Simulation(workload, entry.make, seed=1, precise=entry.precise)
     for stage in workload.stages:
         done = simulation.run(stage)
@@ -250,3 +250,15 @@ def test_the_command_prints_one_json_object(workload_file):
     found = json.loads(done.stdout)
     assert (found["bench"], found["seeds"]) == ("routing", [1])
     assert found["bars"]["ours_vs_best_arm_worst_pct"]["ok"] is True
+
+
+def test_pairs_are_arms_and_ours_without_something_is_no_rival():
+    assert {arm for pair in PAIRS for arm in pair} <= set(ARMS | EXTRA)
+    assert {arm for arm in EXTRA if arm.startswith("ours")} <= NOT_RIVALS
+
+
+def test_a_router_without_a_model_predicts_nothing():
+    simulation = Simulation(small(), EXTRA["ours-without-predictor"].make, seed=1)
+    for stage in small().stages:
+        simulation.run(stage)
+    assert simulation.arm.prediction_error is None
