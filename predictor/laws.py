@@ -13,7 +13,7 @@ from predictor.drift import epochs
 from predictor.model import FLOOR_S, TARGETS, LatencyModel, Law, build
 from predictor.physics import Array, Prior, fit_nonnegative, kv_capacity, tpot_columns, ttft_columns
 from predictor.samples import Dataset
-from predictor.scales import RECENT_ROWS, log_scales, positions, relative
+from predictor.scales import CLIP, RECENT_ROWS, log_scales, positions, relative
 
 Pair = tuple[str, str]
 """Endpoint and variant."""
@@ -28,6 +28,12 @@ _BORROWED_ROWS: Final = 10.0
 """The other variants' rows, scaled to this one's level, weigh together as so many of its own."""
 _SCALE_ROWS: Final = 3
 """An endpoint with fewer rows has no scale of its own."""
+_TRUST_ROWS: Final = 20
+"""An endpoint with fewer rows is neither judged nor a judge."""
+_TRUST_ENDPOINTS: Final = 3
+"""Of two that differ, nobody can say which one lies."""
+_USUAL_WIDTH: Final = 2.0
+_LEAST_WIDTH: Final = 0.05
 _NO_QUANTILES: Final = np.ones((len(intervals.GROUPS), len(intervals.LEVELS)))
 
 
@@ -60,6 +66,7 @@ def _fit_law(data: Dataset, columns: Array, prior: Prior, name: str) -> Law:
     times = np.zeros(len(data), dtype=np.intp)
     recent = RECENT_ROWS if len(set(pairs)) > 1 else None
     by_variant, by_pair = np.zeros(len(data)), np.zeros(len(data))
+    weights = weights * _believable(np.log(bound), pairs)
     for number in range(_ROUNDS if whole.mean() > _FEW_GAVE_UP else _PATIENT_ROUNDS):
         shared = fit_nonnegative(columns, target * np.exp(-by_variant - by_pair), weights, prior=prior)
         law_s = np.maximum(columns @ shared, FLOOR_S)
@@ -71,6 +78,7 @@ def _fit_law(data: Dataset, columns: Array, prior: Prior, name: str) -> Law:
             times = epochs(left, own, pairs)
         by_pair = _per_row(log_scales(own, _apart(pairs, times), recent=recent), pairs, times)
         target, weights = _filled_in(bound, whole, np.log(law_s) + by_variant + by_pair)
+        weights = weights * trust(np.log(target / law_s) - by_variant - by_pair, pairs)
     level = target * np.exp(-by_variant - by_pair)
     variants = {
         variant: _variant_law(shared, columns, level, np.array(rows), scale=np.exp(variant_scales[variant]),
@@ -80,6 +88,46 @@ def _fit_law(data: Dataset, columns: Array, prior: Prior, name: str) -> Law:
     scales, changed = _endpoint_scales(columns, target, pairs, times, variants)
     return Law(shared=shared, variants=variants, scales=scales, quantiles=_NO_QUANTILES, samples=len(data),
                changed=changed)  # fmt: skip
+
+
+def _believable(log_target: Array, pairs: Sequence[Pair]) -> Array:
+    """For a first fit: 0 for endpoints whose median time is beyond what a slow engine explains, else 1."""
+    groups = [rows for rows in positions(pairs).values() if len(rows) >= _TRUST_ROWS]
+    found = np.ones(len(log_target))
+    if len(groups) < _TRUST_ENDPOINTS:
+        return found
+    medians = [float(np.median(log_target[rows])) for rows in groups]
+    usual = float(np.median(medians))
+    for rows, middle in zip(groups, medians, strict=True):
+        if abs(middle - usual) > CLIP:
+            found[rows] = 0.0
+    return found
+
+
+def trust(log_left: Array, pairs: Sequence[Pair]) -> Array:
+    """How much each row counts by how well its endpoint follows any law, 0..1.
+
+    Rows of one whose errors are more than twice as wide as is usual (the median endpoint's) count by their variance, as
+    least squares has it: one that says random times, or always the same, has next to no say in the others' law.
+
+    Args:
+        log_left: log(actual / predicted) with its endpoint's own scale taken out, shape (n,).
+        pairs: whose each row is.
+    """
+    groups = [rows for rows in positions(pairs).values() if len(rows) >= _TRUST_ROWS]
+    found = np.ones(len(log_left))
+    if len(groups) < _TRUST_ENDPOINTS:
+        return found
+    spreads = [max(_width(log_left[rows]), _LEAST_WIDTH) for rows in groups]
+    usual = _USUAL_WIDTH * float(np.median(spreads))
+    for rows, spread in zip(groups, spreads, strict=True):
+        found[rows] = min(1.0, (usual / spread) ** 2)
+    return found
+
+
+def _width(log_left: Array) -> float:
+    low, high = np.quantile(log_left, (0.1, 0.9))
+    return float(high - low)
 
 
 def _filled_in(bound: Array, whole: NDArray[np.bool_], log_predicted: Array) -> tuple[Array, Array]:

@@ -38,6 +38,10 @@ CHUNK_TOKENS: Final = 2048.0
 """Prompt tokens of one engine step (vLLM's default ``max_num_batched_tokens`` for chunked prefill)."""
 
 _TINY: Final = 1e-9
+_NEAR: Final = 1e-3
+"""Logarithms that differ by less: their mean is the geometric one."""
+_SMALL: Final = 0.5
+"""A target below this share of the median one is tiny: an endpoint that always says 1 ms must not be a start."""
 _MOST_OFF: Final = 5.0
 """A prediction further off than this factor counts as off by this factor in the yardstick."""
 _CAPACITY_ROWS: Final = 8
@@ -134,10 +138,10 @@ def fit_nonnegative(
 ) -> Array:
     """Coefficients >= 0 that minimise the relative error of ``columns @ coefficients`` against ``target``.
 
-    The first round divides errors by the target; the later ones by the geometric mean of target and prediction, which
-    is the log error to third order and so does not favour predicting too little. Robust: rows whose relative error is
-    far beyond the usual (1.5 robust standard deviations) count less (Huber weights), so that stalls and liars bend the
-    fit only a little.
+    The first round divides errors by the target, where it is not tiny (one that is would outweigh all others); the
+    later ones by the logarithmic mean of target and prediction, which makes them log errors and so does not favour
+    predicting too little. Robust: rows whose error is far beyond the usual (1.5 robust standard deviations) count less
+    (Huber weights), so that stalls and liars bend the fit only a little.
 
     Args:
         columns: shape (n, k), n >= 1, finite.
@@ -149,7 +153,7 @@ def fit_nonnegative(
     Raises: RuntimeError if the solver does not converge.
     """
     base = np.ones(len(target)) if weights is None else weights
-    emphasis, yardstick = base, target
+    emphasis, yardstick = base, np.maximum(target, _SMALL * float(np.median(target)))
     pull = np.empty((0, columns.shape[1])) if prior is None else _pull(columns, target, prior.proportions)
     pull_weight = np.full(len(pull), 0.0 if prior is None else prior.rows)
     coefficients = np.zeros(columns.shape[1])
@@ -160,8 +164,15 @@ def fit_nonnegative(
         coefficients = _weighted_nnls(rows, goal, weight)
         predicted = np.maximum(columns @ coefficients, _TINY)
         emphasis = base * _huber(np.log(predicted / target))
-        yardstick = np.sqrt(target * np.clip(predicted, target / _MOST_OFF, target * _MOST_OFF))
+        yardstick = _log_mean(target, np.maximum(predicted, target / _MOST_OFF))
     return coefficients
+
+
+def _log_mean(one: Array, two: Array) -> Array:
+    """Logarithmic mean: differences divided by it are differences of logarithms."""
+    ratio = np.log(two / one)
+    near = np.abs(ratio) < _NEAR
+    return np.where(near, np.sqrt(one * two), (two - one) / np.where(near, 1.0, ratio))
 
 
 def _pull(columns: Array, target: Array, prior: Array) -> Array:

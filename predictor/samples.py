@@ -20,6 +20,10 @@ MAX_FEATURE: Final = 1e8
 """No count of tokens or requests at one endpoint is larger."""
 
 
+_TOLD_CHARS: Final = 40
+"""Of a value that is no number, in a message."""
+
+
 class Rejection(enum.StrEnum):
     """Why a row is no training sample: a closed set, used as a metric label."""
 
@@ -143,12 +147,14 @@ def _features(features: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def _number(value: Any, name: str, limit: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RejectedError(Rejection.NOT_A_NUMBER, f"{name} is {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RejectedError(Rejection.NOT_A_NUMBER, f"{name} is {str(value)[:_TOLD_CHARS]}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RejectedError(Rejection.NOT_A_NUMBER, f"{name} is {value}")
     if value < 0:
-        raise RejectedError(Rejection.NEGATIVE, f"{name} is {value:g}")
-    if value > limit:
-        raise RejectedError(Rejection.ABSURD, f"{name} is {value:g} (limit {limit:g})")
+        raise RejectedError(Rejection.NEGATIVE, f"{name} is below 0")
+    if value > limit:  # an integer may be too large for a float
+        raise RejectedError(Rejection.ABSURD, f"{name} is above {limit:g}")
     return float(value)
 
 
@@ -157,7 +163,7 @@ def _target(value: Any, name: str, limit: float) -> float | None:
 
 
 def _usable(value: Any) -> float | None:
-    usable = isinstance(value, int | float) and math.isfinite(value) and value > 0
+    usable = isinstance(value, int | float) and 0 < value <= MAX_FEATURE
     return float(value) if usable else None
 
 
