@@ -138,7 +138,7 @@ def listen(page: Page, heard: list[str]) -> None:
 
 
 def shoot(chromium: Browser, url: str, out: Path, *, query: str = "") -> list[Path]:
-    """One picture a page and theme, and the overview on a phone."""
+    """One picture a page and theme (``NAME.png``, ``NAME-dark.png``), and the overview on a phone."""
     taken = []
     for theme in ("light", "dark"):
         for size, suffix, names in ((WIDE, "", PAGES), (PHONE, "-phone", ("overview",))):
@@ -148,7 +148,7 @@ def shoot(chromium: Browser, url: str, out: Path, *, query: str = "") -> list[Pa
                 page.goto(f"{url}/{'' if name == 'overview' else name}{query}")
                 settle(page)
                 _grow(page, size)
-                taken.append(out / f"{name}{suffix}-{theme}.png")
+                taken.append(out / f"{name}{suffix}{'' if theme == 'light' else '-dark'}.png")
                 page.screenshot(path=taken[-1])
                 page.set_viewport_size(size)  # type: ignore[arg-type]
             context.close()
@@ -179,7 +179,8 @@ def main() -> None:
 
             history = f"sqlite:///{folder}/history.sqlite3"
             synthetic.build(history, now_s=time.time(), share=0.97, ahead_s=200.0)
-            with console(history, home=Path(folder)) as url:
+            nobody = [word for part in ("wva", "router", "predictor", "alerts") for word in (f"--{part}", "")]
+            with console(history, *nobody, home=Path(folder)) as url:
                 taken = shoot(chromium, url, options.out, query=options.query)
     print("\n".join(map(str, taken)))  # noqa: T201  # the command's answer
 
