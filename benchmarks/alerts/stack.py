@@ -86,6 +86,7 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path, within_s: float
 @contextmanager
 def alertmanager(folder: Path, hooks: str, *, scale: float) -> Iterator[str]:
     """Alertmanager with the shipped configuration, its waits divided by ``scale``; gives its address."""
+    folder.mkdir(parents=True, exist_ok=True)
     shipped = configuration(page=f"{hooks}/page", ticket=f"{hooks}/ticket")
     shipped["route"] = _faster(shipped["route"], scale)
     (folder / "alertmanager.yaml").write_text(yaml.safe_dump(shipped))

@@ -107,7 +107,7 @@ def viewers(chromium: Any, address: str) -> dict[str, float]:
         path = PATHS[number % len(PATHS)]
         page.goto(f"{address}/{'' if path == 'overview' else path}?range=15m", wait_until="commit", timeout=PATIENCE_MS)
     for page in pages:
-        page.wait_for_function(_FIRST, timeout=PATIENCE_MS)
+        page.wait_for_function(_FIRST, timeout=3 * PATIENCE_MS, polling=500)
     before = drawn(address)
     pages[0].wait_for_timeout(VIEWED_S * 1000)
     after = drawn(address)

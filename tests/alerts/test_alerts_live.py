@@ -21,7 +21,7 @@ def test_each_fault_is_told_as_what_it_is_and_health_is_silent(
 ) -> None:
     faults = [fault for fault in FAULTS if fault.name in NAMES]
     assert len(faults) == len(NAMES)
-    seen, quiet = play(faults, tmp_path, seed=1, warm_s=14, fault_s=25)
+    seen, quiet = play(faults, tmp_path / "made by it", seed=1, warm_s=14, fault_s=40)
     assert quiet == []
     for one in seen:
         assert one.after_s is not None, f"{name_of(one.fault)} was not told"
