@@ -9,6 +9,7 @@ from fleet.types import Decision, Direction, FleetSnapshot, Reason, Role, Varian
 from wva import capacity, optimizer, policy, saturation
 from wva.analyzers import upstream
 from wva.inventory import Wish, granted
+from wva.recorded import spec_inputs
 from wva.slo import decide as slo
 from wva.types import (
     GroupView,
@@ -130,6 +131,7 @@ def _group(
         if signals is not None:
             by_variant[view.spec.name] = signals
     router_age_s = snapshot.router_age_of(first.model)
+    router_age_s = None if router_age_s is None else router_age_s + extra_age_s
     return GroupView(
         variants=views,
         by_variant=by_variant,
@@ -138,7 +140,8 @@ def _group(
             [view.spec for view in views], {name: old.learned for name, old in before.items()}
         ),
         queued=queued,
-        router_stale=router_age_s is not None and router_age_s + extra_age_s > rules.stale_after_s,
+        router_stale=router_age_s is not None and router_age_s > rules.stale_after_s,
+        router_age_s=router_age_s,
     )
 
 
@@ -182,9 +185,6 @@ def _inputs(view: VariantView, group: GroupView, own: Signals | None, state: Var
         "best_speed_tps": state.learned.best_speed_tps,
         "capacity_tps": state.learned.capacity_tps,
         "cost_per_capacity": group.cost_per_capacity(view),
-        "scale_up_above": view.spec.saturation_threshold,
-        "scale_down_below": view.spec.scale_down_threshold,
-        "cost_per_hour": view.spec.cost_per_hour,
-        "min_replicas": view.spec.min_replicas,
-        "max_replicas": view.spec.max_replicas,
+        "router_age_s": group.router_age_s,
+        **spec_inputs(view.spec),
     }

@@ -8,13 +8,14 @@ from typing import Final
 
 from fleet import signals as s
 from fleet.history import Event, SignalSample
-from fleet.types import Decision, FleetSnapshot, ReplicaObservation, VariantSpec
+from fleet.types import Decision, EngineSample, FleetSnapshot, ReplicaObservation, ReplicaState, VariantSpec
 from wva.actuate import scale_event
+from wva.recorded import CREATED, ROUTER_AGE, SAMPLE_AGE, SINCE, STARTING
 
 Row = SignalSample | Decision | Event
 MAX_SAMPLES: Final = 5_000
 """Values of replicas that a pass writes, about; 10 000 engines would else write five thousand rows a second."""
-_VALUES: Final = 7
+_VALUES: Final = 11
 """Of each replica."""
 
 
@@ -22,8 +23,8 @@ class Recorder:
     """Turns passes into rows and keeps the history small.
 
     A decision is written when its desired replicas or its reason changed, and else every ``decision_every_s`` seconds;
-    a replica's values only when its sample is a new one. In a large fleet each replica takes its turn every few passes,
-    so that no pass writes many more than ``max_samples`` values of replicas.
+    a replica's values only when its sample is a new one, the age of the old one otherwise. In a large fleet each replica
+    takes its turn every few passes, so that no pass writes many more than ``max_samples`` values of replicas.
     """
 
     def __init__(self, decision_every_s: float, *, max_samples: int = MAX_SAMPLES) -> None:
@@ -40,8 +41,9 @@ class Recorder:
         for entry in snapshot.variants:
             for seen in entry.replicas:
                 number += 1
-                if number % turns == 0 and self._is_new(seen):
-                    yield from _of_replica(entry.spec, seen, snapshot.at_s)
+                if number % turns == 0:
+                    yield from _of_replica(entry.spec, seen, snapshot.at_s, new=self._is_new(seen))
+        yield from _of_router(snapshot)
         for decision in decisions:
             yield from _of_variant(decision)
             if self._is_news(decision):
@@ -50,6 +52,8 @@ class Recorder:
         yield from map(scale_event, scaled)
 
     def _is_new(self, seen: ReplicaObservation) -> bool:
+        if seen.replica.state is ReplicaState.STARTING:
+            return True
         if seen.sample is None or self._sampled.get(seen.replica.url) == seen.sample.at_s:
             return False
         self._sampled[seen.replica.url] = seen.sample.at_s
@@ -62,23 +66,37 @@ class Recorder:
         return not last.at_s <= decision.at_s < last.at_s + self._every_s
 
 
-def _of_replica(spec: VariantSpec, seen: ReplicaObservation, at_s: float) -> Iterator[SignalSample]:
-    sample = seen.sample
-    if sample is None:
-        return
+def _of_replica(spec: VariantSpec, seen: ReplicaObservation, at_s: float, *, new: bool) -> Iterator[SignalSample]:
+    sample, one = seen.sample or EngineSample(at_s=at_s), seen.replica
     values = {
         s.KV_UTILISATION.name: sample.kv_utilisation,
         s.WAITING.name: sample.waiting,
         s.RUNNING.name: sample.running,
+        "kv_capacity_tokens": sample.kv_capacity_tokens,
+        "max_running": sample.max_running,
+        SINCE: one.since_s or None,
+        CREATED: one.created_s or None,
+        STARTING: 1.0 if one.state is ReplicaState.STARTING else None,
+        SAMPLE_AGE: seen.age_s,
         "generation_tps": seen.generation_tps,
         "prompt_tps": seen.prompt_tps,
         "request_rps": seen.request_rps,
         "prefix_hit_ratio": seen.prefix_hit_ratio,
     }
-    for name, value in values.items():
+    for name, value in values.items() if new else ((SAMPLE_AGE, seen.age_s),):
         if value is not None:
             yield SignalSample(at_s=at_s, signal=name, value=float(value), model=spec.model, variant=spec.name,
-                               endpoint=seen.replica.url)  # fmt: skip
+                               endpoint=one.url or one.name)  # fmt: skip
+
+
+def _of_router(snapshot: FleetSnapshot) -> Iterator[SignalSample]:
+    """The queue of each model that is served, with its age."""
+    for model in sorted({entry.spec.model for entry in snapshot.variants}):
+        if (age_s := snapshot.router_age_of(model)) is None:
+            continue
+        waiting = snapshot.router_queue.get(model, 0.0)
+        yield SignalSample(at_s=snapshot.at_s, signal=s.ROUTER_FLOW_QUEUE.name, value=float(waiting), model=model)
+        yield SignalSample(at_s=snapshot.at_s, signal=ROUTER_AGE, value=age_s, model=model)
 
 
 def _of_variant(decision: Decision) -> Iterator[SignalSample]:

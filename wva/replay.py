@@ -16,7 +16,6 @@ from typing import Any, Final
 import numpy as np
 
 from fleet import signals as s
-from fleet.hardware import GPUS
 from fleet.types import (
     Decision,
     EngineSample,
@@ -25,10 +24,12 @@ from fleet.types import (
     ModelTraffic,
     Replica,
     ReplicaObservation,
+    ReplicaState,
     VariantObservation,
     VariantSpec,
 )
 from wva.decide import decide
+from wva.recorded import CREATED, ROUTER_AGE, SAMPLE_AGE, SINCE, STARTING, spec_of
 from wva.types import Policy, WvaState
 
 Row = Mapping[str, Any]
@@ -107,18 +108,7 @@ class Comparison:
 
 def specs_of(decisions: Iterable[Row]) -> dict[str, VariantSpec]:
     """The variants as their newest decision rows tell them."""
-    found: dict[str, VariantSpec] = {}
-    for row in decisions:
-        given = row["signals"]
-        listed = GPUS[row["accelerator"]].price_per_hour if row["accelerator"] in GPUS else 10.0
-        found[row["variant"]] = VariantSpec(
-            name=row["variant"], model=row["model"], accelerator=row["accelerator"], namespace=row["namespace"],
-            cost_per_hour=given.get("cost_per_hour") or listed, min_replicas=int(given.get("min_replicas") or 0),
-            max_replicas=int(given.get("max_replicas") or 100),
-            saturation_threshold=given.get("scale_up_above") or 0.8,
-            scale_down_threshold=given.get("scale_down_below") or 0.3,
-        )  # fmt: skip
-    return found
+    return {row["variant"]: spec_of(row) for row in decisions}
 
 
 def snapshots(
@@ -131,13 +121,18 @@ def snapshots(
         requests: rows in order of arrival: what each model's router would have counted.
         specs: by variant; others are left out.
     """
-    traffic = {model: _Arrivals([row for row in requests if row["model"] == model])
+    traffic = {model: Arrivals([row for row in requests if row["model"] == model])
                for model in {spec.model for spec in specs.values()}}  # fmt: skip
+    engines: dict[str, dict[str, ReplicaObservation]] = {name: {} for name in specs}
     for at_s, rows in _passes(samples):
-        variants = tuple(seen for name, spec in specs.items() if (seen := _observed(spec, rows.get(name, []), at_s)))
-        if variants:
-            yield FleetSnapshot(at_s=at_s, variants=variants, source="history", traffic={
-                model: told for model, one in traffic.items() if (told := one.until(at_s)) is not None})  # fmt: skip
+        seen = (_observed(spec, rows.get(name, []), engines[name], at_s) for name, spec in specs.items())
+        if variants := tuple(one for one in seen if one is not None):
+            queue, ages = _router(rows.get("", []))
+            yield FleetSnapshot(
+                at_s=at_s, variants=variants, source="history", router_queue=queue, router_ages_s=ages,
+                router_age_s=max(ages.values(), default=None),
+                traffic={model: told for model, one in traffic.items() if (told := one.until(at_s)) is not None},
+            )  # fmt: skip
 
 
 def replay(found: Iterable[FleetSnapshot], change: Change) -> tuple[Decision, ...]:
@@ -193,7 +188,22 @@ def _passes(samples: Iterable[Row]) -> Iterator[tuple[float, dict[str, list[Row]
         yield at_s, held
 
 
-def _observed(spec: VariantSpec, rows: Sequence[Row], at_s: float) -> VariantObservation | None:
+def _router(rows: Sequence[Row]) -> tuple[dict[str, float], dict[str, float]]:
+    """Waiting requests and their age, by model."""
+    told: dict[str, dict[str, float]] = {s.ROUTER_FLOW_QUEUE.name: {}, ROUTER_AGE: {}}
+    for row in rows:
+        if row["signal"] in told:
+            told[row["signal"]][row["model"]] = row["value"]
+    return told[s.ROUTER_FLOW_QUEUE.name], told[ROUTER_AGE]
+
+
+def _observed(
+    spec: VariantSpec, rows: Sequence[Row], before: dict[str, ReplicaObservation], at_s: float
+) -> VariantObservation | None:  # fmt: skip
+    """The variant at a pass; ``before`` has the last reading of each ready replica, and gets the new ones.
+
+    A pass writes only the samples that are new in it: a ready replica without one keeps its last, at its age.
+    """
     own = {row["signal"]: row["value"] for row in rows if not row["endpoint"]}
     if "requested_replicas" not in own:
         return None
@@ -201,21 +211,41 @@ def _observed(spec: VariantSpec, rows: Sequence[Row], at_s: float) -> VariantObs
     for row in rows:
         if row["endpoint"]:
             engines.setdefault(row["endpoint"], {})[row["signal"]] = row["value"]
-    seen = [_replica(spec, url, values, at_s) for url, values in sorted(engines.items())]
-    silent = int(own.get(s.WVA_CURRENT.name, 0)) - len(seen)  # ready, but without a new sample in this pass
-    seen += [ReplicaObservation(replica=Replica(name=f"silent-{n}", url=f"silent-{n}", variant=spec.name))
-             for n in range(max(silent, 0))]  # fmt: skip
-    return VariantObservation(spec=spec, requested=int(own["requested_replicas"]), replicas=tuple(seen))
+    told = [_again(before[url], values, at_s) if url in before and not values.keys() - {SAMPLE_AGE}
+            else _replica(spec, url, values, at_s) for url, values in sorted(engines.items())]  # fmt: skip
+    ready = {one.replica.url: one for one in told if one.replica.state is ReplicaState.READY}
+    before.clear()
+    before.update(ready)
+    silent = int(own.get(s.WVA_CURRENT.name, 0)) - len(ready)  # ready, but nothing is told of them
+    unknown = [ReplicaObservation(replica=Replica(name=f"silent-{n}", url=f"silent-{n}", variant=spec.name))
+               for n in range(max(silent, 0))]  # fmt: skip
+    return VariantObservation(spec=spec, requested=int(own["requested_replicas"]), replicas=(*told, *unknown))
+
+
+def _again(seen: ReplicaObservation, values: Mapping[str, float], at_s: float) -> ReplicaObservation:
+    """The reading of a pass before, older now."""
+    age_s = values[SAMPLE_AGE]
+    return replace(seen, age_s=age_s, sample=replace(seen.sample, at_s=at_s - age_s) if seen.sample else None)
 
 
 def _replica(spec: VariantSpec, url: str, values: Mapping[str, float], at_s: float) -> ReplicaObservation:
-    sample = EngineSample(at_s=at_s, kv_utilisation=values.get(s.KV_UTILISATION.name),
-                          waiting=values.get(s.WAITING.name), running=values.get(s.RUNNING.name))  # fmt: skip
-    return ReplicaObservation(replica=Replica(name=url, url=url, variant=spec.name), sample=sample, age_s=0.0,
+    begins = bool(values.get(STARTING))
+    replica = Replica(name=url, url=url, variant=spec.name, since_s=values.get(SINCE, 0.0),
+                      created_s=values.get(CREATED, 0.0),
+                      state=ReplicaState.STARTING if begins else ReplicaState.READY)  # fmt: skip
+    if begins:
+        return ReplicaObservation(replica=replica)
+    age_s = values.get(SAMPLE_AGE, 0.0)
+    sample = EngineSample(
+        at_s=at_s - age_s, kv_utilisation=values.get(s.KV_UTILISATION.name), waiting=values.get(s.WAITING.name),
+        running=values.get(s.RUNNING.name), kv_capacity_tokens=values.get("kv_capacity_tokens"),
+        max_running=values.get("max_running"),
+    )  # fmt: skip
+    return ReplicaObservation(replica=replica, sample=sample, age_s=age_s,
                               **{name: values.get(name) for name in _RATES})  # fmt: skip
 
 
-class _Arrivals:
+class Arrivals:
     """One model's requests as running totals."""
 
     def __init__(self, rows: Sequence[Row]) -> None:

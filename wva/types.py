@@ -182,6 +182,8 @@ class GroupView:
     """Requests that wait at the router for this model."""
     router_stale: bool = False
     """A router is read, but its queue is too old to trust."""
+    router_age_s: float | None = None
+    """Age of the model's queue at the router."""
 
     def cost_per_capacity(self, view: VariantView) -> float:
         """What the optimizer orders by; dollars per hour and unit of capacity."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from fleet.types import Decision, Direction, FleetSnapshot, VariantObservation
 from wva import policy
+from wva.recorded import spec_inputs
 from wva.saturation import usable
 from wva.slo.observe import reference
 from wva.slo.plan import Assessment, GroupInput, assess
@@ -44,32 +45,32 @@ def decide_groups(
             own = key_of(view.spec)
             damped = policy.damp(view.spec, before[own], plan[view.spec.name], now_s=now_s, policy=rules)
             new = replace(before[own], recommendations=damped.recommendations, turns_s=damped.turns_s)
-            found[own] = _decision(view, group.views, result, damped.proposal, now_s), new
+            found[own] = _decision(view, group.views, result, damped.proposal, around), new
     return found, memories
 
 
 def _around(
     view: VariantView, snapshot: FleetSnapshot, extra_age_s: float, now_s: float, rules: Policy
 ) -> Circumstances:  # fmt: skip
-    age_s = snapshot.router_age_of(view.spec.model)
-    stale = age_s is not None and age_s + extra_age_s > rules.stale_after_s
-    traffic = snapshot.traffic.get(view.spec.model)
-    if traffic is not None and now_s - traffic.at_s > rules.stale_after_s:
-        stale = True
+    told, traffic = snapshot.router_age_of(view.spec.model), snapshot.traffic.get(view.spec.model)
+    router_age_s = None if told is None else told + extra_age_s
+    traffic_age_s = None if traffic is None else max(now_s - traffic.at_s, 0.0)
+    stale = any(age_s is not None and age_s > rules.stale_after_s for age_s in (router_age_s, traffic_age_s))
     queued = usable(snapshot.router_queue.get(view.spec.model)) or 0.0
-    return Circumstances(now_s=now_s, queued=queued, router_stale=stale)
+    return Circumstances(now_s=now_s, queued=queued, router_stale=stale, router_age_s=router_age_s,
+                         traffic_age_s=traffic_age_s)  # fmt: skip
 
 
 def _decision(
-    view: VariantView, views: Sequence[VariantView], found: Assessment, proposal: Proposal, now_s: float
+    view: VariantView, views: Sequence[VariantView], found: Assessment, proposal: Proposal, around: Circumstances
 ) -> Decision:  # fmt: skip
     change = proposal.replicas - view.requested
     return Decision(
-        at_s=now_s, variant=view.spec.name, namespace=view.spec.namespace, model=view.spec.model,
+        at_s=around.now_s, variant=view.spec.name, namespace=view.spec.namespace, model=view.spec.model,
         accelerator=view.spec.accelerator, current=view.ready, desired=proposal.replicas,
         direction=Direction.UP if change > 0 else Direction.DOWN if change < 0 else Direction.HOLD,
         reason=proposal.reason, detail=proposal.detail, saturation=_load(views, found),
-        signals=_inputs(view, views, found),
+        signals=_inputs(view, views, found, around),
     )  # fmt: skip
 
 
@@ -79,7 +80,9 @@ def _load(views: Sequence[VariantView], found: Assessment) -> float | None:
     return min(found.need.demand_rps / borne, 1.0) if found.need and borne > 0 else None
 
 
-def _inputs(view: VariantView, views: Sequence[VariantView], found: Assessment) -> dict[str, float | None]:
+def _inputs(
+    view: VariantView, views: Sequence[VariantView], found: Assessment, around: Circumstances
+) -> dict[str, float | None]:  # fmt: skip
     """Everything the decision rests on, by name, for explain and the console."""
     seen, need, own = found.seen, found.need, found.seen.laws[view.spec.name]
     samples = [one.sample for one in view.fresh if one.sample]
@@ -101,4 +104,6 @@ def _inputs(view: VariantView, views: Sequence[VariantView], found: Assessment) 
         "expected_misses": need.missed if need else None, "expected_misses_as_is": need.missed_as_is if need else None,
         "cost_per_capacity": view.spec.cost_per_hour / found.capacity[view.spec.name],
         "reference": float(reference(views).spec.name == view.spec.name),
+        "router_age_s": around.router_age_s, "traffic_age_s": around.traffic_age_s,
+        **spec_inputs(view.spec),
     }  # fmt: skip

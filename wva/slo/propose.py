@@ -23,6 +23,10 @@ class Circumstances:
     queued: float
     """Requests that wait at the router."""
     router_stale: bool
+    router_age_s: float | None = None
+    """Age of the model's queue at the router."""
+    traffic_age_s: float | None = None
+    """Age of what was counted of the model's requests."""
 
 
 def propose(views: Sequence[VariantView], found: Assessment, around: Circumstances, rules: Policy) -> Plan:
