@@ -23,8 +23,8 @@ class Recorder:
     """Turns passes into rows and keeps the history small.
 
     A decision is written when its desired replicas or its reason changed, and else every ``decision_every_s`` seconds;
-    a replica's values only when its sample is a new one, the age of the old one otherwise. In a large fleet each replica
-    takes its turn every few passes, so that no pass writes many more than ``max_samples`` values of replicas.
+    a replica's values only when its sample is a new one, the age of the old one otherwise. In a large fleet each
+    replica takes its turn every few passes, so that no pass writes many more than ``max_samples`` values of replicas.
     """
 
     def __init__(self, decision_every_s: float, *, max_samples: int = MAX_SAMPLES) -> None:
