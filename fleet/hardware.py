@@ -9,6 +9,7 @@ list prices per GPU-hour, dated. Pairs of model and GPU without coefficients: :m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal
 
 GIB = 1024**3
@@ -288,6 +289,7 @@ guide asks for 0.95, which is 3.98 GiB more on each GPU of 79.65 GiB. How the re
 :mod:`benchmarks.routing.fitting`."""
 
 
+@lru_cache(maxsize=4096)
 def shape_of(model: str) -> ModelShape | None:
     """The shape that a served model's name contains, the longest one; ``None`` when there is none.
 

@@ -73,5 +73,13 @@ class _Search:
         if spent + missing * one.cost / one.capacity >= self._cost - SLACK:
             return
         most = min(math.ceil(missing / one.capacity - SLACK), one.high - one.low)
+        after = self._order[index + 1] if index + 1 < len(self._order) else None
         for count in range(most, -1, -1):
-            self.go(index + 1, missing - count * one.capacity, spent + count * one.cost, (*taken, one.low + count))
+            left = missing - count * one.capacity
+            if (
+                left > SLACK
+            ):  # fewer of this one leave more to the others, which are dearer: none that follows is better
+                bound = math.inf if after is None else spent + count * one.cost + left * after.cost / after.capacity
+                if self._room[index + 1] < left - SLACK or bound >= self._cost - SLACK:
+                    return
+            self.go(index + 1, left, spent + count * one.cost, (*taken, one.low + count))

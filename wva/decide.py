@@ -44,7 +44,7 @@ def decide(
     groups: dict[str, list[VariantObservation]] = {}
     for spec in specs:
         if (entry := observed.get(key_of(spec))) is not None:
-            groups.setdefault(group_key(spec), []).append(replace(entry, spec=spec))
+            groups.setdefault(group_key(spec), []).append(entry if entry.spec is spec else replace(entry, spec=spec))
     if rules.analyzer == "slo":
         found, memories = slo.decide_groups(groups, snapshot, state, now_s, rules)
     else:

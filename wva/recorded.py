@@ -25,11 +25,12 @@ ROUTER_AGE: Final = "router_age_s"
 _DEFAULTS: Final = VariantSpec(name="", model="", accelerator="")
 _ROLES: Final = {(1.0, 1.0): Role.BOTH, (1.0, 0.0): Role.PREFILL, (0.0, 1.0): Role.DECODE}
 """Prefills, decodes."""
+_FLAGS: Final = {role: flags for flags, role in _ROLES.items()}
 
 
 def spec_inputs(spec: VariantSpec) -> dict[str, float | None]:
     """Everything of a spec that a decision rests on and its row does not name."""
-    prefills, decodes = next(flags for flags, role in _ROLES.items() if role is spec.role)
+    prefills, decodes = _FLAGS[spec.role]
     return {
         "scale_up_above": spec.saturation_threshold,
         "scale_down_below": spec.scale_down_threshold,

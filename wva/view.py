@@ -33,19 +33,25 @@ def view_variant(
         extra_age_s: age of the snapshot itself.
         rules: ``stale_after_s`` and ``startup_timeout_s``.
     """
-    ready = [seen for seen in entry.replicas if seen.replica.state is ReplicaState.READY]
-    ages = [seen.age_s + extra_age_s for seen in ready if seen.age_s is not None]
-    fresh = tuple(seen for seen in ready if _says(seen) and _age(seen, extra_age_s) <= rules.stale_after_s)
-    stale = sum(age > rules.stale_after_s for age in ages)
-    pending, overdue = _starting(entry, state, len(ready), now_s, rules.startup_timeout_s)
+    fresh: list[ReplicaObservation] = []
+    ready, stale, oldest_s = 0, 0, None
+    for seen in entry.replicas:  # one pass: this is the loop over all replicas of a large fleet
+        if seen.replica.state is not ReplicaState.READY:
+            continue
+        ready += 1
+        if seen.age_s is None:
+            continue
+        age_s = seen.age_s + extra_age_s
+        oldest_s = age_s if oldest_s is None or age_s > oldest_s else oldest_s
+        if age_s > rules.stale_after_s:
+            stale += 1
+        elif _says(seen):
+            fresh.append(seen)
+    pending, overdue = _starting(entry, state, ready, now_s, rules.startup_timeout_s)
     return VariantView(
-        spec=entry.spec, requested=entry.requested, ready=len(ready), pending=pending, overdue=overdue, fresh=fresh,
-        stale=stale, missing=len(ready) - len(fresh) - stale, age_s=max(ages, default=None),
+        spec=entry.spec, requested=entry.requested, ready=ready, pending=pending, overdue=overdue, fresh=tuple(fresh),
+        stale=stale, missing=ready - len(fresh) - stale, age_s=oldest_s,
     )  # fmt: skip
-
-
-def _age(seen: ReplicaObservation, extra_age_s: float) -> float:
-    return float("inf") if seen.age_s is None else seen.age_s + extra_age_s
 
 
 def _says(seen: ReplicaObservation) -> bool:
@@ -58,6 +64,8 @@ def _starting(
     entry: VariantObservation, state: VariantState, ready: int, now_s: float, timeout_s: float
 ) -> tuple[int, int]:
     """Replicas that start, and those that took too long; ones that do not exist yet count from the request."""
+    if ready == len(entry.replicas) >= entry.requested:
+        return 0, 0
     starting = [seen.replica for seen in entry.replicas if seen.replica.state is ReplicaState.STARTING]
     late = sum(now_s - (replica.since_s or state.requested_at_s) > timeout_s for replica in starting)
     absent = max(entry.requested - ready - len(starting), 0)

@@ -41,11 +41,13 @@ def decide_groups(
         memories[key] = result.seen.memory
         around = _around(group.views[0], snapshot, extra_age_s, now_s, rules)
         plan = propose(group.views, result, around, rules)
+        base, shared, load = reference(group.views), _shared(result, around), _load(group.views, result)
         for view in group.views:
             own = key_of(view.spec)
             damped = policy.damp(view.spec, before[own], plan[view.spec.name], now_s=now_s, policy=rules)
             new = replace(before[own], recommendations=damped.recommendations, turns_s=damped.turns_s)
-            found[own] = _decision(view, group.views, result, damped.proposal, around), new
+            signals = _inputs(view, base, result, shared)
+            found[own] = _decision(view, damped.proposal, load, signals, now_s), new
     return found, memories
 
 
@@ -62,15 +64,14 @@ def _around(
 
 
 def _decision(
-    view: VariantView, views: Sequence[VariantView], found: Assessment, proposal: Proposal, around: Circumstances
+    view: VariantView, proposal: Proposal, load: float | None, signals: Mapping[str, float | None], now_s: float
 ) -> Decision:  # fmt: skip
     change = proposal.replicas - view.requested
     return Decision(
-        at_s=around.now_s, variant=view.spec.name, namespace=view.spec.namespace, model=view.spec.model,
+        at_s=now_s, variant=view.spec.name, namespace=view.spec.namespace, model=view.spec.model,
         accelerator=view.spec.accelerator, current=view.ready, desired=proposal.replicas,
         direction=Direction.UP if change > 0 else Direction.DOWN if change < 0 else Direction.HOLD,
-        reason=proposal.reason, detail=proposal.detail, saturation=_load(views, found),
-        signals=_inputs(view, views, found, around),
+        reason=proposal.reason, detail=proposal.detail, saturation=load, signals=signals,
     )  # fmt: skip
 
 
@@ -80,30 +81,36 @@ def _load(views: Sequence[VariantView], found: Assessment) -> float | None:
     return min(found.need.demand_rps / borne, 1.0) if found.need and borne > 0 else None
 
 
+def _shared(found: Assessment, around: Circumstances) -> dict[str, float | None]:
+    """What the decisions of a group's variants rest on together."""
+    seen, need = found.seen, found.need
+    told = need.forecast if need else None
+    return {
+        "demand_rps": seen.demand_rps, "in_flight": seen.in_flight, "prompt_tokens_mean": seen.mix.prompt,
+        "output_tokens_mean": seen.mix.output, "prefix_hit_ratio": seen.mix.hit_ratio, "lead_s": seen.lead_s,
+        "forecast_rps": told.point if told else None, "forecast_p90_rps": told.quantile(0.9) if told else None,
+        "forecast_error": told.error if told else None, "needed_now": need.present if need else None,
+        "needed": need.replicas if need else None, "expected_misses": need.missed if need else None,
+        "expected_misses_as_is": need.missed_as_is if need else None, "router_age_s": around.router_age_s,
+        "traffic_age_s": around.traffic_age_s,
+    }  # fmt: skip
+
+
 def _inputs(
-    view: VariantView, views: Sequence[VariantView], found: Assessment, around: Circumstances
+    view: VariantView, base: VariantView, found: Assessment, shared: Mapping[str, float | None]
 ) -> dict[str, float | None]:  # fmt: skip
     """Everything the decision rests on, by name, for explain and the console."""
-    seen, need, own = found.seen, found.need, found.seen.laws[view.spec.name]
+    name = view.spec.name
+    own, correction = found.seen.laws[name], found.seen.memory.variants[name].correction
     samples = [one.sample for one in view.fresh if one.sample]
-    told = need.forecast if need else None
-    correction = seen.memory.variants[view.spec.name].correction
     return {
         "kv_utilisation": sum(one.kv_utilisation or 0.0 for one in samples) / len(samples) if samples else None,
         "waiting_per_replica": sum(one.waiting or 0.0 for one in samples) / len(samples) if samples else None,
         "requested": view.requested, "ready": view.ready, "pending": view.pending, "overdue": view.overdue,
-        "fresh": len(view.fresh), "stale": view.stale, "missing": view.missing, "age_s": view.age_s,
-        "demand_rps": seen.demand_rps, "in_flight": seen.in_flight, "prompt_tokens_mean": seen.mix.prompt,
-        "output_tokens_mean": seen.mix.output, "prefix_hit_ratio": seen.mix.hit_ratio,
-        "capacity_rps": found.capacity[view.spec.name], "lone_s": own.cost.lone_s * own.lone,
+        "fresh": len(view.fresh), "stale": view.stale, "missing": view.missing, "age_s": view.age_s, **shared,
+        "capacity_rps": found.capacity[name], "lone_s": own.cost.lone_s * own.lone,
         "work_s": own.cost.work_s * own.work,
         "full_in_flight": own.full, "law_error": (correction.var_lone + correction.var_work) ** 0.5,
-        "lead_s": seen.lead_s, "forecast_rps": told.point if told else None,
-        "forecast_p90_rps": told.quantile(0.9) if told else None, "forecast_error": told.error if told else None,
-        "needed_now": need.present if need else None, "needed": need.replicas if need else None,
-        "expected_misses": need.missed if need else None, "expected_misses_as_is": need.missed_as_is if need else None,
-        "cost_per_capacity": view.spec.cost_per_hour / found.capacity[view.spec.name],
-        "reference": float(reference(views).spec.name == view.spec.name),
-        "router_age_s": around.router_age_s, "traffic_age_s": around.traffic_age_s,
+        "cost_per_capacity": view.spec.cost_per_hour / found.capacity[name], "reference": float(view is base),
         **spec_inputs(view.spec),
     }  # fmt: skip

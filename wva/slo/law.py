@@ -10,7 +10,7 @@ engine's setting lets run wait.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from wva.slo.mix import Cost, Mix, stay_s
@@ -56,14 +56,18 @@ def first(known: bool) -> Correction:
     return Correction(var_lone=spread, var_work=spread)
 
 
-def updated(before: Correction, cost: Cost, *, running: float, rps: float, samples: float, now_s: float) -> Correction:
+def updated(
+    before: Correction, cost: Cost, *, running: float, rps: float, samples: float, now_s: float, kv: float | None = None
+) -> Correction:
     """After seeing ``running`` requests per replica while ``rps`` finish on each.
 
     Args:
         samples: finished requests behind ``rps``.
+        kv: what is known now of the KV memory that a request holds; ``None``: as before.
     """
+    kv = before.kv_per_request if kv is None else kv
     if rps <= 0 or running <= 0 or samples < 1:
-        return before
+        return replace(before, kv_per_request=kv)
     nominal_s = stay_s(cost, running)
     x = lone_share(cost, running)
     y = 1.0 - x
@@ -78,7 +82,7 @@ def updated(before: Correction, cost: Cost, *, running: float, rps: float, sampl
     return Correction(
         lone=_limited(before.lone + gain_l / total * error), work=_limited(before.work + gain_w / total * error),
         var_lone=vl - gain_l**2 / total, var_work=vw - gain_w**2 / total, cov=cov - gain_l * gain_w / total,
-        kv_per_request=before.kv_per_request, at_s=now_s,
+        kv_per_request=kv, at_s=now_s,
     )  # fmt: skip
 
 

@@ -187,7 +187,7 @@ def _starts(
     for entry in entries:
         for seen in entry.replicas:
             one = seen.replica
-            begun = memory.starting.get(one.name)
+            begun = memory.starting.get(one.name) if memory.starting else None
             if one.state is ReplicaState.STARTING:
                 starting[one.name] = one.created_s or begun or one.since_s or now_s
             elif one.state is ReplicaState.READY and begun is not None:
@@ -228,16 +228,16 @@ def _corrected(
     samples = [seen.sample for seen in fresh if seen.sample]
     running = sum(sample.running or 0.0 for sample in samples)
     used = sum(sample.kv_utilisation or 0.0 for sample in samples)
-    after = before
+    kv = before.kv_per_request
     if running >= max(len(samples), 1):
         held = used / running
         old = before.kv_per_request
-        after = replace(after, kv_per_request=held if old is None else old + SMOOTH * (held - old))
+        kv = held if old is None else old + SMOOTH * (held - old)
     rates = [rate for seen in fresh if (rate := usable(seen.request_rps)) is not None]
     if not rates or len(rates) != len(fresh) or not _steady(memory.readings, now_s):
-        return after
+        return before if kv == before.kv_per_request else replace(before, kv_per_request=kv)
     rps = sum(rates) / len(rates)
-    return updated(after, own, running=running / len(samples), rps=rps, samples=sum(rates) * 30.0, now_s=now_s)
+    return updated(before, own, running=running / len(samples), rps=rps, samples=sum(rates) * 30.0, now_s=now_s, kv=kv)
 
 
 def _steady(readings: Sequence[Reading], now_s: float) -> bool:
@@ -261,13 +261,13 @@ def _tallied(
     if previous is None or last.at_s <= previous.at_s:
         return dict(known)
     late_s = {name: one.stay_s(one.level) for name, one in laws.items()}
-    found = {}
+    found, seen = {}, outcome(previous, last)
     for name, variant in known.items():
         keep = 0.5 ** (max(now_s - variant.tallied_s, 0.0) / TALLY_HALF_LIFE_S) if variant.tallied_s else 1.0
         lived = _lived_level(readings, late_s[name])
         counts = {one.column: (one.good * keep, one.missed * keep) for one in variant.tallies}
         if lived is not None:
-            _count(counts, misses.column(lived / laws[name].level), previous, last)
+            _count(counts, misses.column(lived / laws[name].level), seen)
         tallies = tuple(Tally(column=column, good=good, missed=missed)
                         for column, (good, missed) in sorted(counts.items()) if good + missed > 0.01)  # fmt: skip
         found[name] = replace(variant, tallies=tallies, tallied_s=now_s)
@@ -293,8 +293,8 @@ def outcome(previous: Reading, last: Reading) -> tuple[float, float]:
     return total, min(max(late, 0.0) + max(slow, 0.0), total)
 
 
-def _count(counts: dict[int, tuple[float, float]], column: int, previous: Reading, last: Reading) -> None:
-    total, missed = outcome(previous, last)
+def _count(counts: dict[int, tuple[float, float]], column: int, seen: tuple[float, float]) -> None:
+    total, missed = seen
     if total <= 0.0:
         return
     scale = misses.tempered(total)
@@ -305,7 +305,13 @@ def _count(counts: dict[int, tuple[float, float]], column: int, previous: Readin
 def _lived_level(readings: Sequence[Reading], life_s: float) -> float | None:
     """Mean in flight per replica over a request's life; ``None`` while the number of replicas changed in it."""
     last = readings[-1]
-    recent = [one for one in readings if last.at_s - one.at_s <= life_s] if life_s > 20.0 else list(readings[-2:])
-    if len({one.ready for one in recent}) > 1 or not last.ready:
+    if not last.ready:
         return None
-    return sum(one.in_flight for one in recent) / len(recent) / last.ready
+    total, count = 0.0, 0
+    for one in reversed(readings if life_s > 20.0 else readings[-2:]):
+        if life_s > 20.0 and last.at_s - one.at_s > life_s:
+            break
+        if one.ready != last.ready:
+            return None
+        total, count = total + one.in_flight, count + 1
+    return total / count / last.ready

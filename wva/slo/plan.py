@@ -90,14 +90,9 @@ class _Row:
     """Expected misses of the reference by level."""
     capacity: Mapping[str, float]
     budget: float
-
-    @property
-    def base(self) -> VariantView:
-        return reference(self.group.views)
-
-    @property
-    def law(self) -> Law:
-        return self.seen.laws[self.base.spec.name]
+    base: VariantView
+    law: Law
+    """Of the reference."""
 
     def replicas(self, what: str) -> float:
         """``ready``, ``requested`` or ``pending`` of all variants, in replicas of the reference."""
@@ -115,8 +110,10 @@ def assess(groups: Sequence[GroupInput], snapshot: FleetSnapshot, *, now_s: floa
         capacities.append(_capacities(group, looked[index], table, share))
         if looked[index].demand_rps is not None:
             looked[index], told = _foretold(group, looked[index], now_s, rules)
+            base = reference(group.views)
             rows[index] = _Row(group=group, seen=looked[index], told=told, capacity=capacities[-1], budget=share,
-                               table=table[reference(group.views).spec.name])  # fmt: skip
+                               base=base, law=looked[index].laws[base.spec.name],
+                               table=table[base.spec.name])  # fmt: skip
     needs = dict(zip(rows, _sized(list(rows.values()), rules), strict=True))
     return [Assessment(seen=seen, capacity=capacity, need=needs.get(index))
             for index, (seen, capacity) in enumerate(zip(looked, capacities, strict=True))]  # fmt: skip
