@@ -178,8 +178,8 @@ class PrometheusSource:
             waiting[model] = waiting.get(model, 0.0) + (entry.number if _usable(entry.number) else math.nan)
         ages: dict[str, float] = {}
         for entry in self._query(queries.router_queue_sampled_at()):
-            model, age_s = entry.metric.model, max(entry.value[0] - entry.number, 0.0)
-            ages[model] = max(age_s, ages.get(model, 0.0))
+            if _usable(at_s := entry.number):
+                ages[entry.metric.model] = max(entry.value[0] - at_s, ages.get(entry.metric.model, 0.0))
         return RouterQueue(waiting={model: n for model, n in waiting.items() if _usable(n)}, ages_s=ages)
 
     def traffic(self) -> Mapping[str, ModelTraffic]:
@@ -196,14 +196,14 @@ class PrometheusSource:
                   for entry in self._query(query) if (one := entry.metric)]  # fmt: skip
         at_s: dict[str, float] = {}
         for entry in self._query(queries.traffic_sampled_at(heard)):
-            model = entry.metric.model
-            at_s[model] = max(entry.number, at_s.get(model, 0.0))
+            if _usable(entry.number):
+                at_s[entry.metric.model] = max(entry.number, at_s.get(entry.metric.model, 0.0))
         return model_traffic(points, words, at_s=at_s, source=source)
 
     def _ages(self) -> Values:
         """Seconds between each engine's newest sample and the query, both by Prometheus's clock."""
-        return {entry.metric.instance: max(entry.value[0] - entry.number, 0.0)
-                for entry in self._query(queries.sampled_at())}  # fmt: skip
+        return {entry.metric.instance: max(entry.value[0] - at_s, 0.0)
+                for entry in self._query(queries.sampled_at()) if _usable(at_s := entry.number)}  # fmt: skip
 
     def _fields(self) -> dict[str, Values]:
         """Fields of :class:`EngineSample`, each by instance."""

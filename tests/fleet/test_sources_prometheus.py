@@ -107,6 +107,16 @@ def test_ages_are_by_prometheus_own_clock() -> None:
     assert reading["http://10.0.0.0:8000"].generation_tps is None
 
 
+def test_a_time_that_means_nothing_is_no_age() -> None:
+    """NaN compares as neither fresh nor stale."""
+    instance = {"instance": "10.0.0.0:8000"}
+    times = {queries.sampled_at(), queries.router_queue_sampled_at()}
+    with api(lambda query: vector(({**instance, "model_name": "a"}, "NaN" if query in times else "1"))) as (url, _):
+        source = PrometheusSource(url)
+        assert source.read(fleet_of(1), now_s=NOW) == {}
+        assert source.router_queue() == RouterQueue(waiting={"a": 1.0}, ages_s={})
+
+
 def test_values_that_mean_nothing_are_dropped_and_aliases_come_second() -> None:
     instance = {"instance": "10.0.0.0:8000"}
 
