@@ -20,9 +20,10 @@ from benchmarks.predictor.speed import Speed, measure
 from benchmarks.predictor.traffic import arrivals
 from benchmarks.result import Bar, Outcome, Plot, Series, Table
 from fleet.errors import ConfigError
-from predictor.baselines import METHODS, Fitted, lmetric, ours, token_load, upstream
+from predictor.baselines import METHODS, Fitted, Method, lmetric, ours, token_load, upstream
 from predictor.evaluate import GAP_ROWS, TEST_SHARE, Point, learning_curve, score_of
 from predictor.model import TARGETS
+from predictor.quantile_net import quantile_net
 from predictor.samples import Dataset, dataset
 
 REQUESTS: Final = 5100
@@ -40,7 +41,7 @@ _UNCOUNTED: Final = 150
 def run(options: BenchOptions) -> Outcome:
     """The bench.
 
-    Raises: ConfigError for a workload file: its worlds are drawn by seed.
+    Raises: ConfigError for a workload file: its worlds are drawn by seed; or, with ``extra``, where torch is missing.
     """
     if options.workload:
         raise ConfigError("the predictor bench draws its own worlds", limit="no --workload; --seeds and --scale",
@@ -68,7 +69,10 @@ def _seed(seed: int, options: BenchOptions, index: int) -> dict[str, Any]:
     recording = recorded(one)
     data = dataset(list(recording.samples))
     tell(0.1, "learning curve")
-    points = learning_curve(data, sizes=SIZES, methods={name: METHODS[name] for name in METHOD_NAMES})
+    methods: dict[str, Method] = {name: METHODS[name] for name in METHOD_NAMES}
+    if options.extra:
+        methods["quantile-net"] = quantile_net
+    points = learning_curve(data, sizes=SIZES, methods=methods)
     tell(0.4, "intervals as served")
     served = serve(recording.samples)
     tell(0.8, "unseen slow endpoint")
@@ -146,6 +150,7 @@ def regrets(recording: Recording) -> dict[str, dict[str, float]]:
 
 def _judged(found: Sequence[dict[str, Any]], least: Sequence[Mapping[str, Floor]], speed: Speed) -> Outcome:
     curve = _curve(found)
+    names = list(dict.fromkeys(name for name, _, _ in curve))
     groups, endpoints = _coverages([one["served"] for one in found])
     worst = max(groups.values(), key=lambda pct: abs(pct - 90.0))
     slow = {name: fmean(one["slow"][name] for one in found) for name in found[0]["slow"]}
@@ -171,7 +176,7 @@ def _judged(found: Sequence[dict[str, Any]], least: Sequence[Mapping[str, Floor]
         "served_by": {one["case"].seed: one["served"].rungs for one in found},
     }  # fmt: skip
     tables = [*_tables(found, curve, groups, endpoints, widths=widths, speed=speed), _floor_table(found, least)]
-    return Outcome(results=results, bars=bars, tables=tables, plots=_plots(curve), notes=_NOTES)  # fmt: skip
+    return Outcome(results=results, bars=bars, tables=tables, plots=_plots(curve, names), notes=_NOTES)  # fmt: skip
 
 
 _NOTES: Final = (
@@ -227,7 +232,7 @@ def _tables(
     endpoints: Sequence[float], *, widths: dict[str, dict[str, float]], speed: Speed,
 ) -> list[Table]:  # fmt: skip
     lines = [[name, target, *(_rounded(curve.get((name, target, n))) for n in SIZES)]
-             for target in TARGETS for name in METHOD_NAMES]  # fmt: skip
+             for target in TARGETS for name in dict.fromkeys(name for name, _, _ in curve)]  # fmt: skip
     covered = [[name, _rounded(pct)] for name, pct in groups.items()]
     covered.append(["endpoints, lowest to highest", f"{min(endpoints):.1f} to {max(endpoints):.1f}"])
     lost = [[name, row["regret_ms"], row["agree_pct"]] for name, row in _regret(found).items()]
@@ -256,12 +261,12 @@ def _floor_table(found: Sequence[dict[str, Any]], least: Sequence[Mapping[str, F
     )
 
 
-def _plots(curve: dict[tuple[str, str, int], float]) -> list[Plot]:
+def _plots(curve: dict[tuple[str, str, int], float], names: Sequence[str]) -> list[Plot]:
     return [
         Plot(title=f"{target.upper()} error by training rows", x_label="training rows", y_label="MAPE, %", log_y=True,
              series=[Series(name=name, x=[float(n) for n in SIZES if (name, target, n) in curve],
                             y=[curve[name, target, n] for n in SIZES if (name, target, n) in curve])
-                     for name in METHOD_NAMES])
+                     for name in names])
         for target in TARGETS
     ]  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from predictor.fit import fit_once
 from predictor.lengths import Lengths
 from predictor.model import Rung
 from predictor.prior import law_named, laws_of, prior_model
+from predictor.quantile_net import quantile_net
 from predictor.report import html
 from predictor.residual import bins, factor
 from predictor.samples import dataset
@@ -124,3 +126,24 @@ def test_samples_go_out_and_come_back_in(tmp_path: Path, world) -> None:
     assert CliRunner().invoke(predictor, ["export", "--out", str(out), "--history-url", url]).exit_code == 0
     back = [json.loads(line) for line in out.read_text().splitlines()]
     assert [one["ttft_s"] for one in back] == [one["ttft_s"] for one in lines]
+
+
+def test_the_quantile_network_learns_in_the_same_frame(world) -> None:
+    pytest.importorskip("torch", reason="torch is an extra")
+    rows, later = dataset(world(600)), dataset(world(200, seed=9))
+    fitted = quantile_net(rows)
+    for target in ("ttft", "tpot"):
+        band, upper = fitted.band(later, target), fitted.upper(later, target)
+        assert band is not None
+        assert upper is not None
+        low, high = band
+        assert (low > 0).all()
+        assert (low <= fitted.point(later, target)).all()
+        assert (upper <= high).all()
+        assert np.median(np.abs(fitted.point(later, target) / later.target(target) - 1.0)) < 0.3
+
+
+def test_without_torch_the_network_says_what_to_install(world, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ConfigError, match="torch is not installed"):
+        quantile_net(dataset(world(40)))
