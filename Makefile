@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up install install-dev test test-fast lint fmt types layers generate screenshots test-engine bench-load bench-peers tools clean
+.PHONY: help up install install-dev test test-fast lint fmt types layers generate screenshots docs test-engine bench-load bench-peers tools clean
 
 help: ## show these targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -46,15 +46,20 @@ types: install-dev ## mypy --strict
 layers: install-dev ## imports point down, pure modules import no I/O
 	$(BIN)/lint-imports --no-cache
 
-generate: install-dev ## write what is generated again: alert rules, performance page, schema, example manifests, kustomize base
+generate: install-dev ## write what is generated again: alert rules, reference and performance pages, schema, example manifests, kustomize base
 	$(BIN)/fleet alerts generate --out alerts/generated
 	$(BIN)/python -m benchmarks.overview > docs/performance.md
+	$(BIN)/python -m tests.docs.reference docs/reference
 	$(BIN)/fleet plan schema > deploy/schema/inferencecluster.schema.json
 	$(BIN)/fleet plan render docs/examples/cluster.yaml --out docs/examples/cluster-rendered
 	test ! -x .venvs/helm/helm || .venvs/helm/helm template fleet deploy/helm/llm-fleet -n llm-fleet --set history.existingSecret=llm-fleet-history > deploy/kustomize/base/llm-fleet.yaml
 
 screenshots: install-dev ## pictures of every console page, from a running loop
 	$(BIN)/python -m tests.integration.screenshots docs/images
+
+docs: ## the documentation as a site in build/site, strict (an environment of its own, 50 MB)
+	test -x .venvs/docs/bin/mkdocs || ($(PYTHON) -m venv .venvs/docs && .venvs/docs/bin/pip install --quiet --disable-pip-version-check mkdocs-material==9.7.0)
+	.venvs/docs/bin/mkdocs build --strict
 
 test-engine: install-dev tools ## the platform on two real vLLM servers (own environment, 3.5 GB, ten minutes); writes docs/evidence
 	$(PYTHON) tests/engine/environment.py .venvs/vllm

@@ -17,7 +17,9 @@ class AlertsSettings(Settings):
     model_config = SettingsConfigDict(env_prefix="ALERTS_", frozen=True, extra="forbid")
 
     host: str = "127.0.0.1"
+    """Address to listen on; the default is loopback: nothing is reachable from outside."""
     port: int = Field(default=8095, ge=0, le=65_535)
+    """Port for the alerts that fire, health and metrics; 0 takes any free one."""
     interval_s: float = Field(default=2.0, gt=0)
     """Seconds from one scrape and evaluation to the next; a window needs at least two scrapes."""
     scrape_timeout_s: float = Field(default=2.0, gt=0)
@@ -35,6 +37,10 @@ class AlertsSettings(Settings):
     router: str = ""
     """Base URL of the router's admin port."""
     wva: str = ""
+    """Base URL of the controller."""
     predictor: str = ""
+    """Base URL of the predictor."""
     console_url: str = CONSOLE
+    """Where an alert's link into the console leads."""
     runbook_base: str = RUNBOOKS
+    """Folder or URL in front of runbooks' names."""

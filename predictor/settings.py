@@ -15,6 +15,7 @@ class PredictorSettings(Settings):
     model_config = SettingsConfigDict(env_prefix="PREDICTOR_", frozen=True, extra="forbid")
 
     host: str = "127.0.0.1"
+    """Address to listen on; the default is loopback: nothing is reachable from outside."""
     port: int = Field(default=8090, ge=0, le=65535)
     """0: any free port."""
     refit_s: float = Field(default=5.0, gt=0)

@@ -19,6 +19,7 @@ class RouterSettings(Settings):
     model_config = SettingsConfigDict(env_prefix="ROUTER_", frozen=True, extra="forbid")
 
     host: str = "127.0.0.1"
+    """Address to listen on; the default is loopback: nothing is reachable from outside."""
     port: int = Field(default=8080, ge=0, le=65535)
     """Where clients connect; 0 takes any free port."""
     admin_port: int = Field(default=8081, ge=0, le=65535)
