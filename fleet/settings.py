@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError
@@ -38,6 +38,8 @@ class FleetSettings(Settings):
     """Rows older than this are pruned (default two weeks: one more than the console's longest range)."""
     slo_file: Path | None = None
     """The SLO file; unset: the built-in defaults (TTFT P95 < 0.2 s, > 10 000 tok/s, > 99.9 % success)."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """What is logged; ``DEBUG`` is for our own parts only, and shows no credential either."""
     traces: Path | None = None
     """Folder of trace files (azure2023_conv.csv.gz ...); unset: the committed profile stands in."""
 

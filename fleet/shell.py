@@ -8,14 +8,25 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from typing import Final
 
 from fleet.errors import ConfigError
+from fleet.settings import FleetSettings, load
+
+OWN: Final = ("fleet", "predictor", "wva", "router", "alerts", "dashboards", "simulator", "planner", "benchmarks")
+"""Packages whose loggers ``FLEET_LOG_LEVEL`` makes talkative; others may log headers and statements at that level."""
 
 
-def setup_logging(name: str, *, level: str = "INFO") -> None:
-    """Log one line an event to standard error, with the part's name."""
-    logging.basicConfig(stream=sys.stderr, level=level.upper(), force=True,
+def setup_logging(name: str) -> None:
+    """Log one line an event to standard error, with the part's name, from the level ``FLEET_LOG_LEVEL`` on.
+
+    Raises: ConfigError for a level that is none.
+    """
+    level = load(FleetSettings).log_level
+    logging.basicConfig(stream=sys.stderr, level="INFO" if level == "DEBUG" else level, force=True,
                         format=f"%(asctime)s {name} %(levelname)s %(message)s")  # fmt: skip
+    for package in OWN:
+        logging.getLogger(package).setLevel(level)
 
 
 def on_stop(callback: Callable[[], None]) -> None:

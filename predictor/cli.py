@@ -136,7 +136,7 @@ def _checked_url(url: str) -> str:
     try:
         make_url(url)
     except ArgumentError:
-        raise ConfigError("is no SQLAlchemy URL", where=repr(url),
+        raise ConfigError("is no SQLAlchemy URL", where="FLEET_HISTORY_URL or --history-url",
                           next_step="Write sqlite:////path/file or postgresql+psycopg://...") from None  # fmt: skip
     return url
 

@@ -50,7 +50,7 @@ class History:
 
     def _error(self, error: BaseException) -> HistoryError:
         cause = str(getattr(error, "orig", None) or error).splitlines()[0]
-        return HistoryError(f"cannot be opened or written: {cause}", where=self._parsed.render_as_string(),
+        return HistoryError(f"cannot be opened or written: {cause}", where=shown(self.url),
                             next_step="Check its permissions, or set FLEET_HISTORY_URL or FLEET_HOME.")  # fmt: skip
 
     def _migrate(self) -> None:
@@ -130,13 +130,25 @@ class History:
         self._engine.dispose()
 
 
+def shown(url: str) -> str:
+    """A database's URL for logs and people: without its password, and without its options, which may hold one.
+
+    >>> shown("postgresql+psycopg://fleet:secret@db/fleet?password=secret")
+    'postgresql+psycopg://fleet:***@db/fleet'
+    """
+    try:
+        return make_url(url).set(query={}).render_as_string()
+    except ArgumentError:
+        return "a text that is no URL"  # it may hold a password all the same
+
+
 def _parse(url: str) -> URL:
     try:
         return make_url(url)
     except ArgumentError:
         raise HistoryError(
             "is no SQLAlchemy URL",
-            where=repr(url),
+            where="FLEET_HISTORY_URL or --history-url",
             next_step="Write sqlite:////path/file or postgresql+psycopg://...",
         ) from None
 
@@ -152,7 +164,7 @@ def _engine(url: URL, *, read_only: bool) -> Engine:
     try:
         engine = sa.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False} if sqlite else {})
     except (ImportError, NoSuchModuleError) as error:
-        raise HistoryError(f"its driver is not installed ({error})", where=url.render_as_string(),
+        raise HistoryError(f"its driver is not installed ({error})", where=shown(str(url)),
                            next_step="pip install 'llm-fleet[postgres]'.") from None  # fmt: skip
     if sqlite:
         sa.event.listen(engine, "connect", _sqlite_pragmas)
@@ -179,4 +191,4 @@ def _insist(connection: Any, statement: str, *, limit_s: float = 30.0) -> None:
             return
 
 
-__all__ = ["Connection", "History", "Row"]
+__all__ = ["Connection", "History", "Row", "shown"]

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from fleet.discovery import static_fleet
 from fleet.errors import ConfigError
-from fleet.history import History
+from fleet.history import History, shown
 from fleet.settings import FleetSettings, Settings, load, load_slos, read_yaml
 from fleet.up import vllm
 from fleet.up.plan import Ports, UpOptions
@@ -112,7 +112,7 @@ def up(*, headless: bool, as_json: bool, **asked: Any) -> None:
         run.run(headless=headless, console=Console(), notes=notes)
     finally:
         book.release()
-        say(f"history is kept in {options.history_url}")
+        say(f"history is kept in {shown(options.history_url)}")
     _finish(run, as_json=as_json)
 
 

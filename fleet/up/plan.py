@@ -84,34 +84,38 @@ def parts(options: UpOptions, ports: Ports) -> tuple[Part, ...]:
     """The loop's processes in the order they start."""
     base = f"http://{options.host}"
     engines, first = _engines(options, ports), () if options.engines else ("simulator",)
-    history = ("--history-url", options.history_url)
     slo = ("--slo", options.slo_file) if options.slo_file else ()
     found = [
         Part(name="predictor", role="learns TTFT and TPOT", health_url=f"{base}:{ports.predictor}/healthz",
-             argv=_fleet("predictor", "serve", *_listen(options, ports.predictor), *history,
+             argv=_fleet("predictor", "serve", *_listen(options, ports.predictor),
                          "--home", options.home)),
         Part(name="router", role="routes requests", after=first, health_url=f"{base}:{ports.router_admin}/healthz",
              argv=_fleet("router", "serve", *_listen(options, ports.router), "--admin-port", ports.router_admin,
-                         *engines, *history, "--home", options.home, "--seed", options.seed,
+                         *engines, "--home", options.home, "--seed", options.seed,
                          *_optional("--config", options.router_config))),
         Part(name="wva", role="scales variants", after=first, health_url=f"{base}:{ports.wva}/healthz",
-             argv=_fleet("wva", "run", *_listen(options, ports.wva), *engines, *_model(options), *history,
+             argv=_fleet("wva", "run", *_listen(options, ports.wva), *engines, *_model(options),
                          *_source(options), "--router-url", f"{base}:{ports.router_admin}",
                          "--interval-s", options.wva_interval_s, "--state-file", options.home / "wva-state.json",
                          "--scale-down-stabilisation-s", options.scale_down_stabilisation_s)),
         Part(name="alerts", role="watches the SLOs", after=first, health_url=f"{base}:{ports.alerts}/healthz",
              argv=_fleet("alerts", "watch", *_listen(options, ports.alerts), *engines,
                          "--router", f"{base}:{ports.router_admin}",
-                         "--wva", f"{base}:{ports.wva}", "--predictor", f"{base}:{ports.predictor}", *history,
+                         "--wva", f"{base}:{ports.wva}", "--predictor", f"{base}:{ports.predictor}",
                          "--for-scale", "0.1", *slo)),
     ]  # fmt: skip
     if not options.engines:
         found.insert(0, _simulator(options, ports, base))
     if options.console:
-        found.append(_console(options, ports, base, history, slo))
+        found.append(_console(options, ports, base, slo))
     if options.traffic:
         found.append(_traffic(options, ports, base))
     return tuple(found)
+
+
+def environment(options: UpOptions) -> dict[str, str]:
+    """What parts are told by their environment: the history's URL may hold a password, and everybody sees arguments."""
+    return {"FLEET_HISTORY_URL": options.history_url, "CONSOLE_HISTORY_URL": options.history_url}
 
 
 def _listen(options: UpOptions, port: int) -> tuple[object, ...]:
@@ -142,11 +146,11 @@ def _simulator(options: UpOptions, ports: Ports, base: str) -> Part:
                             "--engine-port-base", ports.engine_base, *real))  # fmt: skip
 
 
-def _console(options: UpOptions, ports: Ports, base: str, history: tuple[str, ...], slo: tuple[object, ...]) -> Part:
+def _console(options: UpOptions, ports: Ports, base: str, slo: tuple[object, ...]) -> Part:
     urls = {"wva": ports.wva, "router": ports.router_admin, "predictor": ports.predictor, "alerts": ports.alerts}
     sources = [word for name, port in urls.items() for word in (f"--{name}", f"{base}:{port}")]
     return Part(name="console", role="shows it all", health_url=f"{base}:{ports.console}/_stcore/health",
-                argv=_fleet("console", *_listen(options, ports.console), *history, *sources, *slo))  # fmt: skip
+                argv=_fleet("console", *_listen(options, ports.console), *sources, *slo))  # fmt: skip
 
 
 def _traffic(options: UpOptions, ports: Ports, base: str) -> Part:

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.live import Live
 
 from fleet.errors import ConfigError
-from fleet.history import Event, History
+from fleet.history import Event, History, shown
 from fleet.platform import HttpPlatform, Platform, StaticPlatform
 from fleet.sources.exposition import parse
 from fleet.up import report
 from fleet.up.collect import Collector
-from fleet.up.plan import Ports, UpOptions, parts
+from fleet.up.plan import Ports, UpOptions, environment, parts
 from fleet.up.supervisor import STARTUP_S, Supervisor
 from fleet.up.view import Screen, render
 
@@ -43,7 +43,8 @@ class Up:
         self._say = say
         self.news: list[str] = []
         self.started_at = time.time()
-        self.supervisor = Supervisor(parts(options, ports), logs=options.home / "logs", report=self._report)
+        self.supervisor = Supervisor(parts(options, ports), logs=options.home / "logs", report=self._report,
+                                     environment=environment(options))  # fmt: skip
         platform: Platform = (
             StaticPlatform(options.engines.split(","), model=options.model)
             if options.engines
@@ -185,7 +186,7 @@ class Up:
             "engine_restarts": self._engine_restarts,
             "died": self.supervisor.died(),
             "addresses": self.addresses(),
-            "history": self.options.history_url,
+            "history": shown(self.options.history_url),
             "seed": self.options.seed,
         }
 

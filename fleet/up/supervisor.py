@@ -6,9 +6,10 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import requests
 
@@ -61,6 +62,7 @@ class Supervisor:
         logs: folder of the parts' logs.
         report: called with a line for a person whenever something starts, dies or comes back.
         clock: monotonic seconds.
+        environment: variables of every part, beside our own.
     """
 
     def __init__(
@@ -70,7 +72,9 @@ class Supervisor:
         logs: Path,
         report: Callable[[str, str], None],
         clock: Callable[[], float] = time.monotonic,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        self._environment = environment
         self.running = {part.name: Running(part) for part in parts}
         self._logs, self._report, self._clock = logs, report, clock
         self._session = requests.Session()
@@ -119,7 +123,7 @@ class Supervisor:
         return due and (not running.part.gate_url or self._answers(running.part.gate_url))
 
     def _start(self, running: Running) -> None:
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, **self._environment, "PYTHONUNBUFFERED": "1"}
         with self.log_of(running.part.name).open("ab") as log:
             running.process = subprocess.Popen(
                 running.part.argv,

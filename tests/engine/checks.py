@@ -29,6 +29,8 @@ class Check:
     ok: bool
     figures: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    measured: dict[str, Any] = field(default_factory=dict)
+    """When, how long, and how busy the machine was."""
 
 
 # ---- (a) the router changes nothing
@@ -93,7 +95,7 @@ def prefix_routing(
     servers: Sequence[Server], ways: Mapping[str, str], counted: Callable[[], Mapping[str, float]]
 ) -> Check:
     """vLLM's own hit counter with the router against taking turns, when all prefixes fill more than one cache."""
-    shape = {"groups": 20, "each": 6, "prefix": 40 * BLOCK, "rest": 2 * BLOCK}
+    shape = {"groups": 20, "each": 4, "prefix": 40 * BLOCK, "rest": 2 * BLOCK}
     prompts = shared_prompts(2, **shape)
     found = {"round robin": hit_ratio(
         servers, lambda n, body: ask(servers[n % len(servers)].url, body), prompts, counted)}  # fmt: skip

@@ -6,16 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tests.engine.checks import Check
 
 _HEAD = """# The platform on real vLLM
 
-Written by `{command}` ({date}, {minutes} minutes): vLLM {vllm} on the CPU with torch {torch}, two servers with a random
-two-layer Llama (one thread each), `{cpu}`, {cores} cores, load {load_average_1m} at the end, Python {python}. The
-figures are in `real-engines.json`. Latencies are those of a tiny model on shared cores:
-they test the method, not a GPU.
+Written by `{command}`: vLLM {vllm} on the CPU with torch {torch}, two servers with a random two-layer Llama (one thread
+each), `{cpu}`, {cores} cores, Python {python}. The figures are in `real-engines.json`. Latencies are those of a tiny
+model on shared cores: they test the method, not a GPU. A check whose latencies matter says how busy the machine was.
 
 {table}
 """
@@ -42,7 +41,8 @@ def _title(name: str) -> str:
 
 
 def _sentence(one: Check) -> str:
-    return f"{one.promise[0].upper()}{one.promise[1:]}. {one.note}".strip()
+    when = f"{one.measured['date']}, {one.measured['seconds']} s, load {one.measured['load_average_5m']}"
+    return f"{one.promise[0].upper()}{one.promise[1:]}. ({when}) {one.note}".strip()
 
 
 def _figures(figures: Mapping[str, Any]) -> str:
@@ -69,9 +69,21 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> str:
                                                                ["---"] * len(head), *lines])  # fmt: skip
 
 
+ORDER: Final = ("same_answers", "prefix_routing", "index_is_the_cache", "cancellation", "metric_names",
+                "rendered_flags", "predictor_error", "simulator_error", "console")  # fmt: skip
+
+
+def merged(before: Sequence[Mapping[str, Any]], found: Sequence[Check]) -> list[Check]:
+    """Results in their order; of a check that was not run the earlier one."""
+    known = {one["name"]: Check(**one) for one in before} | {one.name: one for one in found}
+    return [known[name] for name in ORDER if name in known]
+
+
 def write(folder: Path, found: Sequence[Check], about: Mapping[str, Any]) -> None:
     """Both files in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "real-engines.json"
+    found = merged(json.loads(path.read_text(encoding="utf-8"))["checks"] if path.exists() else (), found)
     text = json.dumps({"about": about, "checks": [asdict(one) for one in found]}, indent=1)
-    (folder / "real-engines.json").write_text(text + "\n", encoding="utf-8")
+    path.write_text(text + "\n", encoding="utf-8")
     (folder / "real-engines.md").write_text(markdown(found, about), encoding="utf-8")
