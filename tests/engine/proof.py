@@ -43,8 +43,8 @@ ROUTED = (
 
 TIMED = ("predictor_error", "simulator_error")
 BUSY = (
-    "**Others kept the machine busy during this run, so the engine was beyond saturation and its latencies are those of "
-    "a queue that never settled: these figures say nothing about the method. Repeat it on an idle machine.**"
+    "**Others kept the machine busy during this run, so the engine was beyond saturation and its latencies are "
+    "those of a queue that never settled: these figures say nothing about the method. Repeat it on an idle machine.**"
 )
 """Said of a timed check that was run on a busy machine."""
 
