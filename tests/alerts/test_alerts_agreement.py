@@ -77,6 +77,9 @@ def router(elapsed_s: float) -> Iterator[Point]:
             yield Point("fleet_router_shed_total", math.floor(served / 9), {"model_name": model, "reason": "no_ready"})
     scheduling = {"0.01": 0.5, "0.05": 0.9, "0.1": 0.97}
     yield from buckets("llm_d_epp_scheduler_e2e_duration_seconds", {}, scheduling, math.floor(lived_s * 8))
+    yield Point("fleet_router_kv_event_gaps_total", math.floor(lived_s / 45), {})
+    yield Point("fleet_router_kv_event_batches_lost_total", math.floor(lived_s / 30), {})
+    yield Point("fleet_router_kv_event_lag_seconds", 0.5, {})
     for port, age_s in (("9100", 30.0), ("9101", 0.5)):
         yield Point("fleet_router_endpoint_scrape_age_seconds", age_s, {"model_server_endpoint": f"http://h:{port}"})
 
