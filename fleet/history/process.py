@@ -300,7 +300,7 @@ def main() -> int:
     """The writer process."""
     for number in (signal.SIGTERM, signal.SIGINT):  # it ends when its socket does: nothing that was sent is lost
         signal.signal(number, signal.SIG_IGN)
-    setup_logging("history-writer", level="WARNING")
+    setup_logging("history-writer")
     with socket.socket(fileno=os.dup(sys.stdin.fileno())) as sock:
         try:
             return _Inside(sock, flush_s=0.5).run()
