@@ -25,8 +25,10 @@ _SHORTEST_S: Final = 0.5
 _LONGEST_S: Final = 30.0
 _BUSY: Final = 3.0
 """Requests that must run at both ends of an interval: an engine with fewer may have idled in it."""
-_MEMORY_S: Final = 6.0
+_MEMORY_S: Final = 8.0
 """An older interval counts 1/e after this long."""
+_DOUBT: Final = 2.0
+"""A difference within so many standard errors is noise; one of twice as many counts in full."""
 _ENOUGH: Final = 3
 """Intervals before an engine is called fast or slow."""
 _EQUAL, _DIFFERENT = 0.1, 0.2
@@ -40,8 +42,29 @@ class _Meter:
 
     at_s: float
     sample: EngineSample
-    log_speed: float = 0.0
+    work: float = 0.0
+    took_s: float = 0.0
+    squares: float = 0.0
+    """Decayed sums: work, time, and squares of what the work of an interval was off at the mean speed."""
     count: int = 0
+
+    def add(self, work: float, took_s: float) -> None:
+        """An interval. Work over time, not a mean of speeds: vLLM counts a prompt when all of it is computed."""
+        keep = math.exp(-took_s / _MEMORY_S)
+        self.work, self.took_s = keep * self.work + work, keep * self.took_s + took_s
+        off = work - self.work / self.took_s * took_s
+        self.squares = keep * keep * self.squares + off * off
+        self.count += 1
+
+    @property
+    def log_speed(self) -> float:
+        """Log of the speed, in prompt tokens a second."""
+        return math.log(self.work / self.took_s)
+
+    @property
+    def error(self) -> float:
+        """Its standard error; from few intervals it is not known well, and taken as larger."""
+        return math.sqrt(self.squares) / self.work * (1.0 + 2.0 / self.count)
 
 
 class Pace:
@@ -73,16 +96,21 @@ class Pace:
         meter.at_s, meter.sample = now_s, sample
         if work <= 0.0:
             return
-        meter.count += 1
-        weight = max(1.0 / meter.count, 1.0 - math.exp(-took_s / _MEMORY_S))
-        meter.log_speed += weight * (math.log(work / took_s) - meter.log_speed)
+        meter.add(work, took_s)
         self._compare()
 
     def _compare(self) -> None:
         """Slowness is against the middle of the engines."""
-        known = {url: meter.log_speed for url, meter in self._meters.items() if meter.count >= _ENOUGH}
-        middle = statistics.median(known.values()) if len(known) > 1 else 0.0
-        self._slowness = {url: _clear(math.exp(middle - speed)) for url, speed in known.items()} if middle else {}
+        known = {url: meter for url, meter in self._meters.items() if meter.count >= _ENOUGH}
+        self._slowness = {}
+        if len(known) < 2:
+            return
+        middle = statistics.median(meter.log_speed for meter in known.values())
+        of_middle = statistics.median(meter.error for meter in known.values()) / math.sqrt(len(known))
+        for url, meter in known.items():
+            behind, doubt = middle - meter.log_speed, _DOUBT * math.hypot(meter.error, of_middle)
+            sure = 1.0 if abs(behind) >= 2.0 * doubt else max(0.0, abs(behind) / doubt - 1.0)
+            self._slowness[url] = _clear(math.exp(sure * behind))
 
     def slowness(self, url: str) -> float | None:
         """How much longer the same takes there: 1 as long as at the others; ``None``: not known (yet)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -73,6 +74,24 @@ def test_an_engine_that_is_throttled_is_found_within_seconds():
     for tick, (name, engine) in itertools.product(range(61, 76), zip("abcd", engines, strict=True)):
         pace.seen(name, engine.work(1.0).sample(), float(tick), CONTEXT)
     assert pace.slowness("a") > 1.7
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_long_prompts_that_are_counted_when_done_make_no_engine_slow(seed):
+    """Prompts of 4 s to 8 s of work count at their end: seconds of nothing, then a leap, at equal engines."""
+    random = Random(seed)
+    engines = [Engine(prompt_share=0.0) for _ in range(8)]
+    speed, left, sizes = 15_000.0, [0.0] * 8, [0.0] * 8
+    pace = Pace()
+    for tick in range(60):
+        for index, (name, engine) in enumerate(zip("abcdefgh", engines, strict=True)):
+            if left[index] <= 0.0:
+                engine.prompts += sizes[index]
+                left[index] = sizes[index] = speed * random.uniform(4.0, 8.0) * 0.7
+            left[index] -= 0.7 * speed
+            engine.speed = 0.3 * speed
+            pace.seen(name, engine.work(1.0).sample(), float(tick), CONTEXT)
+    assert all(0.85 <= slow <= 1.2 for slow in slowness(pace))
 
 
 @pytest.mark.parametrize(
