@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
 from benchmarks.options import Bench, BenchOptions
+from benchmarks.parallel import spread
 from benchmarks.replicas.world import Replicas
 from benchmarks.result import Bar, Outcome, Table
 from benchmarks.routing import catalog
@@ -17,30 +20,56 @@ MODES: Final = {"approximate": False, "precise": True}
 """Each replica guesses from what it sent itself, or all hear the engines' KV events."""
 RATES: Final = (20.0, 40.0, 60.0)
 """Of the ladder's stages, requests/s: below, at and beyond the knee."""
+LADDER: Final = "ladder"
 Key = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """So many routers with one seed."""
+
+    workload: str
+    traces: Path | None
+    scale: float
+    seed: int
+    mode: str
+    count: int
 
 
 def run(options: BenchOptions) -> Outcome:
     """The bench: the ladder, or ``--workload``."""
-    name = options.workload or "ladder"
-    make, where = catalog.find(name, [options.traces] if options.traces else [], scale=options.scale)
+    name = options.workload or LADDER
+    _, where = catalog.find(name, [options.traces] if options.traces else [], scale=options.scale)
+    tasks = [
+        Task(workload=name, traces=options.traces, scale=options.scale, seed=seed, mode=mode, count=count)
+        for mode in MODES for count in COUNTS for seed in options.seeds
+    ]  # fmt: skip
+    runs = spread(
+        simulated, tasks, jobs=options.jobs,
+        tell=lambda share, task: options.progress(share, f"{task.mode}, {task.count} replicas, seed {task.seed}"),
+    )  # fmt: skip
     found: dict[Key, list[list[StageFigures]]] = {}
-    cells = [(mode, count, seed) for mode in MODES for count in COUNTS for seed in options.seeds]
-    for done, (mode, count, seed) in enumerate(cells):
-        options.progress(done / len(cells), f"{mode}, {count} replicas, seed {seed}")
-        workload = make(seed)
-        world = Replicas(workload, Ours, seed=seed, precise=MODES[mode], count=count)
-        stages = []
-        for number, stage in enumerate(workload.stages):
-            if not (stage.warm_up or name != "ladder" or stage.rate_rps in RATES):
-                continue
-            served = world.stage(number)
-            if served and not stage.warm_up:
-                stages.append(
-                    stage_figures(served, rate_rps=stage.rate_rps, slo=workload.slo, pods=workload.fleet.pods)
-                )
-        found.setdefault((mode, count), []).append(stages)
+    for task, stages in zip(tasks, runs, strict=True):
+        found.setdefault((task.mode, task.count), []).append(stages)
     return judged(found, f"{name}: {where}")
+
+
+def simulated(task: Task) -> list[StageFigures]:
+    """Figures of the task's stages; of the ladder, those of :data:`RATES`."""
+    make, _ = catalog.find(task.workload, [task.traces] if task.traces else [], scale=task.scale)
+    workload = make(task.seed)
+    world = Replicas(workload, Ours, seed=task.seed, precise=MODES[task.mode], count=task.count)
+    stages = []
+    for number, stage in enumerate(workload.stages):
+        if not (stage.warm_up or task.workload != LADDER or stage.rate_rps in RATES):
+            continue
+        served = world.stage(number)
+        if served and not stage.warm_up:
+            stages.append(
+                stage_figures(served, rate_rps=stage.rate_rps, slo=workload.slo, pods=workload.fleet.pods,
+                              counted=workload.counted)
+            )  # fmt: skip
+    return stages
 
 
 def judged(found: dict[Key, list[list[StageFigures]]], where: str) -> Outcome:
@@ -55,7 +84,8 @@ def judged(found: dict[Key, list[list[StageFigures]]], where: str) -> Outcome:
         for mode in MODES
     }
     notes = [
-        where + (f"; stages of {', '.join(f'{rate:g}' for rate in RATES)} requests/s" if "ladder" in where else ""),
+        where
+        + (f"; stages of {', '.join(f'{rate:g}' for rate in RATES)} requests/s" if where.startswith(LADDER) else ""),
         "routers take requests in turn; each knows the others' only as numbers of requests, a scrape late",
         "tok/s and TTFT of the highest rate, means over seeds; TTFT of all stages is the mean of their P90",
     ]
