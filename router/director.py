@@ -24,7 +24,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from time import perf_counter
@@ -37,14 +37,12 @@ from router.dataplane.budget import RetryBudget
 from router.dataplane.replies import Refusal, server_error
 from router.disaggregation.choose import Splitter
 from router.disaggregation.protocols import Protocol
-from router.endpoints import Endpoint, EndpointSet, address
+from router.endpoints import Endpoint, EndpointSet
 from router.gate import Gate, OnRouted
 from router.hints import NO_HINTS, Hints
+from router.knowledge import Knowledge
 from router.kvevents.precise import Precise
-from router.kvindex.prompt import Prompt
-from router.ledger import NO_PREFIX, Ledger, Total
 from router.metrics import OTHER, ModelMeters, RouterMetrics
-from router.pace import Pace
 from router.pickers import Rng
 from router.predict import Seen, seen_at
 from router.prefix import BYTES_PER_TOKEN, PrefixIndex, block_hashes, model_seed
@@ -55,7 +53,6 @@ from router.settings import RouterSettings
 from router.shared import Board
 from router.tenants import Tenant, Tenants
 from router.ticket import Ticket
-from router.traffic import Traffic
 from router.types import EndpointView, InferenceRequest, Pick, Predict
 
 _SETTLE_S = 1.0
@@ -72,6 +69,13 @@ def _not_served(model: str) -> Refusal:
 _seed = lru_cache(maxsize=1024)(model_seed)
 
 
+def _block_tokens(parsed: ParsedBody, tokens: int) -> int:
+    """Tokens of one block of this prompt, where a block of text has ``tokens``: exact where the client sent ids."""
+    size = len(parsed.prompt)
+    exact = round(parsed.input_tokens * tokens * BYTES_PER_TOKEN / size) if size else 0
+    return min(tokens, max(1, exact))
+
+
 class Decision(NamedTuple):
     """One pick, for ``/debug/decisions``; no prompt, and no hashes of one: the ring stays small."""
 
@@ -80,18 +84,6 @@ class Decision(NamedTuple):
     matched_tokens: int | None
     """Of the prompt, expected in the cache of the engine picked; ``None``: none was."""
     took_s: float
-
-
-class _Slot:
-    """An engine that may be picked, with what a pick reads of it; made anew whenever the engines change."""
-
-    __slots__ = ("at_s", "endpoint", "total", "view")
-
-    def __init__(self, endpoint: Endpoint, total: Total) -> None:
-        self.at_s = -math.inf
-        """When what changes slowly was last read."""
-        self.endpoint, self.total = endpoint, total
-        self.view = EndpointView(url=endpoint.url, variant=endpoint.variant, role=endpoint.role, labels=endpoint.labels)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -119,16 +111,6 @@ class Parts:
     """Told of every request that is over."""
 
 
-def _add_peers(board: Board, views: Sequence[EndpointView]) -> None:
-    """What the other workers have in flight counts like our own."""
-    for view in views:
-        requests, prefill, context = board.peers(view.url)
-        if requests:
-            view.requests_in_flight += requests
-            view.prefill_tokens_in_flight += prefill
-            view.context_tokens_in_flight += context
-
-
 class Director:
     """Directs requests to engines; one an event loop."""
 
@@ -138,36 +120,27 @@ class Director:
         self.predict = parts.predict
         self.precise, self.splitter, self.protocol = parts.precise, parts.splitter, parts.protocol
         self.rng, self._record, self.aliases = parts.rng, parts.record, parts.aliases
-        prefix = parts.scheduler.profile.prefix
-        self.ledger = Ledger()
-        self.prefix, self.traffic, self.sessions = PrefixIndex(prefix.capacity_blocks), Traffic(), Sessions()
-        self.pace = Pace()
+        self.now_s = time.monotonic()
+        """A coarse clock, set by :meth:`tick`."""
+        self.known = Knowledge(parts.endpoints, parts.scheduler.profile.prefix, now_s=self.now_s, board=parts.board,
+                               precise=parts.precise)  # fmt: skip
+        self.ledger, self.traffic = self.known.ledger, self.known.traffic
         self.budget = RetryBudget(ratio=self.settings.retry_ratio, burst=self.settings.retry_burst)
         self.decisions: deque[Decision] = deque(maxlen=self.settings.decisions)
         self.config_error = ""
         """Why the newest scheduling configuration is not in use; empty: it is."""
-        self.now_s = time.monotonic()
-        """A coarse clock, set by :meth:`tick`."""
-        self._candidates: Sequence[Endpoint] | None = None
-        self._slots: list[_Slot] = []
-        self._urls: list[str] = []
-        self.tenants, self._board = parts.tenants, parts.board
+        self.tenants = parts.tenants
         self.gate = Gate(self.settings, self.endpoints, self.ledger, self.metrics.flow, choose=self._choose,
-                         nothing=self._nothing, now_s=self.now_s, board=self._board)  # fmt: skip
+                         nothing=self._nothing, now_s=self.now_s, board=parts.board)  # fmt: skip
         self._settled_s = self.now_s
         self._turn = 0
-        self._cold: dict[str, int] = {}
-        """Turn of the last request without any cached prefix, by engine."""
         self._keys = itertools.count()
 
     def use(self, profile: Profile) -> None:
         """Decide by another profile from now on. What is remembered of prompts is kept, unless blocks changed size."""
         before, after = self.scheduler.profile.prefix, profile.prefix
         self.scheduler = Scheduler(profile)
-        if before.block_tokens != after.block_tokens or before.capacity_blocks != after.capacity_blocks:
-            self.prefix = PrefixIndex(after.capacity_blocks)
-            for endpoint in self.endpoints.ready:
-                self.sampled(endpoint)
+        self.known.use(before, after)
 
     # A request comes.
 
@@ -208,9 +181,9 @@ class Director:
         meters.prompt_tokens += parsed.input_tokens
         tenant = client.spec.name if client is not None else tenant or hints.fairness
         priority = self.tenants.priority(client, hints.objective) if client is not None or hints.objective else 0
-        ticket = Ticket(next(self._keys), parsed, hashes, self._block_tokens(parsed), meters, request_id=request_id,
-                        tenant=tenant, at_s=time.time(), now_s=perf_counter(), hints=hints, client=client,
-                        priority=priority, size=size)  # fmt: skip
+        ticket = Ticket(next(self._keys), parsed, hashes, _block_tokens(parsed, prefix.block_tokens), meters,
+                        request_id=request_id, tenant=tenant, at_s=time.time(), now_s=perf_counter(), hints=hints,
+                        client=client, priority=priority, size=size)  # fmt: skip
         if self.precise is not None:
             ticket.prompt = self.precise.begin(parsed)
         return ticket
@@ -258,11 +231,11 @@ class Director:
     def _choose(self, ticket: Ticket) -> str | None:
         started_s = perf_counter()
         self._turn += 1
-        views, prefix = self._views(ticket)
+        views, prefix = self.known.views(ticket)
         prefills: list[EndpointView] = []
         if self.splitter is not None:
             views, prefills = self.splitter.sides(views)
-        request = self._request(ticket, alike=self.ledger.alike(prefix))
+        request = self.known.request(ticket, prefix=prefix)
         pick = ticket.pick = self.scheduler.pick(
             request, views, rng=self.rng, turn=self._turn, predict=self.predict
         )  # fmt: skip
@@ -278,18 +251,7 @@ class Director:
         uncached = request.input_tokens - matched
         if self.splitter is not None and self._split(ticket, request, view, prefills):
             uncached = 0
-        self.ledger.dispatch(url, ticket.key, uncached, request.input_tokens, prefix, adapter=request.adapter)
-        self.traffic.dispatched(url, uncached, request.input_tokens)
-        self.prefix.record(url, ticket.hashes)
-        if self.precise is not None and ticket.prompt is not None:
-            self.precise.sent(ticket.prompt, url, self.now_s)
-        if self._board is not None:
-            self._board.placed(url, ticket.hashes)
-            self._board.put(url, self.ledger.total(url))
-        if prefix == NO_PREFIX:
-            self._cold[url] = self._turn
-        if request.session:
-            self.sessions.placed(request.session, url, self.now_s)
+        self.known.placed(ticket, url, uncached, request, prefix=prefix, turn=self._turn)
         return url
 
     def _split(
@@ -306,7 +268,7 @@ class Director:
             return False
         uncached = request.input_tokens - chosen.matched_tokens
         self.ledger.dispatch(chosen.url, (ticket.key, "prefill"), uncached, request.input_tokens)
-        self.prefix.record(chosen.url, ticket.hashes)
+        self.known.prefix.record(chosen.url, ticket.hashes)
         return True
 
     def prefilled(self, ticket: Ticket, *, failed: str = "", unreachable: bool = False) -> None:
@@ -319,98 +281,7 @@ class Director:
         if unreachable:
             self.endpoints.unreachable(ticket.prefill, failed, for_s=self.settings.eject_s)
         if ticket.url:
-            self.ledger.dispatch(ticket.url, ticket.key, ticket.input_tokens, ticket.input_tokens)
-
-    def _request(self, ticket: Ticket, *, alike: int) -> InferenceRequest:
-        traffic, hints, model = self.traffic, ticket.hints, ticket.model
-        session = hints.session and f"{ticket.tenant}\n{hints.session}"
-        return InferenceRequest(
-            request_id=ticket.request_id,
-            model=model,
-            input_tokens=ticket.input_tokens,
-            block_hashes=ticket.hashes,
-            block_tokens=ticket.block_tokens,
-            max_tokens=ticket.max_tokens,
-            streaming=ticket.streaming,
-            tenant=ticket.tenant,
-            expected_output_tokens=traffic.expected_output(model, ticket.tenant, ticket.max_tokens),
-            alike=alike,
-            expected_reuse=traffic.reuse,
-            adapter=model if model in self.endpoints.adapters else "",
-            session=session,
-            session_url=self.sessions.url(session, self.now_s) if session else "",
-            slo_ttft_s=hints.slo_ttft_s,
-            slo_tpot_s=hints.slo_tpot_s,
-        )
-
-    def _block_tokens(self, parsed: ParsedBody) -> int:
-        """Tokens of one block of this prompt: exact where the client sent token ids."""
-        tokens, size = self.scheduler.profile.prefix.block_tokens, len(parsed.prompt)
-        exact = round(parsed.input_tokens * tokens * BYTES_PER_TOKEN / size) if size else 0
-        return min(tokens, max(1, exact))
-
-    def _views(self, ticket: Ticket) -> tuple[list[EndpointView], int]:
-        """The candidates as this request sees them, and the last block of its prompt that is expected in some cache."""
-        if self._board is not None:
-            for url, placed in self._board.news():
-                self.prefix.record(url, placed)
-        candidates, hashes = self.endpoints.candidates(ticket.tried), ticket.hashes
-        if candidates is not self._candidates:
-            self._candidates = candidates
-            self._slots = [_Slot(one, self.ledger.total(one.url)) for one in candidates]
-            self._urls = [one.url for one in candidates]
-        matched = self.prefix.match(hashes, self._urls)
-        longest, total, block = 0, ticket.input_tokens, ticket.block_tokens
-        now_s, new_prompts, last_cold = self.now_s, self.traffic.new_prompts, self._cold.get
-        views = []
-        for slot in self._slots:
-            view, one, load = slot.view, slot.endpoint, slot.total
-            url = view.url
-            if slot.at_s != now_s or view.sample is not one.sample or view.models is not one.models or load.adapters:
-                self._refresh(slot, now_s)
-            if blocks := matched[url]:
-                longest = max(longest, blocks)
-                tokens = blocks * block
-                view.matched_tokens = tokens if tokens < total else total
-            else:
-                view.matched_tokens = 0
-            view.requests_in_flight, view.prefill_tokens_in_flight = load.requests, load.prefill
-            view.context_tokens_in_flight = load.context
-            view.new_prompts, view.last_cold = new_prompts(url), last_cold(url, 0)
-            views.append(view)
-        if self._board is not None:
-            _add_peers(self._board, views)
-        if self.precise is not None and ticket.prompt is not None:
-            self._know(self.precise, ticket, ticket.prompt, views)
-        if ticket.allowed is not None:
-            views = [view for view in views if view.url in ticket.allowed]
-        return views, hashes[longest - 1] if longest else NO_PREFIX
-
-    def _refresh(self, slot: _Slot, now_s: float) -> None:
-        """Read what changes with a scrape or a tick, or with the adapters of requests in flight."""
-        view, one, url = slot.view, slot.endpoint, slot.view.url
-        slot.at_s = -math.inf if slot.total.adapters else now_s
-        view.models, view.distance_s, view.slowness = one.models, one.distance_s, self.pace.slowness(url)
-        view.other_requests = self.ledger.others(url)
-        sample = view.sample = one.sample
-        sent = self.ledger.adapters(url)
-        if sample is None:
-            view.age_s = view.adapter_slots = None
-            view.adapters = sent
-        else:
-            view.age_s, view.adapter_slots = now_s - one.sampled_s, sample.adapter_slots
-            view.adapters = sample.adapters | sent if sent else sample.adapters
-
-    def _know(self, precise: Precise, ticket: Ticket, prompt: Prompt, views: list[EndpointView]) -> None:
-        """Replace what is guessed of caches by what is known, for engines that publish it."""
-        found = precise.match(prompt, self.now_s)
-        if found is None:
-            return
-        ticket.input_tokens = total = prompt.tokens
-        for view in views:
-            known = found.get(address(view.url))
-            if known is not None:
-                view.matched_tokens = min(known, total)
+            self.known.moved(ticket, ticket.url)
 
     def _nothing(self, ticket: Ticket) -> Refusal:
         """Why no engine was found."""
@@ -436,8 +307,8 @@ class Director:
         first = not observer.events
         if events := observer.stream(data, perf_counter()):
             self.ledger.token(ticket.key, events)
-            if first and self._board is not None and ticket.url:  # later tokens are told with the next request there
-                self._board.put(ticket.url, self.ledger.total(ticket.url))
+            if first:  # later tokens are told with the next request there
+                self.known.told(ticket.url)
 
     def plain(self, ticket: Ticket, data: bytes) -> None:
         """A piece of any other answer is on its way to the client."""
@@ -461,8 +332,8 @@ class Director:
         if ticket.url:
             self.note_failure(ticket.url, "a proxy went on to another engine")
         ticket.url = url
-        self.ledger.dispatch(url, ticket.key, ticket.input_tokens, ticket.input_tokens)
-        self.prefix.record(url, ticket.hashes)
+        self.known.moved(ticket, url)
+        self.known.prefix.record(url, ticket.hashes)
 
     def retry(self, ticket: Ticket) -> bool:
         """May a request that its engine failed try another? Spends from the budget when it may."""
@@ -508,8 +379,7 @@ class Director:
     def _finish(self, ticket: Ticket, url: str) -> None:
         """The request is no longer in flight at ``url``."""
         self.ledger.finish(ticket.key)
-        if self._board is not None and url:
-            self._board.put(url, self.ledger.total(url))
+        self.known.told(url)
 
     def _count_pick(self, ticket: Ticket, pick: Pick, seen: Seen) -> None:
         if (tokens := ticket.input_tokens) > 0:
@@ -519,40 +389,34 @@ class Director:
 
     # Engines and time.
 
+    @property
+    def prefix(self) -> PrefixIndex:
+        """What was sent where, of late."""
+        return self.known.prefix
+
+    @property
+    def sessions(self) -> Sessions:
+        """Where conversations were served last."""
+        return self.known.sessions
+
     def sampled(self, endpoint: Endpoint) -> None:
-        """Note the requests of other routers; remember no more prefixes than the engine's KV cache can hold."""
-        sample = endpoint.sample
-        if sample is None:
-            return
-        peers = self._board.peers(endpoint.url)[0] if self._board is not None else 0
-        self.ledger.observed(endpoint.url, (sample.waiting or 0.0) + (sample.running or 0.0) - peers)
-        load = self.ledger.of(endpoint.url)
-        context = load.context_tokens_in_flight / load.requests_in_flight if load.requests_in_flight else 0.0
-        self.pace.seen(endpoint.url, sample, endpoint.sampled_s, context)
-        self.gate.sampled(endpoint)
-        if sample.kv_capacity_tokens:
-            block = self.scheduler.profile.prefix.block_tokens
-            self.prefix.resize(endpoint.url, int(sample.kv_capacity_tokens // block))
+        """An engine was scraped."""
+        if endpoint.sample is not None:
+            self.known.sampled(endpoint)
+            self.gate.sampled(endpoint)
 
     def restarted(self, url: str) -> None:
         """The engine at ``url`` has an empty cache."""
-        self.prefix.forget(url)
-        if self.precise is not None:
-            self.precise.gone(url)
-        self.traffic.forget(url)
+        self.known.restarted(url)
 
     def gone(self, url: str) -> None:
         """The engine at ``url`` is no more: forget what was known of it; answers under way go on."""
-        self.restarted(url)
-        self.ledger.forget(url)
-        self._candidates = None
+        self.known.gone(url)
         self.gate.gone(url)
-        self._cold.pop(url, None)
-        self.pace.forget(url)
 
     def tick(self, now_s: float) -> None:
         """Tell the time (``monotonic`` seconds); called several times a second."""
-        self.now_s = now_s
+        self.now_s = self.known.now_s = now_s
         self.gate.tick(now_s)
         if now_s - self._settled_s >= _SETTLE_S:
             self._settled_s = now_s

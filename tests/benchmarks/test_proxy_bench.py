@@ -1,0 +1,97 @@
+"""The proxy bench without a clock: what it reports from given runs, its commands, its ladder's router."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.options import BenchOptions
+from benchmarks.proxy import bench, ladder, streams
+from benchmarks.proxy.arms import OURS, Start, arms
+from benchmarks.proxy.bench import CONNECTIONS, DIRECT, judged
+from benchmarks.proxy.tools import Load
+from fleet.errors import ConfigError
+
+RIVALS = {"envoy", "vllm-router cache_aware"}
+
+
+def load(rps: float, *, p50_ms: float = 0.1, p99_ms: float = 0.2, first_p50_ms: float = 0.1, errors: int = 0) -> Load:
+    return Load(rps=rps, errors=errors, first_p50_ms=first_p50_ms, first_p99_ms=1.0, p50_ms=p50_ms, p99_ms=p99_ms,
+                cpu_us=10.0)  # fmt: skip
+
+
+def runs(**changes: list[Load]) -> dict[bench.Key, list[Load]]:
+    """Every arm as fast as ours, but for what is changed."""
+    names = (DIRECT, OURS, *sorted(RIVALS))
+    same = {name: changes.get(name.split(" ")[-1], [load(1000.0)]) for name in names}
+    return {(name, connections, stream): same[name] for name in names for connections in CONNECTIONS
+            for stream in (False, True)}  # fmt: skip
+
+
+def values(found: dict[bench.Key, list[Load]], rivals: set[str] = RIVALS) -> dict[str, float | None]:
+    outcome = judged(found, {name: 1.0 for name, _, _ in found}, [], rivals)
+    assert set(outcome.bars) == set(bench.BARS)
+    return {name: bar.value for name, bar in outcome.bars.items()}
+
+
+def test_the_best_peer_and_the_worse_number_of_connections_count():
+    found = runs(envoy=[load(2000.0)])
+    found["envoy", 64, False] = [load(4000.0)]
+    seen = values(found)
+    assert seen["rps_ratio_vs_best_peer"] == 0.25
+    assert seen["rps_ratio_vs_vllm_router_cache_aware"] == 1.0
+
+
+def test_what_is_added_is_against_direct_at_one_connection_and_of_the_middle_round():
+    found = runs(direct=[load(9000.0, p50_ms=0.02, p99_ms=0.05)])
+    found[OURS, 1, False] = [load(1.0, p50_ms=p50, p99_ms=2 * p50) for p50 in (0.1, 9.0, 0.08)]
+    seen = values(found)
+    assert (seen["added_p50_ms"], seen["added_p99_ms"]) == (0.08, 0.15)
+
+
+def test_the_rank_is_the_worst_of_all_numbers_of_connections():
+    found = runs()
+    found["envoy", 16, True] = [load(1.0, first_p50_ms=0.05)]
+    assert values(found)["stream_first_chunk_rank"] == 2.0
+
+
+def test_without_peers_there_is_no_ratio_rather_than_a_good_one():
+    found = {key: one for key, one in runs().items() if key[0] in (DIRECT, OURS)}
+    seen = values(found, set())
+    assert seen["rps_ratio_vs_best_peer"] is seen["stream_first_chunk_rank"] is None
+
+
+def test_errors_add_up_and_what_is_missing_is_said():
+    found = runs(envoy=[load(1.0, errors=2), load(1.0, errors=3)])
+    outcome = judged(found, {name: 1.0 for name, _, _ in found}, ["litellm"], RIVALS)
+    assert outcome.results["arms"]["envoy/16/plain"]["errors"] == 5
+    assert "litellm" in outcome.notes[-1]
+
+
+def test_every_arm_is_told_its_port_and_all_engines(tmp_path: Path):
+    start = Start(port=4711, spare=4712, engines=[9001, 9002], folder=tmp_path)
+    for arm in arms():
+        words = " ".join(arm.command(start, arm.program))
+        words += "".join(file.read_text() for file in tmp_path.iterdir())
+        assert all(port in words for port in ("4711", "9001", "9002")), arm.name
+
+
+def test_it_has_no_workloads():
+    with pytest.raises(ConfigError, match="its own load"):
+        bench.run(BenchOptions(workload="ladder"))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_ladders_router_serves_every_request(stream: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ladder, "BATCH", 64)
+    router = ladder._Router("default", record=True)
+    router.batch(ladder.requests(stream=stream), (ladder.FIRST, ladder.REST) if stream else (ladder.PLAIN,))
+    meters = router.director.metrics.models()["m"]
+    meters.settle()
+    assert (meters.requests, meters.running, len(router.director.ledger)) == (64, 0, 0)
+    assert meters.output_tokens.total == 64 * 16
+
+
+def test_workers_that_so_many_streams_take():
+    assert [streams.workers_for(10_000, limit) for limit in (65_536, 20_000, 8192)] == [1, 2, 3]
