@@ -292,10 +292,10 @@ async def test_a_client_that_reads_nothing_is_dropped():
 @on_loop
 async def test_a_slow_client_is_no_silent_engine():
     piece = b"data: " + b"z" * (1 << 20) + b"\n\n"
-    async with Engine(events(*[piece] * 40)) as engine, routed(engine, response_s=0.6) as router:
+    async with Engine(events(*[piece] * 40)) as engine, routed(engine, response_s=2.0) as router:
         client = await router.connect()
         client.send(completion(stream=True))
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(4.0)
         answer = await client.answer()
         assert answer.complete
         assert len(answer.body) == 40 * len(piece)
