@@ -140,4 +140,14 @@ class Workers:
 
 def command(place: Place, *, port: int) -> list[str]:
     """This program's own command line, as that worker of it."""
-    return [sys.executable, "-m", "fleet.cli", *sys.argv[1:], "--port", str(port), "--worker", place.argument(), "--die-with-parent"]
+    return [
+        sys.executable,
+        "-m",
+        "fleet.cli",
+        *sys.argv[1:],
+        "--port",
+        str(port),
+        "--worker",
+        place.argument(),
+        "--die-with-parent",
+    ]

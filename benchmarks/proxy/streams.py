@@ -155,7 +155,8 @@ def _listeners(port: int) -> int:
 
 async def _open(port: int, count: int) -> list[Stream]:
     """Open so many streams, a few at a time, each with its first event."""
-    loop, streams = asyncio.get_running_loop(), []
+    loop = asyncio.get_running_loop()
+    streams: list[Stream] = []
     while len(streams) < count:
         made = await asyncio.gather(*(
             loop.create_connection(Stream, "127.0.0.1", port) for _ in range(min(_AT_ONCE, count - len(streams)))
