@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
-from threadpoolctl import threadpool_limits
 
 from fleet.discovery import parse_fleet
 from fleet.errors import ConfigError, SourceError
@@ -31,6 +30,7 @@ from predictor import artifact
 from predictor.evaluate import GAP_ROWS, SIZES, TEST_SHARE, evaluation
 from predictor.features import NAMES
 from predictor.fit import fit_once
+from predictor.fitting import one_thread
 from predictor.learner import Learner, kept_row
 from predictor.model import TARGETS, LatencyModel
 from predictor.pool import Pool
@@ -212,8 +212,8 @@ def evaluate(
     """
     settings = load(PredictorSettings, max_rows=max_rows)
     pool = _pool(history_url, home, settings.max_rows)
-    with threadpool_limits(1):
-        report = evaluation(dataset(pool.samples()), extra={"quantile-net": quantile_net} if with_torch else None)
+    one_thread()
+    report = evaluation(dataset(pool.samples()), extra={"quantile-net": quantile_net} if with_torch else None)
     if not report["curve"]:
         least = math.ceil((min(SIZES) + GAP_ROWS) / (1 - TEST_SHARE))
         raise ConfigError(f"{len(pool)} samples are too few to evaluate", where="history", limit=f">= {least}",

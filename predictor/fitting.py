@@ -8,6 +8,7 @@ memory, stopped, stuck in a library) can make the asking thread wait longer.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,10 +92,19 @@ class _Child:
         return cls(process, ours)
 
 
+def one_thread() -> None:
+    """This process computes in one thread: on small matrices several only fight over the cores.
+
+    The environment is for OpenMP of what is imported later: it reads it when it is loaded.
+    """
+    os.environ["OMP_NUM_THREADS"] = "1"
+    threadpool_limits(1)
+
+
 def _serve(pipe: Connection[Any, Any]) -> None:
     """Do what comes over the pipe until it is closed."""
     die_with_parent()
-    threadpool_limits(1)  # small matrices: threads of the linear algebra only fight over the cores
+    one_thread()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the service ends its process
     while True:
         try:

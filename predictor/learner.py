@@ -147,8 +147,8 @@ class Learner:
         if self._model is None and (prior := self._prior()) is not None:
             self._serve(prior)
         result = self._learn()
-        self._evaluate()
         self._write()
+        self._evaluate()
         return result
 
     def restore(self) -> None:

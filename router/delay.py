@@ -12,7 +12,9 @@ from router.scoring import Candidates
 from router.types import EndpointView, Prediction
 
 _USUAL: Final = 0.5
-"""How far a new prompt is judged by the usual load rather than by that of the moment."""
+"""How far a prompt that is new to an endpoint is judged there by the usual load rather than by that of the moment."""
+_COLD: Final = 3.0
+"""A prompt that is new to all is steered so many times as far by where earlier ones went."""
 _SPARE: Final = 2.0
 """Below the mean load divided by this, an endpoint has time to spare, and a miss there is priced by its own load."""
 
@@ -42,14 +44,14 @@ class LeastDelay:
 
     A prompt of which less than half is cached brings its followers: where prompts are reused, it is judged by half not
     by the load of the moment but by the mean, corrected by up to ``placement`` by the share of such prompts that the
-    endpoint has had. All is multiplied by
-    how slow the engine is, as far as its counters or the latency model tell. An endpoint never scraped is reckoned as
-    busy as the others.
+    endpoint has had; one that is new to all endpoints is judged by the mean alone, corrected by three times as much.
+    All is multiplied by how slow the engine is, as far as its counters or the latency model tell. An endpoint never
+    scraped is reckoned as busy as the others.
     """
 
     predicts: ClassVar[bool] = True
-    miss_cost: float = number(1.0, "missCost")
-    """1: a computed token is computed once; 2 would also count that it displaces another from a full cache."""
+    miss_cost: float = number(1.25, "missCost")
+    """1 counts that a token is computed; the rest that now and then it displaces one that is asked for again."""
     request_tokens: float = number(0.5, "requestTokens")
     """What a decoding request adds to a step, in prompt tokens (0.2 to 0.7 on calibrated GPUs)."""
     context_tokens: float = number(1e-3, "contextTokens")
@@ -78,8 +80,10 @@ class LeastDelay:
         answer, by_context = request.expected_output_tokens, self.context_tokens
         by_request = 1.5 * self.request_tokens + 0.5 * by_context * length
         newness = 2.0 * request.expected_reuse / max(1, size) if self.placement else 0.0
-        half = 0.5 * size
-        low, high = 1.0 - self.placement, 1.0 + self.placement
+        half, steer, most = 0.5 * size, self.placement, _USUAL
+        if fewest >= half:  # new to all: nothing but where its followers will be matters
+            steer, most = min(1.0, _COLD * steer), 1.0
+        low, high = 1.0 - steer, 1.0 + steer
         delays = []
         for one, n, context, own in zip(endpoints, requests, contexts, uncached, strict=True):
             delay = float(one.prefill_tokens_in_flight + own)
@@ -89,7 +93,7 @@ class LeastDelay:
             if (sample := one.sample) is not None and sample.waiting and n > 0.0:
                 delay += sample.waiting * answer * self._step(n, context) / max(1.0, n)
             if newness and own >= half:
-                weight = newness * own if newness * own < _USUAL else _USUAL
+                weight = newness * own if newness * own < most else most
                 share = one.new_prompts / mean.new_prompts if mean.new_prompts > 0.0 else 1.0
                 usual = weight * (low if share < low else high if share > high else share)
                 n = (1.0 - weight) * n + usual * mean.requests  # noqa: PLW2901 - the load to reckon with

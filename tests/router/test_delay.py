@@ -48,12 +48,12 @@ def delays(*endpoints, reuse=0.0, alike=0, slowness=None, **parameters):
 
 
 def test_the_formula():
-    """0.5 a request and 0.001 a context token a step; own answer, and half of the others'; a miss counts once."""
+    """0.5 a request and 0.001 a context token a step; own answer, and half of the others'; a miss counts 1.25 times."""
     warm = endpoint(own=10, pending=300, matched=900)
     cold = endpoint(own=30)
     mean_requests, step_of_one = 20.0, 0.5 + 0.001 * 1000
     decoding = [ANSWER * (n * step_of_one + 0.5 * n * step_of_one) for n in (10, 30)]
-    miss = 1.0 * (1 + min(mean_requests, 2 * 30)) * (1000 - 100)
+    miss = 1.25 * (1 + min(mean_requests, 2 * 30)) * (1000 - 100)
     assert delays(warm, cold) == pytest.approx([300 + 100 + decoding[0], 0 + 1000 + miss + decoding[1]])
 
 
@@ -90,7 +90,7 @@ def test_a_popular_prefix_is_copied_sooner_than_a_rare_one():
     warm, cold = endpoint(own=40, matched=900), endpoint(own=20)
     rare, popular = delays(warm, cold, alike=0), delays(warm, cold, alike=38)
     assert rare[0] == popular[0] < rare[1]
-    miss = 1.0 * (1 + 30) * 900
+    miss = 1.25 * (1 + 30) * 900
     assert rare[1] - popular[1] == pytest.approx(miss - miss / 20)
 
 
@@ -133,7 +133,15 @@ def test_the_pull_of_earlier_placements_is_bounded():
     """A new endpoint does not get all new prompts until it has as many as the others."""
     old, new = endpoint(own=10, new=1000.0), endpoint(own=10, new=0.0)
     high, low = delays(old, new, reuse=1.0)
-    assert high - PROMPT == pytest.approx(1.1 / 0.9 * (low - PROMPT))
+    assert high - PROMPT == pytest.approx(1.6 / 0.4 * (low - PROMPT))
+
+
+def test_a_prompt_that_some_endpoint_has_is_steered_less_at_the_others():
+    holder = endpoint(own=10, new=10.0, matched=900)
+    often, seldom = endpoint(own=10, new=20.0), endpoint(own=10, new=0.0)
+    _, high, low = delays(holder, often, seldom, reuse=1.0)
+    decoding = ANSWER * 10 * (1.5 * 0.5 + 1.5 * 0.001 * 1000)
+    assert high - low == pytest.approx(decoding * 0.5 * (1.2 - 0.8))
 
 
 views = st.lists(
