@@ -66,6 +66,7 @@ class Labels(msgspec.Struct, gc=False):
     target_model_name: str = ""
     le: str = ""
     streaming: str = ""
+    engine: str = ""
     num_gpu_blocks: str = ""
     block_size: str = ""
 
@@ -215,7 +216,8 @@ class PrometheusSource:
         return fields
 
     def _capacity(self) -> Values:
-        total: dict[str, float] = {}
+        """Tokens by instance, of all its ranks; a rank that is told of twice (two scrape jobs) counts once."""
+        ranks: dict[tuple[str, str], float] = {}
         for entry in self._query(queries.cache_config()):
             one = entry.metric
             try:
@@ -223,7 +225,10 @@ class PrometheusSource:
             except ValueError:
                 continue
             if math.isfinite(tokens) and tokens > 0:
-                total[one.instance] = total.get(one.instance, 0.0) + tokens
+                ranks[one.instance, one.engine] = tokens
+        total: dict[str, float] = {}
+        for (instance, _), tokens in ranks.items():
+            total[instance] = total.get(instance, 0.0) + tokens
         return total
 
     def _values(self, query: str) -> Values:

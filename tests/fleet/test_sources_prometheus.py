@@ -60,6 +60,15 @@ def fleet_of(count: int) -> list[Replica]:
     return [Replica(name=f"r{i}", url=f"http://10.0.0.{i}:8000", variant="a") for i in range(count)]
 
 
+def test_a_rank_that_two_jobs_scrape_is_counted_once_and_two_ranks_are_added() -> None:
+    info = {"instance": "10.0.0.0:8000", "num_gpu_blocks": "100", "block_size": "16"}
+    series = [({**info, "engine": rank, "job": job}, "1") for rank in "01" for job in ("pods", "services")]
+    up = [({"instance": "10.0.0.0:8000"}, "1")]
+    with api(lambda query: vector(*(series if query == queries.cache_config() else up))) as (url, _):
+        reading = PrometheusSource(url).read(fleet_of(1), now_s=NOW)
+    assert [one.sample.kv_capacity_tokens for one in reading.values() if one.sample] == [3200.0]
+
+
 def test_the_number_of_queries_does_not_depend_on_the_fleet() -> None:
     with api(lambda _: vector()) as (url, asked):
         source = PrometheusSource(url)
