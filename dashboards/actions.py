@@ -35,9 +35,9 @@ class Laid:
             return "paused"
         if self.min_replicas is not None and self.max_replicas is not None:
             return f"{self.min_replicas} to {self.max_replicas} replicas"
-        return f"at most {self.max_replicas} replicas" if self.min_replicas is None else (
-            f"at least {self.min_replicas} replicas"
-        )  # fmt: skip
+        if self.min_replicas is not None:
+            return f"at least {self.min_replicas} replicas"
+        return "its own bounds" if self.max_replicas is None else f"at most {self.max_replicas} replicas"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,10 @@ class Actions:
                               next_step="Look whether the controller runs.") from None  # fmt: skip
         if answer.status_code >= 400:
             raise SourceError(_refusal(answer), where="the controller", next_step="Nothing was changed.")
-        return parse(answer.json())
+        try:
+            return parse(answer.json())
+        except ValueError:
+            raise SourceError("answers no JSON", where=self._base, next_step="Is it a controller?") from None
 
 
 def _place(variant: str) -> str:

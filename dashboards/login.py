@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import tomllib
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -66,23 +67,22 @@ def check_oidc(settings: ConsoleSettings) -> None:
         raise ConfigError("give one login, not two", where="--oidc", next_step="Leave out --login-header.")
     if find_spec("authlib") is None:
         raise ConfigError("the package Authlib is missing", where="--oidc", next_step="Install llm-fleet[oidc].")
-    section = _auth_of(settings)
+    section = _auth_of(settings.oidc)
     missing = [name for name in NEEDED if not str(section.get(name, ""))]
     if missing:
         raise ConfigError(f"[auth] lacks {', '.join(missing)}", where=str(settings.oidc),
                           next_step="docs/console.md shows the section.")  # fmt: skip
 
 
-def _auth_of(settings: ConsoleSettings) -> dict[str, Any]:
-    assert settings.oidc is not None  # noqa: S101 - the caller has looked
+def _auth_of(path: Path) -> dict[str, Any]:
     try:
-        document = tomllib.loads(settings.oidc.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", where=str(settings.oidc),
+        raise ConfigError(f"cannot be read: {error}", where=str(path),
                           next_step="docs/console.md shows the file.") from None  # fmt: skip
     section = document.get("auth")
     if not isinstance(section, dict):
-        raise ConfigError("has no section [auth]", where=str(settings.oidc),
+        raise ConfigError("has no section [auth]", where=str(path),
                           next_step="docs/console.md shows the section.")  # fmt: skip
     return section
 

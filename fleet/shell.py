@@ -27,6 +27,7 @@ def setup_logging(name: str) -> None:
                         format=f"%(asctime)s {name} %(levelname)s %(message)s")  # fmt: skip
     for package in OWN:
         logging.getLogger(package).setLevel(level)
+    logging.getLogger("alembic").setLevel("WARNING")  # two lines at every start that tell nobody anything
 
 
 def on_stop(callback: Callable[[], None]) -> None:

@@ -428,7 +428,8 @@ ROUTER_RECORDED = Signal(
     unit="requests",
     layer=Layer.APPLICATION,
     origin=Origin.ROUTER,
-    meaning="Finished requests and the history: written, sampled out above ROUTER_RECORD_RPS, or dropped (writer too slow).",
+    meaning="Finished requests and the history: written, sampled out above ROUTER_RECORD_RPS, or dropped (the writer too "
+    "slow, the row refused).",
     labels=("outcome",),
 )
 ROUTER_SPLITS = Signal(

@@ -117,7 +117,7 @@ class Fetcher:
         """
         try:
             data = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise _RefusedError("the model is no JSON") from None
         artifact.from_dict(data, where=self._url)
         if etag and etag != tag_of(data["checksum"]):

@@ -160,7 +160,7 @@ def _endpoint(service: Inside, endpoint: Endpoint) -> dict[str, Any]:
         "sample": asdict(endpoint.sample) if endpoint.sample else None,
         "age_s": now_s - endpoint.sampled_s if endpoint.sample else None,
         **director.ledger.of(endpoint.url)._asdict(),
-        "prefix_blocks": director.prefix.sizes().get(endpoint.url, 0),
+        "prefix_blocks": director.known.prefix.sizes().get(endpoint.url, 0),
         "ejected": endpoint.ejected(now_s),
         "ejections": endpoint.ejections,
         "failures": endpoint.failures,

@@ -34,7 +34,7 @@ from fleet.history import RequestOutcome
 from router.aliases import Split
 from router.dataplane.body import ParsedBody
 from router.dataplane.budget import RetryBudget
-from router.dataplane.replies import Refusal, server_error
+from router.dataplane.replies import Refusal
 from router.disaggregation.choose import Splitter
 from router.disaggregation.protocols import Protocol
 from router.endpoints import Endpoint, EndpointSet
@@ -45,10 +45,10 @@ from router.kvevents.precise import Precise
 from router.metrics import OTHER, ModelMeters, RouterMetrics
 from router.pickers import Rng
 from router.predict import Seen, seen_at
-from router.prefix import BYTES_PER_TOKEN, PrefixIndex, block_hashes, model_seed
+from router.prefix import BYTES_PER_TOKEN, block_hashes, model_seed
 from router.profile import NO_ENDPOINTS, NO_MODEL, Profile, Scheduler
 from router.recorder import Facts, count, facts
-from router.sessions import Sessions
+from router.refusals import UNKNOWN_KEY, none_left, none_ready, not_served
 from router.settings import RouterSettings
 from router.shared import Board
 from router.tenants import Tenant, Tenants
@@ -56,15 +56,6 @@ from router.ticket import Ticket
 from router.types import EndpointView, InferenceRequest, Pick, Predict
 
 _SETTLE_S = 1.0
-_UNKNOWN_KEY = Refusal(401, "this needs the API key of a tenant: Authorization: Bearer KEY",
-                       kind="authentication_error", code="invalid_api_key",
-                       headers={"www-authenticate": "Bearer"})  # fmt: skip
-
-
-def _not_served(model: str) -> Refusal:
-    return Refusal(404, f"the model {model!r} is served by no engine here",
-                   code="model_not_found", dropped="rejected-no-endpoints")  # fmt: skip
-
 
 _seed = lru_cache(maxsize=1024)(model_seed)
 
@@ -154,7 +145,7 @@ class Director:
         """Whose request it is by its ``Authorization`` header; ``None`` where there are no tenants."""
         if not self.tenants:
             return None
-        return self.tenants.identify(authorization) or _UNKNOWN_KEY
+        return self.tenants.identify(authorization) or UNKNOWN_KEY
 
     def open(
         self, parsed: ParsedBody, *, request_id: str, hints: Hints = NO_HINTS, client: Tenant | None = None,
@@ -219,7 +210,7 @@ class Director:
         """Charge the request to its tenant, or say what limit that would break."""
         if not client.may_use(ticket.model):
             ticket.meters.refuse("model_not_allowed")
-            return _not_served(ticket.model)
+            return not_served(ticket.model)
         wait_s = client.wait_s(ticket.input_tokens, self.now_s)
         if not wait_s:
             client.begin(ticket.input_tokens)
@@ -288,16 +279,12 @@ class Director:
         meters = ticket.meters
         if ticket.tried:
             meters.refuse("engines_failed")
-            return server_error(503, "the engines tried failed, and no other is left", code="engines_failed",
-                                dropped="rejected-no-endpoints", retry_after_s=1)  # fmt: skip
+            return none_left()
         model, reason = ticket.model, ticket.pick.reason if ticket.pick is not None else NO_ENDPOINTS
         if reason == NO_MODEL and model in self.endpoints.declared:
             reason = "no_ready"  # the platform has a variant of it, and none of its engines is ready
         meters.refuse(reason)
-        if reason == NO_MODEL:
-            return _not_served(model)
-        return server_error(503, f"no engine can take this request now ({reason}); try again shortly",
-                            code=reason, dropped="rejected-no-endpoints", retry_after_s=2)  # fmt: skip
+        return not_served(model) if reason == NO_MODEL else none_ready(reason)
 
     # The answer comes, or does not.
 
@@ -388,16 +375,6 @@ class Director:
             ticket.meters.predicted_ttft.observe(prediction.ttft_s)
 
     # Engines and time.
-
-    @property
-    def prefix(self) -> PrefixIndex:
-        """What was sent where, of late."""
-        return self.known.prefix
-
-    @property
-    def sessions(self) -> Sessions:
-        """Where conversations were served last."""
-        return self.known.sessions
 
     def sampled(self, endpoint: Endpoint) -> None:
         """An engine was scraped."""

@@ -104,6 +104,23 @@ def _all(records: Sequence[Callable[[Ticket, Facts], None]], ticket: Ticket, see
         record(ticket, seen)
 
 
+def _check(settings: RouterSettings) -> None:
+    """Refuse settings that exclude each other.
+
+    Raises: ConfigError.
+    """
+    if sum(map(bool, (settings.platform, settings.engines, settings.discover))) != 1:
+        raise ConfigError("name one source of engines", where="router",
+                          limit="--platform URL, --engines LIST or --discover SOURCE",
+                          next_step="Give exactly one of them.")  # fmt: skip
+    if settings.workers > 1 and settings.record_workload is not None:
+        raise ConfigError("live traffic is recorded by one worker only", where="router", limit="--workers 1",
+                          next_step="Record without --workers.")  # fmt: skip
+    if settings.workers > 1 and settings.kv_events.startswith("tcp://"):
+        raise ConfigError("several workers cannot listen for KV events on one port", where="router",
+                          limit="--workers 1", next_step="Let workers connect: ROUTER_KV_EVENTS=auto.")  # fmt: skip
+
+
 class RouterService:
     """Start it, and it serves until it is stopped.
 
@@ -126,16 +143,7 @@ class RouterService:
         place: Place | None = None,
     ) -> None:
         self.settings, self.clock = settings, time.monotonic
-        if sum(map(bool, (settings.platform, settings.engines, settings.discover))) != 1:
-            raise ConfigError("name one source of engines", where="router",
-                              limit="--platform URL, --engines LIST or --discover SOURCE",
-                              next_step="Give exactly one of them.")  # fmt: skip
-        if settings.workers > 1 and settings.record_workload is not None:
-            raise ConfigError("live traffic is recorded by one worker only", where="router", limit="--workers 1",
-                              next_step="Record without --workers.")  # fmt: skip
-        if settings.workers > 1 and settings.kv_events.startswith("tcp://"):
-            raise ConfigError("several workers cannot listen for KV events on one port", where="router",
-                              limit="--workers 1", next_step="Let workers connect: ROUTER_KV_EVENTS=auto.")  # fmt: skip
+        _check(settings)
         self._place = place
         self._board = place.board() if place is not None else None
         self.workers: Workers | None = None

@@ -95,8 +95,7 @@ def run(history_url: str | None, orphan: bool, **options: Any) -> None:
     if orphan:
         die_with_parent()
     setup_logging("wva")
-    for chatty in ("apscheduler", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("apscheduler").setLevel(logging.WARNING)
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
     settings = load(WvaSettings, **options)
     fleet = load(FleetSettings, history_url=history_url)

@@ -76,9 +76,7 @@ class _Search:
         after = self._order[index + 1] if index + 1 < len(self._order) else None
         for count in range(most, -1, -1):
             left = missing - count * one.capacity
-            if (
-                left > SLACK
-            ):  # fewer of this one leave more to the others, which are dearer: none that follows is better
+            if left > SLACK:  # fewer of this one leave more to the dearer others: no count that follows is better
                 bound = math.inf if after is None else spent + count * one.cost + left * after.cost / after.capacity
                 if self._room[index + 1] < left - SLACK or bound >= self._cost - SLACK:
                     return

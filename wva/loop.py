@@ -138,7 +138,7 @@ class ControlLoop:
         laid = self.operator.now if self.operator else Overrides()
         decisions, self.state = decide(snapshot, narrowed(snapshot, laid), self.state, now_s, self._policy)
         decisions = told(decisions, laid)
-        done = actuate(self._platform, decisions, dry_run=self._dry_run or laid.dry_run)
+        done = actuate(self._platform, decisions, dry_run=self._dry_run)
         self._publish(snapshot, decisions, done)
         problems = (*problems, *done.problems, *self._saved(), *self._history_problems())
         if self._reporter:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from fleet.errors import ConfigError
+from fleet.errors import ConfigError, FleetError
 from fleet.history import Event, HistoryWriter
 from fleet.types import VariantSpec
 from wva import snapshot_file
@@ -18,13 +18,19 @@ from wva.types import key_of
 log = logging.getLogger(__name__)
 
 
+class KeptError(FleetError):
+    """An override that could not be written down, and so does not hold."""
+
+
 class Operator:
     """The overrides of one controller; any thread may read and change them.
 
     Args:
-        path: where they survive a restart; a damaged file is reported and begun anew.
+        path: where they survive a restart.
         writer: takes an event for each change.
         clock: Unix time, seconds.
+
+    Raises: ConfigError for a damaged file: what people had paused is not known, so nothing may be scaled.
     """
 
     def __init__(self, path: Path, writer: HistoryWriter, clock: Callable[[], float]) -> None:
@@ -39,8 +45,8 @@ class Operator:
         try:
             found = snapshot_file.read(Overrides, self._path)
         except ConfigError as error:
-            log.warning("overrides: %s Begun anew.", error)
-            return Overrides()
+            raise ConfigError(f"the operator's overrides cannot be read: {error.what}", where=str(self._path),
+                              next_step="Mend it, or remove it if nothing is to be paused.") from None  # fmt: skip
         if found.variants or found.dry_run:
             log.info("overrides: %d variants%s", len(found.variants), ", dry run" if found.dry_run else "")
         return found
@@ -48,7 +54,7 @@ class Operator:
     def set_variant(self, spec: VariantSpec, override: Override) -> Overrides:
         """Lay an override over a variant.
 
-        Raises: ConfigError for bounds outside the variant's own, or when it cannot be kept.
+        Raises: ConfigError for bounds outside the variant's own; KeptError when it cannot be kept.
         """
         check(override, spec)
         low = spec.min_replicas if override.min_replicas is None else override.min_replicas
@@ -64,7 +70,7 @@ class Operator:
     def clear_variant(self, namespace: str, name: str, *, by: str) -> Overrides:
         """Take the override of a variant away; nothing happens where there is none.
 
-        Raises: ConfigError when that cannot be kept.
+        Raises: KeptError when that cannot be kept.
         """
         with self._lock:
             key = f"{namespace}/{name}"
@@ -75,20 +81,20 @@ class Operator:
         return self.now
 
     def set_dry_run(self, *, on: bool, by: str) -> Overrides:
-        """Scale nothing, or scale again.
+        """Hold every variant where it is, or scale again.
 
-        Raises: ConfigError when that cannot be kept.
+        Raises: KeptError when that cannot be kept.
         """
         with self._lock:
             self._keep(replace(self.now, dry_run=on))
-        self._tell("wva", "decides but scales nothing (dry run)" if on else "scales again", by, {"dry_run": on})
+        self._tell("wva", "every variant stays where it is (dry run)" if on else "scales again", by, {"dry_run": on})
         return self.now
 
     def _keep(self, overrides: Overrides) -> None:
         try:
             snapshot_file.write(self._path, overrides)
         except OSError as error:
-            raise ConfigError(f"not kept: {error.strerror}", where=str(self._path),
+            raise KeptError(f"not kept: {error.strerror}", where=str(self._path),
                               next_step="Let the controller write there.") from None  # fmt: skip
         self.now = overrides
 

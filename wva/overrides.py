@@ -34,7 +34,7 @@ class Overrides:
     variants: Mapping[str, Override] = field(default_factory=dict)
     """By :func:`wva.types.key_of`."""
     dry_run: bool = False
-    """Decide and publish, but scale nothing."""
+    """Every variant stays at what is requested, in what is published too; decisions tell what they would have done."""
 
     def with_variant(self, key: str, override: Override | None) -> Overrides:
         """With this word on a variant in place of the old one; None: without any."""
@@ -79,8 +79,9 @@ def _bounded(spec: VariantSpec, override: Override | None, requested: int) -> Va
 
 
 def told(decisions: Sequence[Decision], overrides: Overrides) -> tuple[Decision, ...]:
-    """Decisions on paused variants say so."""
-    return tuple(_paused(one, overrides.variants.get(f"{one.namespace}/{one.variant}")) for one in decisions)
+    """Decisions as they are published and carried out: paused variants say so, and in a dry run all of them hold."""
+    found = tuple(_paused(one, overrides.variants.get(f"{one.namespace}/{one.variant}")) for one in decisions)
+    return tuple(map(_held, found)) if overrides.dry_run else found
 
 
 def _paused(decision: Decision, override: Override | None) -> Decision:
@@ -89,3 +90,12 @@ def _paused(decision: Decision, override: Override | None) -> Decision:
     who = f" by {override.by}" if override.by else ""
     detail = f"paused{who} at {decision.desired} replicas; {decision.detail}"
     return replace(decision, reason=Reason.PAUSED, detail=detail)
+
+
+def _held(decision: Decision) -> Decision:
+    """An HPA follows what is published: so it is that which holds, not the calls to the platform alone."""
+    if decision.direction is Direction.HOLD:
+        return decision
+    requested = int(decision.signals["requested"] or 0)
+    detail = f"dry run: stays at {requested}, would go to {decision.desired}; {decision.detail}"
+    return replace(decision, desired=requested, direction=Direction.HOLD, reason=Reason.PAUSED, detail=detail)

@@ -1,4 +1,4 @@
-"""An operator's overrides over HTTP: pause a variant, narrow its bounds, scale nothing for a while."""
+"""An operator's overrides over HTTP: pause a variant, narrow its bounds, hold everything for a while."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import hmac
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Body, FastAPI, Header, HTTPException, Response
+from fastapi import Body, FastAPI, Header, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.errors import ConfigError
 from fleet.types import VariantSpec
 from wva import snapshot_file
 from wva.loop import ControlLoop
-from wva.operator import Operator
+from wva.operator import KeptError, Operator
 from wva.overrides import Override, Overrides
 from wva.types import key_of
 
@@ -73,6 +74,10 @@ def serve_overrides(app: FastAPI, loop: ControlLoop, token: str) -> None:
     A page of another origin cannot send these: a browser asks first for PUT and DELETE, and nobody here answers that.
     """
     door = _Door(loop, token)
+
+    @app.exception_handler(KeptError)
+    def not_kept(_request: Request, error: KeptError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 503)
 
     @app.get("/overrides")
     def overrides() -> Response:

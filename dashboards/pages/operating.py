@@ -1,4 +1,4 @@
-"""An operator's actions: pause a variant, narrow its bounds, scale nothing for a while. Behind two switches."""
+"""An operator's actions: pause a variant, narrow its bounds, hold everything for a while. Behind two switches."""
 
 from __future__ import annotations
 
@@ -37,7 +37,11 @@ def render(view: View) -> None:
 
 
 def _held(state: State, view: View) -> str:
-    lines = ["<strong>Dry run:</strong> the controller decides and scales nothing."] if state.dry_run else []
+    lines = (
+        ["<strong>Dry run:</strong> every variant stays where it is; decisions tell what they would have done."]
+        if state.dry_run
+        else []
+    )
     for name, laid in sorted(state.variants.items()):
         who = f" by {escape(laid.by)}" if laid.by else ""
         lines.append(f"<strong>{escape(name)}</strong>: {laid.words}{who} since "
@@ -51,7 +55,7 @@ def _controls(state: State) -> None:
     shown = st.session_state.get("message-actions", "")
     left, right = st.columns([3, 1], gap="small", vertical_alignment="bottom")
     with right:
-        label = "End the dry run" if state.dry_run else "Dry run: scale nothing"
+        label = "End the dry run" if state.dry_run else "Dry run: hold everything"
         st.button(label, on_click=_act, args=(lambda to, by: to.dry_run(on=not state.dry_run, by=by),), width="stretch")
     if specs:
         with left:
@@ -63,7 +67,10 @@ def _controls(state: State) -> None:
 
 def _of_variant(name: str, own: tuple[int, int], laid: Laid | None) -> None:
     (low, high), now = own, laid or Laid()
-    least, greatest = _or(now.min_replicas, low), _or(now.max_replicas, high)
+    # What was laid before its owner changed the bounds may lie outside them now.
+    least, greatest = (
+        min(max(value, low), high) for value in (_or(now.min_replicas, low), _or(now.max_replicas, high))
+    )
     with st.container(horizontal=True, vertical_alignment="bottom"):
         fewest = st.number_input("At least", low, high, least, key=f"low-{name}", width=120)
         most = st.number_input("At most", low, high, greatest, key=f"high-{name}", width=120)

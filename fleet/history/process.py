@@ -27,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fleet.errors import HistoryError
 from fleet.history.store import History
-from fleet.history.wire import LENGTH, Flat, Row, flat, frame, rows_of
+from fleet.history.wire import LENGTH, UNSENDABLE, WRITTEN, Flat, Row, flat, frame, rows_of
 from fleet.shell import setup_logging
 
 log = logging.getLogger(__name__)
@@ -133,9 +133,24 @@ class ProcessWriter:
         return self._process.pid if self._process is not None else 0
 
     def _pack(self) -> None:
-        if self._new:
-            self._unsent.append((frame(self._new), len(self._new)))
-            self._new.clear()
+        rows, self._new = self._new, []
+        if not rows:
+            return
+        try:
+            self._unsent.append((frame(rows), len(rows)))
+        except UNSENDABLE:
+            for row in rows:
+                self._pack_one(row)
+
+    def _pack_one(self, row: Flat) -> None:
+        """A row of a batch that does not go: perhaps it is this one that does not."""
+        try:
+            self._unsent.append((frame([row]), 1))
+        except UNSENDABLE as error:
+            self._held -= 1
+            self.dropped += 1
+            self._told += 1
+            log.error("history: a row that cannot be written was dropped: %s", error)
 
     def _again(self) -> None:
         """Start the process, for the first time or after it died."""
@@ -173,14 +188,17 @@ class ProcessWriter:
                     self._sent.append(self._unsent.popleft())
 
     def _hear(self) -> None:
-        """The process says after each transaction how many frames it wrote."""
+        """The process says after each transaction how many frames it dealt with, and what the database refused."""
         try:
             self._heard += (got := self._socket.recv(4096))
         except BlockingIOError:
             return
-        while len(self._heard) >= LENGTH.size:
-            (frames,) = LENGTH.unpack_from(self._heard)
-            self._heard, self._again_s = self._heard[LENGTH.size :], _AGAIN_S
+        while len(self._heard) >= WRITTEN.size:
+            frames, refused = WRITTEN.unpack_from(self._heard)
+            self._heard, self._again_s = self._heard[WRITTEN.size :], _AGAIN_S
+            self.written -= refused
+            self.dropped += refused
+            self._told += refused  # the process told of them
             for _ in range(frames):
                 _, rows = self._sent.popleft()
                 self._held -= rows
@@ -270,13 +288,15 @@ class _Inside:
     def _write(self, history: History, bodies: list[bytes]) -> bool:
         """Write them in one transaction, tried again and again; False: it failed, and the other side is gone."""
         found = [(kind, rows) for body in bodies for kind, rows in rows_of(body).items()]
-        count, last_s = sum(len(rows) for _, rows in found), None
+        count, last_s, said = sum(len(rows) for _, rows in found), None, ""
         while True:
             try:
-                history.insert(found)
+                refused = history.keep(found)
             except SQLAlchemyError as error:
-                cause = getattr(error, "orig", None) or error
-                log.warning("%d rows wait, the write failed: %s", count, cause)
+                cause = str(getattr(error, "orig", None) or error)
+                if cause != said:  # once, not twice a second for as long as it lasts
+                    log.warning("%d rows wait, the write failed and is tried again: %s", count, cause)
+                said = cause
                 if not self._still_there():
                     last_s = last_s or time.monotonic() + _LAST_S
                     if time.monotonic() > last_s:
@@ -284,8 +304,10 @@ class _Inside:
                         return False
                 time.sleep(self._flush_s)
             else:
+                if said:
+                    log.info("the history can be written again")
                 with contextlib.suppress(OSError):  # nobody waits for the word any more
-                    self._socket.sendall(LENGTH.pack(len(bodies)))
+                    self._socket.sendall(WRITTEN.pack(len(bodies), refused))
                 return True
 
     def _still_there(self) -> bool:

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    SQLAlchemyError,
+    StatementError,
+)
 
 from fleet.errors import HistoryError
 from fleet.history import schema
 from fleet.history.rows import Event, RequestRecord, SignalSample, TrainingSample
 from fleet.history.wire import Row, values_of
 from fleet.types import Decision
+
+log = logging.getLogger(__name__)
 
 _TABLE_OF: Mapping[type[Row], sa.Table] = {
     SignalSample: schema.samples,
@@ -28,6 +39,9 @@ _TABLE_OF: Mapping[type[Row], sa.Table] = {
     Event: schema.events,
     TrainingSample: schema.training,
 }
+
+_REFUSED: Final = (IntegrityError, DataError, OverflowError, UnicodeEncodeError, TypeError)
+"""What a database or its driver raises for a value that cannot be stored: writing it again would fail again."""
 
 
 class History:
@@ -49,8 +63,7 @@ class History:
             raise self._error(error) from None
 
     def _error(self, error: BaseException) -> HistoryError:
-        cause = str(getattr(error, "orig", None) or error).splitlines()[0]
-        return HistoryError(f"cannot be opened or written: {cause}", where=shown(self.url),
+        return HistoryError(f"cannot be opened or written: {_cause(error)}", where=shown(self.url),
                             next_step="Check its permissions, or set FLEET_HISTORY_URL or FLEET_HOME.")  # fmt: skip
 
     def _migrate(self) -> None:
@@ -78,6 +91,30 @@ class History:
             for table, found in by_table.items():
                 connection.execute(sa.insert(table), found)
         return sum(map(len, by_table.values()))
+
+    def keep(self, values: Iterable[tuple[type[Row], list[dict[str, Any]]]]) -> int:
+        """Write what the database takes; rows that it refuses for what they hold are left out, not tried for ever.
+
+        Returns: how many rows were refused; why is logged.
+
+        Raises: SQLAlchemyError while the database itself cannot be written; nothing is written then, or only halves of
+            a batch that held a refused row, so trying again may write rows twice.
+        """
+        rows = [(kind, row) for kind, found in values for row in found]
+        return self._keep(rows) if rows else 0
+
+    def _keep(self, rows: list[tuple[type[Row], dict[str, Any]]]) -> int:
+        try:
+            self.insert((kind, [row]) for kind, row in rows)
+        except (StatementError, *_REFUSED) as error:
+            if isinstance(error, DBAPIError) and not isinstance(error, _REFUSED):
+                raise  # the database's own trouble, not the rows'
+            if len(rows) > 1:
+                middle = len(rows) // 2
+                return self._keep(rows[:middle]) + self._keep(rows[middle:])
+            log.error("a row of %s was refused and is lost: %s", _TABLE_OF[rows[0][0]].name, _cause(error))
+            return 1
+        return 0
 
     def read(
         self, table: str, *, since_s: float = 0.0, until_s: float | None = None, limit: int | None = None,
@@ -128,6 +165,11 @@ class History:
     def close(self) -> None:
         """Release the connections."""
         self._engine.dispose()
+
+
+def _cause(error: BaseException) -> str:
+    """The driver's own words, on one line, without the statement and its values."""
+    return str(getattr(error, "orig", None) or error).partition("\n")[0]
 
 
 def shown(url: str) -> str:

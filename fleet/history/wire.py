@@ -24,6 +24,11 @@ NAMES: Final = {kind: tuple(field.name for field in fields(kind)) for kind in KI
 """Names of a kind's fields, which are those of its table's columns."""
 _VALUES: Final = {kind: (number, attrgetter(*NAMES[kind])) for number, kind in enumerate(KINDS)}
 LENGTH: Final = struct.Struct("!I")
+WRITTEN: Final = struct.Struct("!II")
+"""The answer to frames: how many are dealt with, and how many of their rows the database refused."""
+
+UNSENDABLE: Final = (OverflowError, TypeError, ValueError)
+"""An integer of more than 64 bits; a type that is no data; a text that is no Unicode."""
 
 Flat = tuple[int, tuple[Any, ...]]
 """A row without names: the number of its kind, its values."""
@@ -45,7 +50,10 @@ def flat(row: Row) -> Flat:
 
 
 def frame(rows: Sequence[Flat]) -> bytes:
-    """Rows as one frame."""
+    """Rows as one frame.
+
+    Raises: one of :data:`UNSENDABLE` for a value that has no form in msgpack.
+    """
     body = _encode(rows)
     return LENGTH.pack(len(body)) + body
 

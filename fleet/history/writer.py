@@ -10,6 +10,7 @@ import time
 from sqlalchemy.exc import SQLAlchemyError
 
 from fleet.history.store import History, Row
+from fleet.history.wire import values_of
 
 log = logging.getLogger(__name__)
 
@@ -80,11 +81,13 @@ class HistoryWriter:
 
     def _write(self, pending: list[Row]) -> bool:
         try:
-            self.written += self._history.add(pending)
+            refused = self._history.keep(values_of(pending).items())
         except SQLAlchemyError as error:
             self.last_error = str(getattr(error, "orig", None) or error)
             self.failures += 1
             log.warning("history: %d rows wait, the write failed: %s", len(pending), self.last_error)
             return False
+        self.written += len(pending) - refused
+        self.dropped += refused
         pending.clear()
         return True

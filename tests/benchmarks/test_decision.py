@@ -23,7 +23,7 @@ def test_decisions_are_made_and_booked(predicts):
     assert len(times) == len(director.ledger) == len(director.decisions) == 12
     assert director.decisions[-1].pick.cold is not predicts
     assert set(director.decisions[-1].pick.columns) == {entry.name for entry in every_scorer().scorers} | {"total"}
-    assert len(director.sessions) == 1
+    assert len(director.known.sessions) == 1
     fleet.finish(0)
     assert len(director.ledger) == 0
 

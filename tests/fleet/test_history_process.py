@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ ROWS = (
              direction=Direction.UP, reason=Reason.SATURATED, detail="0.9 > 0.8", signals={"kv": 0.97, "queue": None}),
     Event(at_s=4.0, kind="scale", subject="v", message="1 to 2", data={"from": 1}),
 )  # fmt: skip
+EVENT = ROWS[3]
 
 
 def event(number: int) -> Event:
@@ -61,6 +63,25 @@ def test_what_was_put_is_on_disk_after_close(history):
     assert (history.count("events"), history.count("requests"), history.count("decisions")) == (1200, 1, 1)
     assert (writer.written, writer.dropped, writer.pid) == (1203, 0, 0)
     assert history.read("requests")[0]["candidates"] == {"http://e": [0.1, 0.01]}
+
+
+@pytest.mark.parametrize("bad", [
+    pytest.param(replace(EVENT, message="a\ud800b"), id="no Unicode"),
+    pytest.param(replace(EVENT, data={"tokens": 2**70}), id="an integer too large to send"),
+    pytest.param(replace(ROWS[1], input_tokens=2**63), id="an integer too large for the database"),
+    pytest.param(replace(EVENT, at_s=float("nan")), id="no number"),
+    pytest.param(replace(EVENT, message=None), id="nothing where something must be"),
+])  # fmt: skip
+def test_a_row_that_cannot_be_written_is_dropped_alone_and_counted(history, caplog, bad):
+    writer = ProcessWriter(history.url)
+    for number in range(100):
+        writer.put(bad if number in {40, 90} else event(number))
+    turn(writer, lambda: writer.written == 98)
+    writer.put(event(100))
+    writer.close(60.0)
+    assert sorted(row["at_s"] for row in history.read("events")) == [n for n in range(101) if n not in {40, 90}]
+    assert (writer.written, writer.dropped, writer.restarts) == (99, 2, 0)
+    assert "too slow" not in caplog.text
 
 
 def test_no_process_is_started_before_it_is_needed(history):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fleet.history import Event, History, HistoryWriter
+from fleet.history import Event, History, HistoryWriter, RequestOutcome, RequestRecord, SignalSample
 
 
 def event(number: int) -> Event:
@@ -49,6 +51,20 @@ def test_no_row_is_lost_between_batches(history: History) -> None:
         blocker.execute("ROLLBACK")
     writer.close(timeout_s=30.0)
     assert (history.count("events"), writer.dropped) == (11_500, 0)
+
+
+@pytest.mark.parametrize("bad", [
+    pytest.param(SignalSample(at_s=1.0, signal="s", value=None), id="nothing"),  # type: ignore[arg-type]
+    pytest.param(RequestRecord(at_s=1.0, request_id="r", model="m", outcome=RequestOutcome.OK, status=2**63), id="big"),
+    pytest.param(replace(event(1), data={"x": object()}), id="no JSON"),
+    pytest.param(replace(event(1), message="\ud800"), id="no Unicode"),
+])  # fmt: skip
+def test_a_row_that_the_database_refuses_is_dropped_alone_and_counted(history: History, bad: Any) -> None:
+    writer = HistoryWriter(history, flush_s=0.01)
+    for number in range(100):
+        writer.put(bad if number == 40 else event(number))
+    writer.close(30.0)
+    assert (history.count("events"), writer.written, writer.dropped, writer.failures) == (99, 99, 1, 0)
 
 
 def test_a_failing_write_is_counted_and_tried_again(history: History) -> None:

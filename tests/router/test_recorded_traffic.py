@@ -130,10 +130,10 @@ async def test_a_changed_profile_is_used_at_once_and_a_wrong_one_not(tmp_path, c
         await service.start()
         await ask(service.port, completion(prompt="x" * 4096))
         director = service.director
-        assert len(director.prefix) == 16
+        assert len(director.known.prefix) == 16
         _replace(path, "{profile: documents, selection: {topK: 1}}")
         await until(lambda: director.scheduler.profile.picker.top_k == 1)
-        assert len(director.prefix) == 16, "what is remembered of prompts is kept"
+        assert len(director.known.prefix) == 16, "what is remembered of prompts is kept"
         _replace(path, "{scorers: [{type: prefix-awar}]}")
         await until(lambda: director.config_error)
         assert "Did you mean 'prefix-aware'" in director.config_error
@@ -142,7 +142,7 @@ async def test_a_changed_profile_is_used_at_once_and_a_wrong_one_not(tmp_path, c
         assert answer.status == 200
         _replace(path, "{scorers: [{type: prefix-aware, parameters: {hashBlockSize: 32}}]}")
         await until(lambda: director.scheduler.profile.prefix.block_tokens == 32)
-        assert (director.config_error, len(director.prefix)) == ("", 0)
+        assert (director.config_error, len(director.known.prefix)) == ("", 0)
         await service.stop()
     assert len([record for record in caplog.records if "is not used" in record.message]) == 1
 

@@ -122,7 +122,7 @@ async def test_the_index_remembers_no_more_than_an_engine_can_cache(tmp_path):
         service = await started(engine.url, tmp_path)
         await until(lambda: service.endpoints.ready[0].sample)
         await ask(service.port, completion(prompt="word " * 4000))
-        assert service.gateway.director.prefix.sizes()[engine.url] == 640 // 64
+        assert service.gateway.director.known.prefix.sizes()[engine.url] == 640 // 64
         await service.stop()
 
 

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -23,6 +16,7 @@ from fleet.platform import HttpPlatform
 from fleet.signals import BY_ANY_NAME, CATALOGUE, Origin, base_name
 from fleet.sources.scrape import RouterPage, ScrapeSource
 from fleet.types import Reason
+from tests.fleet.real_prometheus import until
 from tests.wva.fake_platform import FakePlatform, serving
 from tests.wva.wva_builders import spec
 from wva import snapshot_file
@@ -197,7 +191,7 @@ def test_a_locked_history_is_counted_and_the_rows_come_later(
     monkeypatch.setattr(rig.history, "add", hurried)
     locker.execute("BEGIN EXCLUSIVE")
     rig.passes(1)
-    until(lambda: rig.loop._writer.failures > 0)
+    until(lambda: rig.loop._writer.failures > 0, "a failed write", limit_s=150.0)
     rig.passes(1)
     assert (rig.metric("wva_errors_total", component="history", error_type="write") or 0) >= 1
     locker.execute("ROLLBACK")
@@ -252,7 +246,7 @@ def test_a_defect_in_a_pass_is_counted_and_the_next_pass_comes(
 
     monkeypatch.setattr(ControlLoop, "run_once", sometimes)
     rig.loop.start(0.05)
-    until(lambda: rig.loop.last is not None)
+    until(lambda: rig.loop.last is not None, "a pass", limit_s=150.0)
     assert rig.metric("wva_errors_total", component="loop", error_type="ZeroDivisionError") == 1
     assert "a defect" in caplog.text
 
@@ -339,80 +333,3 @@ def test_the_http_side_shows_the_last_pass(rig: Rig) -> None:
         assert "wva_desired_replicas" in client.get("/metrics").text
         state = snapshot_file.parse(WvaState, client.get("/state").content, where="/state")
         assert state == rig.loop.state
-
-
-def until(condition: Callable[[], Any], *, limit_s: float = 150.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        try:
-            if condition():
-                return
-        except requests.RequestException:
-            pass
-        time.sleep(0.05)
-    raise AssertionError("not in time")
-
-
-def start(platform: FakePlatform, folder: Path, port: int, *options: str) -> subprocess.Popen[str]:
-    argv = [sys.executable, "-m", "fleet.cli", "wva", "run", "--platform", platform.url, "--port", str(port),
-            "--interval-s", "0.2", "--scale-down-stabilisation-s", "2", *options]  # fmt: skip
-    environment = {**os.environ, "FLEET_HOME": str(folder)}
-    return subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-@pytest.mark.integration
-def test_with_wait_it_starts_without_prometheus_and_holds(
-    platform: FakePlatform, tmp_path: Path, free_port: int
-) -> None:
-    platform.load = IDLE
-    platform.scale("a", 3)
-    nowhere = ("--source", "prometheus", "--prometheus-url", "http://127.0.0.1:9", "--wait")
-    process = start(platform, tmp_path, free_port, *nowhere)
-    try:
-        base = f"http://127.0.0.1:{free_port}"
-        until(lambda: requests.get(f"{base}/healthz", timeout=1).ok)
-        decision = requests.get(f"{base}/fleet", timeout=1).json()["decisions"][0]
-        metrics = requests.get(f"{base}/metrics", timeout=1).text
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
-    finally:
-        process.kill()
-        _, errors = process.communicate()
-    assert (decision["desired"], decision["reason"]) == (3, "no_signal")
-    assert 'wva_errors_total{component="source",error_type="ConnectionError"}' in metrics
-    assert "_created" not in metrics
-    assert "Prometheus http://127.0.0.1:9: cannot be reached" in errors
-    assert "Traceback" not in errors
-    assert platform.scalings == []
-
-
-@pytest.mark.integration
-def test_a_whole_process_killed_in_mid_transition_goes_on(
-    platform: FakePlatform, tmp_path: Path, free_port: int
-) -> None:
-    base = f"http://127.0.0.1:{free_port}"
-    platform.load = FULL
-    process = start(platform, tmp_path, free_port)
-    try:
-        until(lambda: platform.variants["a"].requested == 4)
-        time.sleep(1.0)  # a killed writer may lose the last half second
-        until(lambda: requests.get(f"{base}/healthz", timeout=1).status_code == 200)
-    finally:
-        process.kill()
-        process.wait()
-    learned = json.loads((tmp_path / "wva-state.json").read_text())
-    assert learned["variants"]["default/a"]["requested"] >= 3
-    platform.load = IDLE
-    process = start(platform, tmp_path, free_port)
-    try:
-        until(lambda: platform.variants["a"].requested < 4)
-        until(lambda: requests.get(f"{base}/healthz", timeout=1).ok)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
-    finally:
-        process.kill()
-        _, errors = process.communicate()
-    assert "state: goes on with 1 variants" in errors
-    assert "Traceback" not in errors
-    events = History(f"sqlite:///{tmp_path / 'history.sqlite3'}").read("events", kind="scale")
-    assert {each["data"]["direction"] for each in events} == {"up", "down"}

@@ -98,16 +98,36 @@ def test_actions_over_http_are_honoured_kept_and_told(platform: FakePlatform, tm
     assert client.put("/dry-run", json={"on": True, "by": "ada"}).json()["dry_run"] is True
     events = [row["message"] for row in rig.rows("events", kind="config")]
     assert events == ["a: paused, by ada", "a: back to the variant's own bounds, by ada",
-                      "wva: decides but scales nothing (dry run), by ada"]  # fmt: skip
+                      "wva: every variant stays where it is (dry run), by ada"]  # fmt: skip
 
 
-def test_a_dry_run_scales_nothing(platform: FakePlatform, tmp_path: Path) -> None:
+def test_in_a_dry_run_nothing_scales_and_what_is_published_holds(platform: FakePlatform, tmp_path: Path) -> None:
+    """An HPA follows what is published: that it is not asked directly helps nobody."""
     rig = Rig(platform, tmp_path, overrides_file=tmp_path / "overrides.json")
     rig.loop.operator.set_dry_run(on=True, by="")
     platform.load = FULL
     rig.passes(4)
-    assert rig.desired() > 1
+    (decision,) = rig.loop.last.decisions
+    assert (decision.desired, decision.direction, decision.reason) == (1, Direction.HOLD, Reason.PAUSED)
+    assert decision.detail.startswith("dry run: stays at 1, would go to 2;")
+    page = TestClient(make_app(rig.loop, rig.clock)).get("/metrics").text
+    assert [line.rsplit(" ", 1)[1] for line in page.splitlines() if line.startswith("wva_desired_replicas{")] == ["1.0"]
     assert platform.scalings == []
+    rig.loop.operator.set_dry_run(on=False, by="")
+    rig.passes(1)
+    assert platform.scalings == [("a", 2)]
+    rig.loop.stop()
+
+
+def test_what_cannot_be_kept_does_not_hold_and_says_so(platform: FakePlatform, tmp_path: Path) -> None:
+    rig = Rig(platform, tmp_path, overrides_file=tmp_path / "folder" / "overrides.json")
+    (tmp_path / "folder").write_text("a file where the folder should be")
+    rig.passes(1)
+    client = TestClient(make_app(rig.loop, rig.clock))
+    answers = [client.put("/overrides/default/a", json={"paused": True}), client.put("/dry-run", json={"on": True})]
+    assert [one.status_code for one in answers] == [503, 503]
+    assert "not kept" in answers[0].json()["detail"]
+    assert client.get("/overrides").json() == {"allowed": True, "dry_run": False, "variants": {}}
     rig.loop.stop()
 
 
@@ -135,8 +155,7 @@ def test_an_address_that_others_reach_needs_a_token() -> None:
         WvaSettings(host="0.0.0.0", allow_overrides=True).may_override()
 
 
-def test_a_damaged_file_of_overrides_is_begun_anew(platform: FakePlatform, tmp_path: Path) -> None:
+def test_a_damaged_file_of_overrides_stops_the_start_in_one_line(platform: FakePlatform, tmp_path: Path) -> None:
     (tmp_path / "overrides.json").write_text("{")
-    rig = Rig(platform, tmp_path, overrides_file=tmp_path / "overrides.json")
-    assert rig.loop.operator.now == Overrides()
-    rig.loop.stop()
+    with pytest.raises(ConfigError, match=r"overrides\.json: the operator's overrides cannot be read: .* Mend it"):
+        Rig(platform, tmp_path, overrides_file=tmp_path / "overrides.json")
