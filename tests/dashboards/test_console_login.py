@@ -70,9 +70,14 @@ def oidc(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_whole_section_is_taken(oidc: Path) -> None:
-    check_oidc(ConsoleSettings(oidc=oidc, oidc_allow="@example.org"))
+def test_a_whole_section_is_taken_and_none_is_needed_without_a_login(oidc: Path) -> None:
+    whole = ConsoleSettings(oidc=oidc, oidc_allow="@example.org")
+    check_oidc(whole)
     check_oidc(ConsoleSettings())
+    for name in NEEDED:
+        oidc.write_text("".join(line for line in AUTH.splitlines(keepends=True) if not line.startswith(name)))
+        with pytest.raises(ConfigError, match=f"lacks {name}"):
+            check_oidc(whole)
 
 
 @pytest.mark.parametrize(

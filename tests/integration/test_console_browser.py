@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from tests.dashboards import synthetic
 from tests.integration import screenshots
@@ -140,14 +140,16 @@ def test_a_triangle_opens_the_decision_behind_it(page: Page, filled: str):
     page.mouse.move(x, y)
     page.mouse.click(x, y)
     page.wait_for_url(f"**decision={picked}**")
-    page.get_by_text(f"decision {picked} at").wait_for()
+    expect(page.get_by_text(f"decision {picked} at")).to_be_visible(timeout=30_000)
+    assert f"decision={picked}" in page.url
 
 
 def test_an_alerts_link_lands_on_its_diagnosis(page: Page, filled: str):
     page.goto(f"{filled}/?alert=HighTTFT&model=")
     page.wait_for_url("**/alerts**")
     screenshots.settle(page)
-    page.get_by_text("for the alert HighTTFT").wait_for()
+    expect(page.get_by_text("for the alert HighTTFT")).to_be_visible(timeout=30_000)
+    assert "/alerts" in page.url
 
 
 def test_the_overview_fits_a_phone(page: Page, filled: str):
