@@ -28,6 +28,7 @@ from wva.build import build_cluster, build_loop, build_waker, serve_external_met
 from wva.decide import decide as decide_now
 from wva.explain import compared, comparison, in_words, table
 from wva.kube import crd as kube_crd
+from wva.migrate.cli import migrate
 from wva.settings import WvaSettings
 from wva.types import WvaState
 
@@ -48,6 +49,9 @@ def wva() -> None:
       fleet wva decide docs/examples/snapshot.json
       fleet wva explain llama-8b-h100
     """
+
+
+wva.add_command(migrate)
 
 
 @wva.command()

@@ -36,6 +36,8 @@ class WvaSettings(Settings):
     """Context of the kubeconfig; empty: the current one."""
     namespace: str = ""
     """Namespace that is looked at; empty: all."""
+    write_status: bool = True
+    """Write statuses and events to the cluster; off: it reads and publishes only, as a trial beside another one."""
     scale_directly: bool = False
     """Patch /scale ourselves; the default leaves that to an HPA or KEDA."""
     lease_name: str = Field(default="llm-fleet-wva", min_length=1, max_length=253)

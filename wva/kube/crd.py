@@ -88,6 +88,11 @@ def _spec() -> Schema:
                                  pattern=r"^\d+(\.\d+)?$", maxLength=32),
             "minReplicas": _count("Replicas at least; 0 allows scaling to zero.", default=1),
             "maxReplicas": _count("Replicas at most.", default=10, minimum=1),
+            "retentionSeconds": {"type": "number", "minimum": 1, "maximum": 31536000, "description":
+                                 "With minReplicas 0: seconds without a request until the model goes to zero; "
+                                 "unset: WVA_RETENTION_S."},
+            "priority": {"type": "number", "minimum": 0.001, "maximum": 1000, "default": 1,
+                         "description": "Of the model when GPUs are short: twice the priority, twice the share."},
             "enginePort": {"type": "integer", "format": "int32", "minimum": 1, "maximum": 65535,
                            "description": "Port of the engine; unset: the pod's port named http, else its first."},
             "slo": _slo(),

@@ -34,7 +34,7 @@ class KubeParts:
 
     def __init__(self, settings: WvaSettings, api: KubeApi, *, identity: str = "") -> None:
         self.identity = identity or f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
-        self.api = api
+        self.api, self._write_status = api, settings.write_status
         self.elector = Elector(api, namespace=settings.lease_namespace or own_namespace(settings.namespace),
                                name=settings.lease_name, identity=self.identity)  # fmt: skip
         self.platform = KubePlatform(api, namespace=settings.namespace, scale_directly=settings.scale_directly,
@@ -42,9 +42,9 @@ class KubeParts:
 
     def start(self, loop: ControlLoop) -> None:
         """Follow the cluster, run for leader, and report what ``loop`` decides."""
-        reporter = Reporter(self.api, self.platform, loop.metrics, instance=self.identity,
-                            may_write=self.elector.leads)  # fmt: skip
-        loop.report_to(reporter)
+        if self._write_status:
+            loop.report_to(Reporter(self.api, self.platform, loop.metrics, instance=self.identity,
+                                    may_write=self.elector.leads))  # fmt: skip
         self.platform.start()
         self.elector.step()
         self.elector.start()

@@ -111,7 +111,7 @@ def _declared(objects: ClusterObjects) -> Iterable[Declared]:
         if _managed(item):
             yield from_annotations("keda.sh/v1alpha1", "ScaledObject", item)
     for item in objects.autoscalers:
-        if _managed(item) and not _by_keda(item):
+        if _managed(item) and not by_keda(item):
             yield from_annotations("autoscaling/v2", "HorizontalPodAutoscaler", item)
 
 
@@ -147,6 +147,8 @@ def from_variant(item: Object) -> Declared:
             saturation_threshold=float(spec.get("saturationThreshold", 0.8)),
             scale_down_threshold=float(spec.get("scaleDownThreshold", 0.3)),
             slo_ttft_s=_seconds(spec, "ttftSeconds"), slo_tpot_s=_seconds(spec, "tpotSeconds"),
+            priority=float(spec.get("priority", 1.0)),
+            retention_s=None if spec.get("retentionSeconds") is None else float(spec["retentionSeconds"]),
         )  # fmt: skip
     except (ValueError, TypeError) as error:
         return Declared(**common, spec=None, problem=str(error))
@@ -204,7 +206,8 @@ def _managed(item: Object) -> bool:
     return (item["metadata"].get("annotations") or {}).get(MANAGED) == "true"
 
 
-def _by_keda(item: Object) -> bool:
+def by_keda(item: Object) -> bool:
+    """Whether KEDA made this HPA for a ScaledObject."""
     meta = item["metadata"]
     owners = meta.get("ownerReferences") or ()
     return KEDA_NAME in (meta.get("labels") or {}) or any(each.get("kind") == "ScaledObject" for each in owners)
