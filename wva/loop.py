@@ -22,6 +22,7 @@ from wva import snapshot_file
 from wva.actuate import Actuated, actuate, changes
 from wva.collect import Collector, Problem
 from wva.decide import decide
+from wva.doubt import held
 from wva.metrics import WvaMetrics
 from wva.operator import Operator
 from wva.overrides import Overrides, told
@@ -137,7 +138,7 @@ class ControlLoop:
             return None
         laid = self.operator.now if self.operator else Overrides()
         decisions, self.state = decide(snapshot, narrowed(snapshot, laid), self.state, now_s, self._policy)
-        decisions = told(decisions, laid)
+        decisions = told(held(decisions, _source_failure(problems)), laid)
         done = actuate(self._platform, decisions, dry_run=self._dry_run)
         self._publish(snapshot, decisions, done)
         problems = (*problems, *done.problems, *self._saved(), *self._history_problems())
@@ -235,6 +236,11 @@ def without_windows(state: WvaState) -> WvaState:
     """``state`` without past recommendations: each stabilisation window starts full again."""
     kept = {key: replace(each, recommendations=()) for key, each in state.variants.items()}
     return replace(state, variants=kept)
+
+
+def _source_failure(problems: Sequence[Problem]) -> str:
+    """Why nothing was read in this pass; empty: something was."""
+    return next((one.line for one in problems if one.component == "source"), "")
 
 
 def _history_problem(error: SQLAlchemyError) -> Problem:

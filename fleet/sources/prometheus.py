@@ -202,9 +202,16 @@ class PrometheusSource:
         return model_traffic(points, words, at_s=at_s, source=source)
 
     def _ages(self) -> Values:
-        """Seconds between each engine's newest sample and the query, both by Prometheus's clock."""
-        return {entry.metric.instance: max(entry.value[0] - at_s, 0.0)
-                for entry in self._query(queries.sampled_at()) if _usable(at_s := entry.number)}  # fmt: skip
+        """Seconds between each engine's newest sample and the query, both by Prometheus's clock.
+
+        An engine that an answer names twice is as old as the older of the two.
+        """
+        found: dict[str, float] = {}
+        for entry in self._query(queries.sampled_at()):
+            if _usable(at_s := entry.number):
+                name = entry.metric.instance
+                found[name] = max(entry.value[0] - at_s, found.get(name, 0.0))
+        return found
 
     def _fields(self) -> dict[str, Values]:
         """Fields of :class:`EngineSample`, each by instance."""
@@ -235,14 +242,14 @@ class PrometheusSource:
         return {entry.metric.instance: value for entry in self._query(query) if _usable(value := entry.number)}
 
     def _named(self, query: str) -> Mapping[str, Values]:
-        """Values by metric name and instance."""
+        """Values by metric name and instance; of a series that an answer gives twice, the larger: the fuller engine."""
         found: dict[str, dict[str, float]] = {}
         for entry in self._query(query):
             if _usable(value := entry.number):
                 one = entry.metric
                 if (held := found.get(one.name)) is None:
                     held = found[one.name] = {}
-                held[one.instance] = value
+                held[one.instance] = max(value, held.get(one.instance, value))
         return found
 
     def _query(self, query: str) -> list[Entry]:
