@@ -137,8 +137,13 @@ class LatencyModel:
 
     def at(self, endpoints: Sequence[str], variants: Sequence[str]) -> Batch:
         """Coefficients of these candidates laid out for one prediction after another."""
+        ttft, tpot, capacity = self.coefficients(endpoints, variants)
+        return Batch(self, ttft.T.copy(), tpot.T.copy(), capacity)
+
+    def coefficients(self, endpoints: Sequence[str], variants: Sequence[str]) -> tuple[Array, Array, Array]:
+        """Of TTFT (n, 7) and TPOT (n, 5), and the tokens of KV cache (n,), of these candidates."""
         places = np.array(self.places(endpoints, variants), dtype=np.intp)
-        return Batch(self, self._ttft_table[places].T.copy(), self._tpot_table[places].T.copy(), self._capacity[places])
+        return self._ttft_table[places], self._tpot_table[places], self._capacity[places]
 
     def places(self, endpoints: Sequence[str], variants: Sequence[str]) -> list[int]:
         """Rows of the coefficient table: the endpoint's, else the variant's, else the shared one (0)."""

@@ -18,9 +18,9 @@ Array = NDArray[np.float64]
 
 AXES: Final = ("uncached", "input", "pending", "requests", "context", "waiting", "kv")
 BINS: Final = 24
-_UNIT: Final = np.array([16.0, 16.0, 16.0, 1.0, 64.0, 1.0, 0.02])[:, None]
+UNIT: Final = np.array([16.0, 16.0, 16.0, 1.0, 64.0, 1.0, 0.02])[:, None]
 """What one is along each axis, before the logarithm."""
-_STEP: Final = np.array([0.36, 0.36, 0.4, 0.28, 0.36, 0.28, 0.17])[:, None]
+STEP: Final = np.array([0.36, 0.36, 0.4, 0.28, 0.36, 0.28, 0.17])[:, None]
 """Width of a bin, natural logarithm: 23 of them reach 64 000 tokens, 625 requests, a full cache."""
 _OFFSET: Final = (np.arange(len(AXES), dtype=np.intp) * BINS)[:, None]
 
@@ -36,9 +36,9 @@ def bins_of(rows: Array) -> NDArray[np.intp]:
     np.maximum(rows[INPUT] - rows[CACHED], 0.0, out=values[0])
     values[1], values[2], values[3] = rows[INPUT], rows[PENDING], rows[REQUESTS]
     values[4], values[5], values[6] = rows[CONTEXT], rows[WAITING], rows[KV]
-    values /= _UNIT
+    values /= UNIT
     np.log1p(values, out=values)
-    values /= _STEP
+    values /= STEP
     np.minimum(values, BINS - 1, out=values)
     return values.astype(np.intp)
 

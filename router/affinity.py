@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from types import MappingProxyType
-from typing import ClassVar, Final
+from typing import Final
 
 import xxhash
 
 from router.parameters import number, structured, word_map
-from router.scoring import UNKNOWN, Candidates
+from router.scoring import UNKNOWN, Candidates, Plain, Steady
 from router.types import EndpointView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoraAware:
+class LoraAware(Plain):
     """1 where the request's LoRA adapter is loaded, ``room`` where a slot is free, 0 where one would be swapped out.
 
     Range 0..1; a request for a base model scores all 1, an endpoint whose slots are not known :data:`UNKNOWN` of the
@@ -24,7 +25,6 @@ class LoraAware:
     name chooses by rendezvous hashing keeps all of it, the others half: the first requests meet at one place.
     """
 
-    predicts: ClassVar[bool] = False
     room: float = number(0.5, "roomScore", high=1.0)
     """Score of a free slot."""
     swap: float = number(0.0, "swapScore", high=1.0)
@@ -35,9 +35,13 @@ class LoraAware:
         adapter, endpoints = candidates.request.adapter, candidates.endpoints
         if not adapter:
             return [1.0] * len(endpoints)
-        holders = sum([adapter in one.adapters for one in endpoints])
-        home = "" if holders else max(endpoints, key=lambda one: _weight(adapter, one.url)).url
-        return [self._score(one, adapter, holders, home) for one in endpoints]
+        memo, key = candidates.memo, ("lora-aware", adapter, self.room, self.swap)
+        scores: list[float] | None = memo.get(key)
+        if scores is None:
+            holders = sum([adapter in one.adapters for one in endpoints])
+            home = "" if holders else max(endpoints, key=lambda one: _weight(adapter, one.url)).url
+            scores = memo[key] = [self._score(one, adapter, holders, home) for one in endpoints]
+        return scores
 
     def _score(self, one: EndpointView, adapter: str, holders: int, home: str) -> float:
         if adapter in one.adapters:
@@ -54,32 +58,33 @@ def _weight(adapter: str, url: str) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SessionAffinity:
+class SessionAffinity(Plain):
     """1 for the endpoint that served the session's last request, 0 for the others. A request without a session, or with
     a new one, scores all 0, which changes nothing between them."""
-
-    predicts: ClassVar[bool] = False
 
     def __call__(self, candidates: Candidates) -> list[float]:
         """Where the session is."""
         url = candidates.request.session_url
-        return [1.0 if url and one.url == url else 0.0 for one in candidates.endpoints]
+        if not url:
+            return [0.0] * len(candidates.endpoints)
+        return [1.0 if one.url == url else 0.0 for one in candidates.endpoints]
+
+
+_MATCHED: Final = attrgetter("matched_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoHitLru:
+class NoHitLru(Plain):
     """For a prompt that no candidate has cached: the endpoint that has waited longest for such a prompt scores 1, the
     one that had the last 0; endpoints that never had one come first, and equals share their score.
 
     Range 0..1; a prompt of which something is cached scores all :data:`UNKNOWN`. So new prefixes spread evenly.
     """
 
-    predicts: ClassVar[bool] = False
-
     def __call__(self, candidates: Candidates) -> list[float]:
         """Rank by the turn of the last cold request."""
         endpoints = candidates.endpoints
-        if any(one.matched_tokens for one in endpoints):
+        if any(map(_MATCHED, endpoints)):
             return [UNKNOWN] * len(endpoints)
         turns = sorted([one.last_cold for one in endpoints])
         last = max(1, len(turns) - 1)
@@ -99,14 +104,13 @@ _TOPOLOGY: Final[Mapping[str, float]] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkDistance:
+class NetworkDistance(Steady):
     """1 / network latency against the nearest candidate: least / distance.
 
     Range 0..1. The distance is the least time that a scrape took lately, counted in steps of ``floor_ms`` so that noise
     makes no difference. Never scraped: :data:`UNKNOWN`.
     """
 
-    predicts: ClassVar[bool] = False
     floor_ms: float = number(2.0, "floorMs", low=0.01)
     """Distances below this count as this."""
 
@@ -120,10 +124,9 @@ class NetworkDistance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Topology:
+class Topology(Steady):
     """How near an endpoint's labels say it is: same host 1, rack 0.2, zone 0.05, region 0.02, else 0. Range 0..1."""
 
-    predicts: ClassVar[bool] = False
     own: Mapping[str, str] = structured(MappingProxyType({}), "ownLabels", read=word_map)
     """The router's own place, by the same labels."""
 
@@ -140,24 +143,24 @@ def _shared(labels: Mapping[str, str], places: Sequence[tuple[str, str, float]])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ContextLength:
+class ContextLength(Plain):
     """1 where the prompt and its answer fit the endpoint's label ``"min-max"`` of context lengths in tokens, 0 where
     they do not; without such a label :data:`UNKNOWN`."""
 
-    predicts: ClassVar[bool] = False
     label: str = structured("llm-d.ai/context-length-range", "label", read=str)
 
     def __call__(self, candidates: Candidates) -> list[float]:
         """Fits or not."""
+        memo, key = candidates.memo, ("context-length", self.label)
+        ranges: list[tuple[int, int] | None] | None = memo.get(key)
+        if ranges is None:
+            ranges = memo[key] = [_range(one.labels.get(self.label)) for one in candidates.endpoints]
         request = candidates.request
         size = request.input_tokens + (request.max_tokens or int(request.expected_output_tokens))
-        return [_fits(one.labels.get(self.label), size) for one in candidates.endpoints]
+        return [UNKNOWN if fits is None else float(fits[0] <= size <= fits[1]) for fits in ranges]
 
 
-def _fits(label: str | None, size: int) -> float:
-    if label is None:
-        return UNKNOWN
-    low, dash, high = label.partition("-")
-    if not dash or not low.isdigit() or not high.isdigit():
-        return UNKNOWN
-    return float(int(low) <= size <= int(high))
+def _range(label: str | None) -> tuple[int, int] | None:
+    """Least and most tokens; ``None``: it does not say."""
+    low, dash, high = (label or "").partition("-")
+    return (int(low), int(high)) if dash and low.isdigit() and high.isdigit() else None

@@ -1,10 +1,11 @@
-"""Reads the router's scheduling configuration from disk."""
+"""Reads the router's configuration from disk: how it schedules, who may ask, what models are called."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from fleet.errors import ConfigError
 from router.aliases import Split, parse_aliases
@@ -16,16 +17,21 @@ from router.tenants import Tenants, parse_tenants
 log = logging.getLogger(__name__)
 
 
-class ProfileWatcher:
-    """Reads the scheduling configuration again when its file changes; a wrong one is said once and changes nothing.
+T = TypeVar("T")
+
+
+class FileWatcher(Generic[T]):
+    """Reads a file again when it changes; a wrong one is said once and changes nothing.
 
     Args:
         path: the file.
-        use: called with each new profile.
+        what: it holds, for the log.
+        read: makes of the file what is used; raises ConfigError.
+        use: called with what was read; may raise ConfigError too, and then has changed nothing.
     """
 
-    def __init__(self, path: Path, use: Callable[[Profile], None]) -> None:
-        self._path, self._use = path, use
+    def __init__(self, path: Path, what: str, read: Callable[[Path], T], use: Callable[[T], None]) -> None:
+        self._path, self._what, self._read, self._use = path, what, read, use
         self._stamp = stamp(path)
         self.error = ""
         """Why the newest file is not in use; empty: it is."""
@@ -37,16 +43,13 @@ class ProfileWatcher:
             return
         self._stamp = found
         try:
-            profile = load_profile(self._path)
+            self._use(self._read(self._path))
         except ConfigError as error:
             self.error = str(error)
-            log.error("the changed scheduling configuration is not used: %s", error)
+            log.error("the changed %s is not used: %s", self._what, error)
             return
         self.error = ""
-        for note in profile.notes:
-            log.warning("%s", note)
-        self._use(profile)
-        log.info("%s was read again: profile %s", self._path, profile.name)
+        log.info("the changed %s is used: %s", self._what, self._path)
 
 
 def load_profile(path: Path | None) -> Profile:

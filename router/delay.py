@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from router.parameters import number
-from router.scoring import Candidates
+from router.scoring import Candidates, Predicting
 from router.types import EndpointView, Prediction
 
 _USUAL: Final = 0.5
@@ -29,7 +29,7 @@ class _Mean(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeastDelay:
+class LeastDelay(Predicting):
     """The delay that the request has and causes here, against the least among the candidates: least / delay.
 
     Range 0..1. Delay is counted in prompt tokens that an engine could compute meanwhile, which needs no calibration:
@@ -49,7 +49,6 @@ class LeastDelay:
     scraped is reckoned as busy as the others.
     """
 
-    predicts: ClassVar[bool] = True
     miss_cost: float = number(1.25, "missCost")
     """1 counts that a token is computed; the rest that now and then it displaces one that is asked for again."""
     request_tokens: float = number(0.5, "requestTokens")

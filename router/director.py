@@ -119,7 +119,7 @@ class Director:
         self.budget = RetryBudget(ratio=self.settings.retry_ratio, burst=self.settings.retry_burst)
         self.decisions: deque[Decision] = deque(maxlen=self.settings.decisions)
         self.config_error = ""
-        """Why the newest scheduling configuration is not in use; empty: it is."""
+        """Why the newest configuration is not in use; empty: it is."""
         self.tenants = parts.tenants
         self.gate = Gate(self.settings, self.endpoints, self.ledger, self.metrics.flow, choose=self._choose,
                          nothing=self._nothing, now_s=self.now_s, board=parts.board)  # fmt: skip
@@ -162,17 +162,17 @@ class Director:
             size: bytes of its body, which are held while it waits.
         """
         self.budget.earn()
-        prefix = self.scheduler.profile.prefix
+        scheduler = self.scheduler
         hashes = block_hashes(
-            parsed.prompt, block_bytes=prefix.block_tokens * BYTES_PER_TOKEN, seed=_seed(parsed.model),
-            max_blocks=prefix.hashed_blocks,
+            parsed.prompt, block_bytes=scheduler.block_bytes, seed=_seed(parsed.model),
+            max_blocks=scheduler.hashed_blocks,
         )  # fmt: skip
         meters = self._meters(parsed.model)
         meters.running += 1
         meters.prompt_tokens += parsed.input_tokens
         tenant = client.spec.name if client is not None else tenant or hints.fairness
         priority = self.tenants.priority(client, hints.objective) if client is not None or hints.objective else 0
-        ticket = Ticket(next(self._keys), parsed, hashes, _block_tokens(parsed, prefix.block_tokens), meters,
+        ticket = Ticket(next(self._keys), parsed, hashes, _block_tokens(parsed, scheduler.block_tokens), meters,
                         request_id=request_id, tenant=tenant, at_s=time.time(), now_s=perf_counter(), hints=hints,
                         client=client, priority=priority, size=size)  # fmt: skip
         if self.precise is not None:
@@ -228,7 +228,7 @@ class Director:
             views, prefills = self.splitter.sides(views)
         request = self.known.request(ticket, prefix=prefix)
         pick = ticket.pick = self.scheduler.pick(
-            request, views, rng=self.rng, turn=self._turn, predict=self.predict
+            request, views, rng=self.rng, turn=self._turn, predict=self.predict, epoch=self.known.epoch
         )  # fmt: skip
         took_s = perf_counter() - started_s
         self.metrics.scheduler.observe(took_s)

@@ -28,10 +28,41 @@ class Filter(Protocol):
 
     overload: ClassVar[bool]
     """It drops for load, not for fitness."""
+    steady: ClassVar[bool]
+    """It asks only which model is wanted, and of the endpoints nothing that changes with a request."""
 
     def __call__(self, request: InferenceRequest, endpoints: Sequence[EndpointView]) -> Filtered:
         """Split ``endpoints``."""
         ...
+
+
+class ByRequest:
+    """Asks what the request is, beside its model."""
+
+    __slots__ = ()
+    overload: ClassVar[bool] = False
+    steady: ClassVar[bool] = False
+
+
+class Steady(ByRequest):
+    """Asks nothing that changes with a request."""
+
+    __slots__ = ()
+    steady: ClassVar[bool] = True
+
+
+class Load(ByRequest):
+    """Asks for load as it is now."""
+
+    __slots__ = ()
+    overload: ClassVar[bool] = True
+
+
+class SteadyLoad(Load):
+    """Asks for load as it was scraped."""
+
+    __slots__ = ()
+    steady: ClassVar[bool] = True
 
 
 def _split(endpoints: Sequence[EndpointView], unfit: Sequence[EndpointView]) -> Filtered:
@@ -42,10 +73,9 @@ def _split(endpoints: Sequence[EndpointView], unfit: Sequence[EndpointView]) -> 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QueueDepth:
+class QueueDepth(SteadyLoad):
     """Keeps endpoints whose engine has fewer than ``max_queue_length`` requests waiting."""
 
-    overload: ClassVar[bool] = True
     max_queue_length: int = whole(50, "maxQueueLength", "threshold")
     """Requests."""
     max_num_seqs: int = whole(0, "maxNumSeqs", low=0)
@@ -70,10 +100,9 @@ class QueueDepth:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryPressure:
+class MemoryPressure(SteadyLoad):
     """Drops endpoints whose KV cache is fuller than ``max_kv_utilization``, and marks down those close to it."""
 
-    overload: ClassVar[bool] = True
     max_kv_utilization: float = number(0.95, "maxKVUtilization", high=1.0)
     """Ratio 0..1; above it an engine preempts."""
     penalised_kv_utilization: float = number(0.85, "penalisedKVUtilization", high=1.0)
@@ -118,10 +147,8 @@ class MemoryPressure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelCompatibility:
+class ModelCompatibility(Steady):
     """Keeps endpoints that serve the request's model, and those whose models are not known yet."""
-
-    overload: ClassVar[bool] = False
 
     def __call__(self, request: InferenceRequest, endpoints: Sequence[EndpointView]) -> Filtered:
         """Drop the endpoints known to serve other models only."""
@@ -132,10 +159,9 @@ class ModelCompatibility:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RoleFilter:
+class RoleFilter(Steady):
     """Keeps endpoints that do ``role``, alone or among others."""
 
-    overload: ClassVar[bool] = False
     role: Role = choice(Role.DECODE, "role", among=tuple(Role))  # noqa: RUF009 - it is a dataclasses.field
     """``both`` keeps only endpoints that do the whole request."""
 
@@ -149,13 +175,11 @@ class RoleFilter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterRoom:
+class AdapterRoom(ByRequest):
     """For a request that names a LoRA adapter: endpoints that have it loaded, else those with a free slot.
 
     All pass when neither can be told, and when the request names a base model.
     """
-
-    overload: ClassVar[bool] = False
 
     def __call__(self, request: InferenceRequest, endpoints: Sequence[EndpointView]) -> Filtered:
         """Drop those that would have to swap an adapter out, while others would not."""
@@ -178,10 +202,8 @@ def _keep(endpoints: Sequence[EndpointView], kept: Sequence[EndpointView]) -> Fi
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
+class Session(ByRequest):
     """Keeps the endpoint that served the session's last request, while it is a candidate; else all."""
-
-    overload: ClassVar[bool] = False
 
     def __call__(self, request: InferenceRequest, endpoints: Sequence[EndpointView]) -> Filtered:
         """Drop all but the session's own."""
@@ -190,10 +212,9 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Labels:
+class Labels(Steady):
     """Keeps endpoints whose labels match, as a Kubernetes selector does."""
 
-    overload: ClassVar[bool] = False
     match_labels: Mapping[str, str] = structured(MappingProxyType({}), "matchLabels", read=word_map)
     """Every label with this very value."""
     label: str = structured("", "label", read=word)
@@ -241,10 +262,9 @@ _MEASURES: Final[Mapping[str, Callable[[EndpointView], float | None]]] = Mapping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Utilisation:
+class Utilisation(Load):
     """Keeps endpoints below every limit; what is not known counts as below."""
 
-    overload: ClassVar[bool] = True
     conditions: tuple[tuple[str, float], ...] = structured((), "conditions", read=_conditions)
     """(metric, greatest value that passes)."""
     fallback_on_empty: bool = flag(False, "fallbackOnEmpty")
@@ -264,14 +284,13 @@ class Utilisation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PrefixAffinity:
+class PrefixAffinity(ByRequest):
     """Sticky until saturated: keeps endpoints that hold most of the prompt, unless their queue of prompts is too long.
 
     Too long: the best of them has more uncached prompt tokens in flight than the best of all, by more than
     ``peak_prefill_throughput`` * ``max_ttft_penalty_ms``.
     """
 
-    overload: ClassVar[bool] = False
     affinity: float = number(0.8, "affinityThreshold", high=1.0)
     """Share of the prompt that must be cached."""
     exploration: float = number(0.0, "explorationProbability", high=1.0)

@@ -27,23 +27,42 @@ from router.types import EndpointView, InferenceRequest
 class _Slot:
     """An engine that may be picked, with what a pick reads of it; made anew whenever the engines change."""
 
-    __slots__ = ("at_s", "endpoint", "total", "view")
+    __slots__ = ("adapters", "at_s", "endpoint", "peers", "total", "view")
 
-    def __init__(self, endpoint: Endpoint, total: Total) -> None:
+    def __init__(self, endpoint: Endpoint, total: Total, peers: Sequence[int]) -> None:
         self.at_s = -math.inf
         """When what changes slowly was last read."""
         self.endpoint, self.total = endpoint, total
+        self.adapters = total.adapters
+        """Of the requests in flight, when that was."""
+        self.peers = peers
+        """Where the other workers tell what they have there."""
         self.view = EndpointView(url=endpoint.url, variant=endpoint.variant, role=endpoint.role, labels=endpoint.labels)
 
 
-def _add_peers(board: Board, views: Sequence[EndpointView]) -> None:
+def _add_peers(cells: Sequence[int], slots: Sequence[_Slot]) -> None:
     """What the other workers have in flight counts like our own."""
-    for view in views:
-        requests, prefill, context = board.peers(view.url)
-        if requests:
-            view.requests_in_flight += requests
-            view.prefill_tokens_in_flight += prefill
-            view.context_tokens_in_flight += context
+    for slot in slots:
+        for at in slot.peers:
+            if requests := cells[at]:
+                view = slot.view
+                view.requests_in_flight += requests
+                view.prefill_tokens_in_flight += cells[at + 1]
+                view.context_tokens_in_flight += cells[at + 2]
+
+
+def _match(views: Sequence[EndpointView], matched: Sequence[int], ticket: Ticket) -> int:
+    """Put blocks that match into the views, as tokens; returns the most of them."""
+    longest = max(matched, default=0)
+    if longest:
+        total, block = ticket.input_tokens, ticket.block_tokens
+        for view, blocks in zip(views, matched, strict=True):
+            tokens = blocks * block
+            view.matched_tokens = tokens if tokens < total else total
+    else:
+        for view in views:
+            view.matched_tokens = 0
+    return longest
 
 
 class Knowledge:
@@ -68,7 +87,11 @@ class Knowledge:
         self._block_tokens = prefix.block_tokens
         self._candidates: Sequence[Endpoint] | None = None
         self._slots: list[_Slot] = []
+        self._views: list[EndpointView] = []
+        """Of the slots; another list when the engines change."""
         self._urls: list[str] = []
+        self.epoch = 0
+        """Another number whenever something else of the views may have changed than what changes with each request."""
         self._cold: dict[str, int] = {}
         """Turn of the last request without any cached prefix, by engine."""
 
@@ -83,49 +106,56 @@ class Knowledge:
 
     def views(self, ticket: Ticket) -> tuple[list[EndpointView], int]:
         """The candidates as this request sees them, and the last block of its prompt that is expected in some cache."""
-        if self.board is not None:
-            for url, placed in self.board.news():
-                self.prefix.record(url, placed)
+        board = self.board
+        if board is not None:
+            self._hear(board)
         candidates, hashes = self.endpoints.candidates(ticket.tried), ticket.hashes
         if candidates is not self._candidates:
-            self._candidates = candidates
-            self._slots = [_Slot(one, self.ledger.total(one.url)) for one in candidates]
-            self._urls = [one.url for one in candidates]
-        matched = self.prefix.match(hashes, self._urls)
-        longest, total, block = 0, ticket.input_tokens, ticket.block_tokens
-        now_s, new_prompts, last_cold = self.now_s, self.traffic.new_prompts, self._cold.get
-        views = []
+            self._lay_out(candidates)
+        matched = self.prefix.matches(hashes, self._urls)
+        now_s, views, new_prompts, last_cold = self.now_s, self._views, self.traffic.tally.get, self._cold.get
         for slot in self._slots:
             view, one, load = slot.view, slot.endpoint, slot.total
-            url = view.url
-            if slot.at_s != now_s or view.sample is not one.sample or view.models is not one.models or load.adapters:
+            if (slot.at_s != now_s or view.sample is not one.sample or view.models is not one.models
+                    or slot.adapters is not load.adapters):  # fmt: skip
                 self._refresh(slot, now_s)
-            if blocks := matched[url]:
-                longest = max(longest, blocks)
-                tokens = blocks * block
-                view.matched_tokens = tokens if tokens < total else total
-            else:
-                view.matched_tokens = 0
             view.requests_in_flight, view.prefill_tokens_in_flight = load.requests, load.prefill
             view.context_tokens_in_flight = load.context
-            view.new_prompts, view.last_cold = new_prompts(url), last_cold(url, 0)
-            views.append(view)
-        if self.board is not None:
-            _add_peers(self.board, views)
+            url = view.url
+            view.new_prompts, view.last_cold = new_prompts(url, 0.0), last_cold(url, 0)
+        longest = _match(views, matched, ticket)
+        if board is not None:
+            _add_peers(board.cells, self._slots)
         if self.precise is not None and ticket.prompt is not None:
             self._know(self.precise, ticket, ticket.prompt, views)
         if ticket.allowed is not None:
             views = [view for view in views if view.url in ticket.allowed]
         return views, hashes[longest - 1] if longest else NO_PREFIX
 
+    def _hear(self, board: Board) -> None:
+        """Take down what the other workers placed."""
+        for url, placed in board.news():
+            self.prefix.record(url, placed)
+
+    def _lay_out(self, candidates: Sequence[Endpoint]) -> None:
+        """Other engines may be picked than before."""
+        self._candidates, board = candidates, self.board
+        self._slots = [
+            _Slot(one, self.ledger.total(one.url), board.places(one.url) if board is not None else ())
+            for one in candidates
+        ]
+        self._views = [slot.view for slot in self._slots]
+        self._urls = [one.url for one in candidates]
+
     def _refresh(self, slot: _Slot, now_s: float) -> None:
         """Read what changes with a scrape or a tick, or with the adapters of requests in flight."""
+        self.epoch += 1
         view, one, url = slot.view, slot.endpoint, slot.view.url
-        slot.at_s = -math.inf if slot.total.adapters else now_s
+        slot.at_s = now_s
         view.models, view.distance_s, view.slowness = one.models, one.distance_s, self.pace.slowness(url)
         view.other_requests = self.ledger.others(url)
         sample = view.sample = one.sample
-        sent = self.ledger.adapters(url)
+        sent = slot.adapters = slot.total.adapters
         if sample is None:
             view.age_s = view.adapter_slots = None
             view.adapters = sent

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Final
 
 from router.parameters import choice, number
-from router.scoring import UNKNOWN, Candidates
+from router.scoring import UNKNOWN, Candidates, Predicting
 
 SHORTEST_S: Final = 1e-4
 """Predictions below a tenth of a millisecond count as equal."""
@@ -62,7 +62,7 @@ def _within(candidates: Candidates, limit_s: float, *, ttft: bool, most: bool) -
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PredictedLatency:
+class PredictedLatency(Predicting):
     """Predicted latency of this request here against the best candidate's: best / predicted.
 
     Range 0..1: the best scores 1, one twice as slow 0.5. With ``slo_headroom`` and a request that has a limit: above
@@ -70,7 +70,6 @@ class PredictedLatency:
     score :data:`UNKNOWN`.
     """
 
-    predicts: ClassVar[bool] = True
     target_metric: str = choice("ttft", "targetMetric", among=("ttft", "tpot"))
     percentile: float = number(0.5, "percentile", low=0.01, high=0.99)
     """Of the latency that is predicted: 0.5 its median, 0.9 what nine in ten requests stay below."""
@@ -87,14 +86,13 @@ class PredictedLatency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BothLatencies:
+class BothLatencies(Predicting):
     """Both predicted latencies against the best candidate's, weighed 0.8 (TTFT) to 0.2 (TPOT). Range 0..1.
 
     For a request with a limit for one of them, that one is scored by its headroom, as upstream does: within the limit
     above 0.5, by the room left (``most``) or by how little is left (``least``). Cold: all :data:`UNKNOWN`.
     """
 
-    predicts: ClassVar[bool] = True
     ttft_weight: float = number(0.8, "ttftWeight")
     tpot_weight: float = number(0.2, "tpotWeight")
     """The two weights are taken relative to their sum."""

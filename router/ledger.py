@@ -37,11 +37,29 @@ class _Entry:
 class Total:
     """What is in flight at one endpoint, kept up to date while the endpoint is known; for reading only."""
 
-    __slots__ = ("adapters", "context", "prefill", "requests")
+    __slots__ = ("_counts", "adapters", "context", "prefill", "requests")
 
     def __init__(self) -> None:
         self.requests = self.prefill = self.context = 0
-        self.adapters: dict[str, int] | None = None
+        self.adapters = _NO_ADAPTERS
+        """LoRA adapters of the requests there: the same object while it is the same ones."""
+        self._counts: dict[str, int] = {}
+
+    def needs(self, adapter: str) -> None:
+        """A request that needs ``adapter`` came."""
+        count = self._counts.get(adapter, 0)
+        self._counts[adapter] = count + 1
+        if not count:
+            self.adapters = frozenset(self._counts)
+
+    def needed(self, adapter: str) -> None:
+        """A request that needed ``adapter`` is over."""
+        count = self._counts[adapter] - 1
+        if count:
+            self._counts[adapter] = count
+        else:
+            del self._counts[adapter]
+            self.adapters = frozenset(self._counts) if self._counts else _NO_ADAPTERS
 
 
 class Ledger:
@@ -73,7 +91,8 @@ class Ledger:
             prefix: the last block of it that was cached anywhere.
             adapter: the LoRA adapter that it needs; empty: none.
         """
-        self.finish(request_id)
+        if request_id in self._entries:
+            self.finish(request_id)
         entry = _Entry(url, max(0, uncached_tokens), max(0, input_tokens), prefix, adapter)
         if prefix:
             self._alike[prefix] = self._alike.get(prefix, 0) + 1
@@ -83,9 +102,7 @@ class Ledger:
         total.prefill += entry.prefill
         total.context += entry.context
         if adapter:
-            if total.adapters is None:
-                total.adapters = {}
-            total.adapters[adapter] = total.adapters.get(adapter, 0) + 1
+            total.needs(adapter)
 
     def first_token(self, request_id: Hashable) -> None:
         """Prefill is over: its tokens are released (the token itself is counted by :meth:`token`)."""
@@ -108,15 +125,14 @@ class Ledger:
         """The request is over, in whichever way; a second call does nothing."""
         if (entry := self._entries.pop(request_id, None)) is None:
             return
-        self._unlike(entry.prefix)
+        if entry.prefix:
+            self._unlike(entry.prefix)
         total = self._totals[entry.url]
         total.requests -= 1
         total.prefill -= entry.prefill
         total.context -= entry.context
-        if entry.adapter and total.adapters is not None:
-            total.adapters[entry.adapter] -= 1
-            if not total.adapters[entry.adapter]:
-                del total.adapters[entry.adapter]
+        if entry.adapter:
+            total.needed(entry.adapter)
 
     def total(self, url: str) -> Total:
         """The running total of ``url``, until it is forgotten."""
@@ -162,7 +178,7 @@ class Ledger:
     def adapters(self, url: str) -> frozenset[str]:
         """LoRA adapters of the requests in flight at ``url``."""
         total = self._totals.get(url)
-        return frozenset(total.adapters) if total is not None and total.adapters else _NO_ADAPTERS
+        return _NO_ADAPTERS if total is None else total.adapters
 
     def __len__(self) -> int:
         """Requests in flight in all."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
 from fleet.types import EngineSample
-from predictor.client import Watcher
 from predictor.features import NAMES
+from predictor.few import Few
 from predictor.model import Array, Batch, LatencyModel
 from router.types import EndpointView, InferenceRequest, Prediction
 
@@ -55,10 +55,28 @@ def row_of(input_tokens: int, seen: Seen) -> tuple[float, ...]:
     )
 
 
-class Predictor:
-    """Predictions from the newest artifact; ``None`` while there is none (see :class:`router.types.Predict`)."""
+FEW: Final = 16
+"""Up to so many candidates plain floats are faster than numpy."""
 
-    def __init__(self, watcher: Watcher) -> None:
+
+class Source(Protocol):
+    """Where the model comes from (:class:`predictor.client.Watcher`)."""
+
+    @property
+    def model(self) -> LatencyModel | None:
+        """The newest; ``None`` while there is none."""
+        ...
+
+    @property
+    def cold(self) -> bool:
+        """There is none."""
+        ...
+
+
+class Predictor:
+    """Predictions from the newest model; ``None`` while there is none (see :class:`router.types.Predict`)."""
+
+    def __init__(self, watcher: Source) -> None:
         self._watcher = watcher
         self._desk: Desk | None = None
 
@@ -83,16 +101,21 @@ class Predictor:
 class Desk:
     """One model and one set of candidates; what does not change between two requests is laid out once."""
 
-    __slots__ = ("_batch", "_samples", "_urls")
+    __slots__ = ("_batch", "_endpoints", "_few", "_samples", "_urls")
 
     def __init__(self, model: LatencyModel, endpoints: Sequence[EndpointView]) -> None:
+        self._endpoints = endpoints
         self._urls = [one.url for one in endpoints]
         self._samples: list[EngineSample | None] = [None] * len(endpoints)
-        self._batch = model.at(self._urls, [one.variant for one in endpoints])
+        variants = [one.variant for one in endpoints]
+        self._few = Few(model, self._urls, variants) if len(endpoints) <= FEW else None
+        self._batch = model.at(self._urls, variants)
 
     def fits(self, model: LatencyModel, endpoints: Sequence[EndpointView]) -> bool:
         """It is for this model and these candidates."""
-        return self._batch.model is model and self._urls == [one.url for one in endpoints]
+        if self._batch.model is not model:
+            return False
+        return endpoints is self._endpoints or self._urls == [one.url for one in endpoints]
 
     def look(self, request: InferenceRequest, endpoints: Sequence[EndpointView]) -> Batch:
         """The batch, predicted for ``request``."""
@@ -115,6 +138,8 @@ class Desk:
         self, request: InferenceRequest, endpoints: Sequence[EndpointView], level: float = 0.5
     ) -> list[Prediction]:
         """See :func:`predictions`."""
+        if self._few is not None and level == 0.5:
+            return _few_predictions(self._few, float(request.input_tokens), endpoints)
         batch = self.look(request, endpoints)
         slowness = _agreed(*(latency / latency.mean() for latency in batch.alike()))
         columns = [batch.ttft_s.tolist(), batch.tpot_s.tolist(), slowness.tolist()]
@@ -133,6 +158,30 @@ def predictions(
     Their slowness is what it predicts for one and the same load, the candidates' mean, at each of them.
     """
     return Desk(model, endpoints).predictions(request, endpoints, level)
+
+
+def _few_predictions(few: Few, size: float, endpoints: Sequence[EndpointView]) -> list[Prediction]:
+    rows = [
+        (size, one.matched_tokens, one.prefill_tokens_in_flight, one.requests_in_flight, one.context_tokens_in_flight,
+         0.0 if (sample := one.sample) is None else sample.waiting or 0.0,
+         0.0 if sample is None else sample.kv_utilisation or 0.0)
+        for one in endpoints
+    ]  # fmt: skip
+    found, alike = few.predict(rows), few.alike(rows)
+    ttft, tpot = (sum(column) / len(rows) for column in zip(*alike, strict=True))
+    return [
+        Prediction(ttft_s, tpot_s, _agree(slow[0] / ttft, slow[1] / tpot))
+        for (ttft_s, tpot_s), slow in zip(found, alike, strict=True)
+    ]
+
+
+def _agree(one: float, two: float) -> float:
+    """As :func:`_agreed`."""
+    if one > 1.0 and two > 1.0:
+        return one if one < two else two
+    if one < 1.0 and two < 1.0:
+        return one if one > two else two
+    return 1.0
 
 
 def _agreed(one: Array, two: Array) -> Array:

@@ -92,22 +92,38 @@ class PrefixIndex:
 
     def match(self, hashes: Sequence[int], urls: Iterable[str]) -> dict[str, int]:
         """Blocks at the beginning of the prompt that each endpoint has probably cached, 0 for a stranger."""
+        urls = tuple(urls)
+        return dict(zip(urls, self.matches(hashes, urls), strict=True))
+
+    def matches(self, hashes: Sequence[int], urls: Sequence[str]) -> list[int]:
+        """The same in the order of ``urls``."""
         if not hashes:
-            return dict.fromkeys(urls, 0)
-        first, blocks = hashes[0], self._blocks
-        return {
-            url: _beginning(hashes, known) if (known := blocks.get(url)) is not None and first in known else 0
-            for url in urls
-        }
+            return [0] * len(urls)
+        first, blocks = hashes[0], self._blocks.get
+        found, last = [], 0
+        for url in urls:
+            known = blocks(url)
+            if known is None or first not in known:
+                found.append(0)
+            else:
+                last = _beginning(hashes, known, last)
+                found.append(last)
+        return found
 
     def record(self, url: str, hashes: Sequence[int]) -> None:
         """The prompt was sent to ``url``: its blocks become the most recent there, and the oldest go."""
+        if not hashes:
+            return
         capacity = self._capacity.get(url, self._default_capacity)
-        blocks = self._blocks.setdefault(url, OrderedDict())
-        for block in reversed(hashes[:capacity]):
+        blocks = self._blocks.get(url)
+        if blocks is None:
+            blocks = self._blocks[url] = OrderedDict()
+        touch = blocks.move_to_end
+        for block in reversed(hashes if len(hashes) <= capacity else hashes[:capacity]):
             blocks[block] = None
-            blocks.move_to_end(block)
-        _shrink(blocks, capacity)
+            touch(block)
+        if len(blocks) > capacity:
+            _shrink(blocks, capacity)
 
     def resize(self, url: str, max_blocks: int) -> None:
         """Remember at most ``max_blocks`` (at least 1) for ``url``: what its engine's KV cache can hold."""
@@ -129,11 +145,21 @@ class PrefixIndex:
         return sum(map(len, self._blocks.values()))
 
 
-def _beginning(hashes: Sequence[int], known: OrderedDict[int, None]) -> int:
-    """How many of ``hashes`` are known, given that the first is and that the known ones are a beginning."""
+def _beginning(hashes: Sequence[int], known: OrderedDict[int, None], guess: int) -> int:
+    """How many of ``hashes`` are known, given that the first is and that the known ones are a beginning.
+
+    ``guess``: what it was at another endpoint; as most share what they share with most, it is often right at once.
+    """
     low, high = 1, len(hashes)
     if hashes[-1] in known:
         return high
+    if 0 < guess < high:
+        if hashes[guess] in known:
+            low = guess + 1
+        elif hashes[guess - 1] in known:
+            return guess
+        else:
+            high = guess
     while low < high:
         middle = (low + high) // 2
         if hashes[middle] in known:

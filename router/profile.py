@@ -7,7 +7,6 @@ over the fit ones; when none is fit, the pick says why.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import add, mul
@@ -15,8 +14,9 @@ from types import MappingProxyType
 from typing import Final
 
 from router.delay import LeastDelay
-from router.filters import Filter, MemoryPressure, ModelCompatibility, PrefixAffinity, QueueDepth
+from router.filters import MemoryPressure, ModelCompatibility, PrefixAffinity, QueueDepth
 from router.pickers import MaxScore, Picker, Rng, TopKRandom
+from router.prefix import BYTES_PER_TOKEN
 from router.scorers import (
     Candidates,
     KvUtilisation,
@@ -29,6 +29,7 @@ from router.scorers import (
     Scorer,
     TokenLoad,
 )
+from router.sieve import NamedFilter, Sieve, Sifted
 from router.types import EndpointView, InferenceRequest, Pick, Predict
 
 PICKED: Final = "picked"
@@ -36,14 +37,6 @@ FALLBACK: Final = "fallback_round_robin"
 NO_ENDPOINTS: Final = "no_endpoints"
 NO_MODEL: Final = "no_model"
 NO_ROLE: Final = "no_role"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NamedFilter:
-    """A filter under the name that explains a drop."""
-
-    name: str
-    filter: Filter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,19 +188,24 @@ class Scheduler:
     __slots__ = (
         "_adaptive",
         "_explores",
-        "_fit",
         "_level",
-        "_overload",
         "_penalties",
         "_predicts",
         "_scorers",
+        "_sieve",
+        "block_bytes",
+        "block_tokens",
+        "hashed_blocks",
         "profile",
     )
 
     def __init__(self, profile: Profile = DEFAULT) -> None:
         self.profile = profile
-        self._fit = tuple(entry for entry in profile.filters if not entry.filter.overload)
-        self._overload = tuple(entry for entry in profile.filters if entry.filter.overload)
+        self._sieve = Sieve(profile.filters, stale_after_s=profile.stale_after_s)
+        self.block_tokens = profile.prefix.block_tokens
+        self.block_bytes = self.block_tokens * BYTES_PER_TOKEN
+        """Of a prompt's blocks."""
+        self.hashed_blocks = profile.prefix.hashed_blocks
         self._penalties = tuple(
             (entry.name, entry.filter) for entry in profile.filters if isinstance(entry.filter, MemoryPressure)
         )
@@ -215,7 +213,9 @@ class Scheduler:
             isinstance(entry.filter, PrefixAffinity) and entry.filter.exploration > 0.0 for entry in profile.filters
         )
         self._predicts, self._level, self._adaptive = profile.predicts, profile.percentile, profile.adaptive
-        self._scorers = tuple((entry.name, entry.weight, entry.scorer) for entry in profile.scorers)
+        self._scorers = tuple(
+            (one.name, one.weight, one.scorer, getattr(one.scorer, "steady", False)) for one in profile.scorers
+        )
 
     def pick(
         self,
@@ -225,6 +225,7 @@ class Scheduler:
         rng: Rng,
         turn: int,
         predict: Predict | None = None,
+        epoch: int | None = None,
     ) -> Pick:
         """One decision.
 
@@ -234,35 +235,28 @@ class Scheduler:
             rng: draws among the best.
             turn: the caller's counter, for round robin when all are overloaded.
             predict: latency model; ``None`` or a ``None`` answer leaves predicted latency neutral.
+            epoch: while it and the list of endpoints stay the same, nothing of them changes but counts of requests and
+                tokens, new prompts, and what is matched; ``None``: nothing is promised.
         Returns: never raises for want of endpoints; ``reason`` says what happened.
         """
         if not endpoints:
             return Pick(None, NO_ENDPOINTS)
         if self._explores:
             request.chance = rng.random()
-        dropped: dict[str, str] = {}
-        fit = _apply(self._fit, request, _fresh(endpoints, self.profile.stale_after_s), dropped)
-        if not fit:
+        sifted = self._sieve.sift(request, endpoints, epoch)
+        if not sifted.fit:
             misses = ModelCompatibility()(request, endpoints)
-            return Pick(None, NO_ROLE if misses.kept else NO_MODEL, dropped=dropped)
-        kept = _apply(self._overload, request, fit, dropped)
-        if not kept:
-            return Pick(fit[turn % len(fit)], FALLBACK, 1.0, dropped)
-        return self._choose(request, kept, dropped, rng, predict)
+            return Pick(None, NO_ROLE if misses.kept else NO_MODEL, dropped=sifted.dropped)
+        if not sifted.kept:
+            return Pick(sifted.fit[turn % len(sifted.fit)], FALLBACK, 1.0, sifted.dropped)
+        return self._choose(request, sifted, rng, predict)
 
-    def _choose(
-        self,
-        request: InferenceRequest,
-        kept: Sequence[EndpointView],
-        dropped: Mapping[str, str],
-        rng: Rng,
-        predict: Predict | None,
-    ) -> Pick:
-        predicted = None
+    def _choose(self, request: InferenceRequest, sifted: Sifted, rng: Rng, predict: Predict | None) -> Pick:
+        predicted, kept, dropped = None, sifted.kept, sifted.dropped
         if self._predicts and predict is not None:
             level = self._level
             predicted = predict(request, kept) if level == 0.5 else predict(request, kept, level)
-        columns = self._columns(Candidates(request=request, endpoints=kept, predictions=predicted))
+        columns = self._columns(Candidates(request, kept, predicted, sifted.memo))
         chosen, chance = self.profile.picker.choose(columns["total"], rng)
         if predicted is None:
             return Pick(kept[chosen], PICKED, chance, dropped, self._predicts, None, kept, columns)
@@ -271,23 +265,39 @@ class Scheduler:
     def _columns(self, candidates: Candidates) -> dict[str, list[float]]:
         """By scorer, then the penalties where there are any, then ``total``."""
         columns: dict[str, list[float]] = {}
-        totals: list[float] = []
+        weighed: list[list[float]] = []
+        memo, count = candidates.memo, len(candidates.endpoints)
         moved = self._adaptive.weights(candidates.request.expected_reuse) if self._adaptive is not None else {}
-        for name, fixed, scorer in self._scorers:
+        for name, fixed, scorer, steady in self._scorers:
             weight = moved.get(name, fixed) if moved else fixed
-            columns[name] = scores = _clamped(scorer(candidates))
-            weighed = scores if weight == 1.0 else [weight * score for score in scores]
-            if len(scores) != len(candidates.endpoints):
-                raise ValueError(f"zip: {name} gave {len(scores)} scores for {len(candidates.endpoints)} endpoints")
-            totals = list(map(add, totals, weighed)) if totals else weighed
-        if not columns:
-            totals = [0.0] * len(candidates.endpoints)
+            scores = memo.get(name) if steady else None
+            if scores is None:
+                scores = _clamped(scorer(candidates))
+                if len(scores) != count:
+                    raise ValueError(f"zip: {name} gave {len(scores)} scores for {count} endpoints")
+                if steady:
+                    memo[name] = scores
+            columns[name] = scores
+            weighed.append(scores if weight == 1.0 else [weight * score for score in scores])
+        totals = _sums(weighed) if weighed else [0.0] * count
         for name, pressure in self._penalties:
-            if (factors := pressure.factors(candidates.endpoints)) is not None:
+            key = ("penalty", name)
+            if key not in memo:
+                memo[key] = pressure.factors(candidates.endpoints)
+            if (factors := memo[key]) is not None:
                 columns[name] = factors
                 totals = list(map(mul, totals, factors))
         columns["total"] = totals
         return columns
+
+
+def _sums(columns: Sequence[list[float]]) -> list[float]:
+    """Row by row."""
+    if len(columns) == 1:
+        return columns[0]
+    if len(columns) == 2:
+        return list(map(add, *columns))
+    return list(map(sum, zip(*columns, strict=True)))
 
 
 def _clamped(scores: list[float]) -> list[float]:
@@ -295,34 +305,3 @@ def _clamped(scores: list[float]) -> list[float]:
     if min(scores) >= 0.0 and max(scores) <= 1.0 and (total := sum(scores)) == total:
         return scores
     return [score if 0.0 <= score <= 1.0 else 1.0 if score > 1.0 else 0.0 for score in scores]
-
-
-def _apply(
-    filters: Sequence[NamedFilter],
-    request: InferenceRequest,
-    endpoints: Sequence[EndpointView],
-    dropped: dict[str, str],
-) -> Sequence[EndpointView]:
-    """What all filters keep; ``dropped`` takes the others with the filter's name."""
-    for entry in filters:
-        kept, out = entry.filter(request, endpoints)
-        if out:
-            for endpoint in out:
-                dropped[endpoint.url] = entry.name
-            endpoints = kept
-    return endpoints
-
-
-def _fresh(endpoints: Sequence[EndpointView], limit_s: float) -> Sequence[EndpointView]:
-    """The same endpoints, without samples too old to trust."""
-    for endpoint in endpoints:
-        if endpoint.age_s is not None and endpoint.age_s > limit_s:
-            break
-    else:
-        return endpoints
-    return [
-        dataclasses.replace(endpoint, sample=None)
-        if endpoint.age_s is not None and endpoint.age_s > limit_s
-        else endpoint
-        for endpoint in endpoints
-    ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import ClassVar, Final
+from typing import Final
 
 from fleet.types import EngineSample
 from router.affinity import ContextLength, LoraAware, NetworkDistance, NoHitLru, SessionAffinity, Topology
@@ -18,7 +18,7 @@ from router.filters import SESSION_OURS
 from router.latency import BothLatencies, PredictedLatency
 from router.parameters import Plugin, number, whole
 from router.prefix import AUTO_BLOCK, DEFAULT_BLOCK_TOKENS, DEFAULT_CAPACITY_BLOCKS, DEFAULT_MAX_BLOCKS, auto_block
-from router.scoring import UNKNOWN, Candidates, Scorer
+from router.scoring import UNKNOWN, Candidates, Plain, Scorer, Steady
 
 __all__ = ["SCORERS", "UNKNOWN", "ActiveRequests", "BothLatencies", "Candidates", "ContextLength", "KvUtilisation",
            "LeastDelay", "LoadAware", "LoraAware", "NetworkDistance", "NoHitLru", "PredictedLatency", "PrefixAware",
@@ -27,14 +27,13 @@ __all__ = ["SCORERS", "UNKNOWN", "ActiveRequests", "BothLatencies", "Candidates"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PrefixAware:
+class PrefixAware(Plain):
     """Share of the prompt's blocks that the endpoint has probably cached: matched / total.
 
     Range 0..1, 0 when nothing matches or the prompt is shorter than a block. The parameters shape the hashes and the
     index (:mod:`router.prefix`), which the caller keeps.
     """
 
-    predicts: ClassVar[bool] = False
     block_tokens: int = whole(
         DEFAULT_BLOCK_TOKENS, "hashBlockSize", "blockSizeTokens", "blockSize", words={"auto": AUTO_BLOCK}
     )
@@ -53,7 +52,10 @@ class PrefixAware:
         total = len(request.block_hashes) * request.block_tokens or request.input_tokens
         if total <= 0:
             return [0.0] * len(candidates.endpoints)
-        return [min(1.0, endpoint.matched_tokens / total) for endpoint in candidates.endpoints]
+        return [
+            matched / total if (matched := endpoint.matched_tokens) < total else 1.0
+            for endpoint in candidates.endpoints
+        ]
 
     def sized(self, mean_prompt_tokens: float) -> PrefixAware:
         """The same with the block size worked out (:func:`router.prefix.auto_block`)."""
@@ -66,14 +68,13 @@ class PrefixAware:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadAware:
+class LoadAware(Plain):
     """Queue and active requests: 0.7 * (1 - queue / maxQueue) + 0.3 * (1 - active / maxActive).
 
     Range 0..1. The queue is the scraped one plus what this router has sent since. Never scraped: :data:`UNKNOWN`, or
     less when this router's own requests alone say less.
     """
 
-    predicts: ClassVar[bool] = False
     queue_weight: float = number(0.7, "queueWeightFactor")
     active_weight: float = number(0.3, "activeRequestsWeight")
     """The two weights are taken relative to their sum."""
@@ -104,10 +105,9 @@ class LoadAware:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QueueThreshold:
+class QueueThreshold(Plain):
     """0.5 for an empty queue, falling to 0 at ``threshold`` waiting requests. Range 0..0.5. Never scraped: 0.25."""
 
-    predicts: ClassVar[bool] = False
     threshold: int = whole(128, "threshold")
     """Waiting requests."""
 
@@ -131,10 +131,8 @@ def _least_first(values: Sequence[float | None]) -> list[float]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Queue:
+class Queue(Plain):
     """Shortest queue among the candidates 1, longest 0, all alike 1. Never scraped: :data:`UNKNOWN`."""
-
-    predicts: ClassVar[bool] = False
 
     def __call__(self, candidates: Candidates) -> list[float]:
         """(max - queue) / (max - min)."""
@@ -142,10 +140,8 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunningRequests:
+class RunningRequests(Plain):
     """Smallest running batch among the candidates 1, largest 0, all alike 1. Never scraped: :data:`UNKNOWN`."""
-
-    predicts: ClassVar[bool] = False
 
     def __call__(self, candidates: Candidates) -> list[float]:
         """(max - running) / (max - min)."""
@@ -157,10 +153,8 @@ def _kv_free(sample: EngineSample | None) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KvUtilisation:
+class KvUtilisation(Steady):
     """Free share of the KV cache: 1 - utilisation. Range 0..1. Never scraped: :data:`UNKNOWN`."""
-
-    predicts: ClassVar[bool] = False
 
     def __call__(self, candidates: Candidates) -> list[float]:
         """1 for an empty cache, 0 for a full one."""
@@ -168,13 +162,12 @@ class KvUtilisation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenLoad:
+class TokenLoad(Plain):
     """Room for prompt tokens: 1 - uncached tokens in flight / ``threshold``. Range 0..1.
 
     The tokens are this router's own: uncached prompt tokens whose first output token has not come back.
     """
 
-    predicts: ClassVar[bool] = False
     threshold: int = whole(4_194_304, "queueThresholdTokens")
     """Tokens at which the score is 0."""
 
@@ -188,11 +181,10 @@ class TokenLoad:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ActiveRequests:
+class ActiveRequests(Plain):
     """This router's requests in flight: (most - own) / most * ``max_busy_score``, and 1 up to ``idle_threshold``.
     Range 0..1."""
 
-    predicts: ClassVar[bool] = False
     idle_threshold: int = whole(0, "idleThreshold", low=0)
     """Requests up to which an endpoint counts as idle."""
     max_busy_score: float = number(1.0, "maxBusyScore", high=1.0)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from router.types import EndpointView, InferenceRequest, Prediction
 
@@ -12,7 +12,7 @@ UNKNOWN: Final = 0.5
 """Score of an endpoint about which nothing is known."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Candidates:
     """What a scorer sees. What several scorers need of every endpoint is worked out once, when first asked for."""
 
@@ -21,6 +21,9 @@ class Candidates:
     """At least one."""
     predictions: Sequence[Prediction] | None = None
     """In the order of ``endpoints``; ``None`` while the model is cold."""
+    memo: dict[Hashable, Any] = field(default_factory=dict)
+    """Holds over many decisions, as long as nothing of the endpoints changes but counts of requests and tokens, new
+    prompts, and what is matched. A scorer puts there what it need not work out again."""
     _loads: list[tuple[float, float] | None] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -32,8 +35,31 @@ class Candidates:
         return found
 
 
+class Plain:
+    """A scorer that asks for no predictions."""
+
+    __slots__ = ()
+    predicts: ClassVar[bool] = False
+    steady: ClassVar[bool] = False
+
+
+class Steady(Plain):
+    """A scorer that asks nothing that changes with a request."""
+
+    __slots__ = ()
+    steady: ClassVar[bool] = True
+
+
+class Predicting(Plain):
+    """A scorer that asks for predictions."""
+
+    __slots__ = ()
+    predicts: ClassVar[bool] = True
+
+
 class Scorer(Protocol):
-    """Scores every candidate."""
+    """Scores every candidate. One whose class says ``steady = True`` gives the same scores for every request, until
+    something of the endpoints changes (as said of :attr:`Candidates.memo`)."""
 
     predicts: ClassVar[bool]
     """It reads ``candidates.predictions``."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import uvicorn
@@ -27,7 +27,7 @@ from predictor.client import Watcher
 from predictor.fetch import FETCHED_NAME, Fetcher, checked_url
 from router.access_log import AccessLog
 from router.app import make_app
-from router.config_file import ProfileWatcher, load_aliases, load_tenants
+from router.config_file import FileWatcher, load_aliases, load_profile, load_tenants
 from router.dataplane.gateway import Gateway
 from router.director import Director, Parts
 from router.disaggregation.setup import protocol, splitter
@@ -159,7 +159,7 @@ class RouterService:
         self.director = Director(self._parts(profile, home))
         self.gateway = Gateway(self.director)
         self.endpoints.on_restart = self._restarted
-        self._profile = ProfileWatcher(settings.config, self.director.use) if settings.config is not None else None
+        self._files = self._watched()
         named = settings.platform or settings.discover
         self._platform = Follower(source(named), self.endpoints, every_s=settings.poll_s) if named else None
         self._scraper = Scraper(self.endpoints, every_s=settings.scrape_s, models_s=settings.models_s, clock=self.clock,
@@ -190,6 +190,21 @@ class RouterService:
         if records:
             parts.record = records[0] if len(records) == 1 else partial(_all, records)
         return parts
+
+    def _watched(self) -> Sequence[FileWatcher[Any]]:
+        """Files that are read again when they change."""
+        settings, found = self.settings, list[FileWatcher[Any]]()
+        if settings.config is not None:
+            found.append(FileWatcher(settings.config, "scheduling configuration", load_profile, self._use))
+        if settings.tenants is not None:
+            read = partial(load_tenants, share=1.0 / settings.workers)
+            found.append(FileWatcher(settings.tenants, "file of tenants", read, self.director.tenants.use))
+        return found
+
+    def _use(self, profile: Profile) -> None:
+        for note in profile.notes:
+            log.warning("%s", note)
+        self.director.use(profile)
 
     @property
     def _model_name(self) -> str:
@@ -333,9 +348,9 @@ class RouterService:
 
     async def _ticks(self) -> None:
         while True:
-            if self._profile is not None:
-                self._profile.look()
-                self.director.config_error = self._profile.error
+            for file in self._files:
+                file.look()
+            self.director.config_error = "; ".join(file.error for file in self._files if file.error)
             self._tick()
             await asyncio.sleep(_TICK_S)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import mmap
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -45,22 +46,23 @@ class Board:
     def __init__(self, path: Path, *, worker: int, workers: int) -> None:
         self._file = path.open("r+b")
         self._map = mmap.mmap(self._file.fileno(), size_bytes(workers))
-        self._cells = memoryview(self._map).cast("Q")
+        self.cells = memoryview(self._map).cast("Q")
+        """The memory, as numbers."""
         self._worker = worker
         self._rows = [_HEAD + ENGINES + index * (ENGINES * _TOTALS) for index in range(workers)]
         rings = _HEAD + ENGINES + workers * ENGINES * _TOTALS
         self._rings = [rings + index * RING for index in range(workers)]
         self._peers = [index for index in range(workers) if index != worker]
-        self._read = [self._cells[index] for index in range(workers)]
+        self._read = [self.cells[index] for index in range(workers)]
         self._numbers: dict[str, int] = {}
         self._urls: dict[int, str] = {}
         own = self._rows[worker]
         for cell in range(own, own + ENGINES * _TOTALS):  # what a worker before it left
-            self._cells[cell] = 0
+            self.cells[cell] = 0
 
     def close(self) -> None:
         """Let go of the memory."""
-        self._cells.release()
+        self.cells.release()
         self._map.close()
         self._file.close()
 
@@ -70,22 +72,23 @@ class Board:
         """This worker's total at ``url`` is now that."""
         number = self._number(url)
         if number >= 0:
-            at, cells = self._rows[self._worker] + number * _TOTALS, self._cells
+            at, cells = self._rows[self._worker] + number * _TOTALS, self.cells
             cells[at], cells[at + 1], cells[at + 2] = total.requests, total.prefill, total.context
 
     def peers(self, url: str) -> tuple[int, int, int]:
         """Requests, uncached prompt tokens and context tokens in flight at ``url`` through the other workers."""
-        number = self._number(url)
-        if number < 0:
-            return 0, 0, 0
         requests = prefill = context = 0
-        cells, rows, offset = self._cells, self._rows, number * _TOTALS
-        for peer in self._peers:
-            at = rows[peer] + offset
+        cells = self.cells
+        for at in self.places(url):
             requests += cells[at]
             prefill += cells[at + 1]
             context += cells[at + 2]
         return requests, prefill, context
+
+    def places(self, url: str) -> tuple[int, ...]:
+        """Where in :attr:`cells` each other worker's three numbers for ``url`` are (:meth:`peers`)."""
+        number = self._number(url)
+        return tuple(self._rows[peer] + number * _TOTALS for peer in self._peers) if number >= 0 else ()
 
     def _number(self, url: str) -> int:
         number = self._numbers.get(url)
@@ -100,11 +103,11 @@ class Board:
         try:
             for step in range(ENGINES):
                 number = (name + step) % ENGINES
-                known = self._cells[_HEAD + number]
+                known = self.cells[_HEAD + number]
                 if known == name:
                     return number
                 if known == 0:
-                    self._cells[_HEAD + number] = name
+                    self.cells[_HEAD + number] = name
                     return number
             return -1
         finally:
@@ -117,25 +120,34 @@ class Board:
         number, count = self._number(url), len(hashes)
         if number < 0 or not count or count + 2 > RING // 4:
             return
-        cells, ring, at = self._cells, self._rings[self._worker], self._cells[self._worker]
-        for offset, value in enumerate((number, count, *hashes)):
-            cells[ring + (at + offset) % RING] = value
+        cells, ring, at = self.cells, self._rings[self._worker], self.cells[self._worker]
+        first = at % RING
+        if first + count + 2 <= RING:
+            cells[ring + first : ring + first + count + 2] = array("Q", (number, count, *hashes))
+        else:
+            for offset, value in enumerate((number, count, *hashes)):
+                cells[ring + (at + offset) % RING] = value
         cells[self._worker] = at + count + 2  # last: a reader that sees it sees all before it
 
     def news(self) -> Iterator[tuple[str, list[int]]]:
         """Prompts that the other workers placed since the last call, at engines that this one knows."""
         for peer in self._peers:
-            yield from self._news(peer)
+            if self.cells[peer] != self._read[peer]:
+                yield from self._news(peer)
 
     def _news(self, peer: int) -> Iterator[tuple[str, list[int]]]:
-        cells, ring, end = self._cells, self._rings[peer], self._cells[peer]
+        cells, ring, end = self.cells, self._rings[peer], self.cells[peer]
         at = self._read[peer]
         while at < end:
             if cells[peer] - at > RING // 2:  # it runs ahead of us: what we would read is being written over
                 at = cells[peer]
                 break
             number, count = cells[ring + at % RING], cells[ring + (at + 1) % RING]
-            hashes = [cells[ring + (at + 2 + offset) % RING] for offset in range(count)]
+            first = (at + 2) % RING
+            if first + count <= RING:
+                hashes = cells[ring + first : ring + first + count].tolist()
+            else:
+                hashes = [cells[ring + (at + 2 + offset) % RING] for offset in range(count)]
             at += count + 2
             if (url := self._urls.get(number)) is not None:
                 self._read[peer] = at

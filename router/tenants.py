@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from fleet.errors import ConfigError
 from router.located import Located, locate
 
 KEY_PREFIX: Final = "sk-fleet-"
@@ -60,6 +61,20 @@ class Bucket:
         """It came."""
         self._left -= amount
 
+    def change(self, per_minute: float) -> None:
+        """Another rate from now on; what is left is kept, as far as the new rate saves up so much."""
+        self._per_minute, self._left = per_minute, min(self._left, per_minute)
+
+
+def _bucket(before: Bucket | None, per_minute: float | None) -> Bucket | None:
+    """The bucket of a rate that is set anew."""
+    if not per_minute:
+        return None
+    if before is None:
+        return Bucket(per_minute)
+    before.change(per_minute)
+    return before
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantSpec:
@@ -93,8 +108,15 @@ class Tenant:
     def __init__(self, spec: TenantSpec) -> None:
         self.spec = spec
         self.in_flight = self.refused = 0
-        self._requests = Bucket(spec.requests_per_minute) if spec.requests_per_minute else None
-        self._tokens = Bucket(spec.tokens_per_minute) if spec.tokens_per_minute else None
+        self._requests = _bucket(None, spec.requests_per_minute)
+        self._tokens = _bucket(None, spec.tokens_per_minute)
+
+    def use(self, spec: TenantSpec) -> Tenant:
+        """Have other limits; what it has used and has in flight counts on."""
+        self.spec = spec
+        self._requests = _bucket(self._requests, spec.requests_per_minute)
+        self._tokens = _bucket(self._tokens, spec.tokens_per_minute)
+        return self
 
     def wait_s(self, tokens: int, now_s: float) -> float:
         """Seconds until a request with a prompt of ``tokens`` may come; 0: now."""
@@ -133,10 +155,32 @@ class Tenants:
     def __init__(self, specs: Sequence[TenantSpec] = (), objectives: Mapping[str, int] | None = None) -> None:
         self.all = [Tenant(spec) for spec in specs]
         self.objectives = dict(objectives or {})
+        """Priorities by name."""
+        self._named = self.objectives
+        self._others: Mapping[str, int] = {}
         self._by_hash = {key: tenant for tenant in self.all for key in tenant.spec.keys}
 
     def __bool__(self) -> bool:
         return bool(self.all)
+
+    def use(self, newer: Tenants) -> None:
+        """Be as ``newer`` says: a key that it lacks is no longer good; a tenant that stays keeps what it has used.
+
+        Raises: ConfigError where no tenant would be left: then everybody might ask.
+        """
+        if self.all and not newer.all:
+            raise ConfigError("no tenant is left, which would let everybody in", where="the tenants",
+                              next_step="Name one, or start the router without tenants.")  # fmt: skip
+        known = {one.spec.name: one for one in self.all}
+        self.all = [known[one.spec.name].use(one.spec) if one.spec.name in known else one for one in newer.all]
+        self._by_hash = {key: tenant for tenant in self.all for key in tenant.spec.keys}
+        self._named = newer.objectives
+        self.also(self._others)
+
+    def also(self, objectives: Mapping[str, int]) -> None:
+        """Priorities that are told elsewhere, beside those of the file; they come first."""
+        self._others = objectives
+        self.objectives = {**self._named, **objectives}
 
     def shared(self, share: float) -> Tenants:
         """The same with that part of every limit."""

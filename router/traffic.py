@@ -50,7 +50,7 @@ class _Answers:
 class Traffic:
     """Running means, and the tally of new prompts by endpoint."""
 
-    __slots__ = ("_answers", "_new", "_unit", "input_tokens", "output_tokens", "reuse")
+    __slots__ = ("_answers", "_unit", "input_tokens", "output_tokens", "reuse", "tally")
 
     def __init__(self) -> None:
         self.output_tokens = START_OUTPUT_TOKENS
@@ -59,7 +59,8 @@ class Traffic:
         """Mean length of a prompt."""
         self.reuse = START_REUSE
         """Mean share of a prompt that was expected in the cache of its endpoint, 0..1."""
-        self._new: dict[str, float] = {}
+        self.tally: dict[str, float] = {}
+        """For reading only: :meth:`new_prompts` by endpoint, where there were any; another object now and then."""
         self._unit = 1.0
         self._answers: OrderedDict[tuple[str, str], _Answers] = OrderedDict()
 
@@ -70,7 +71,7 @@ class Traffic:
         self.reuse += _RATE * (1.0 - fresh - self.reuse)
         if fresh > _NEW_SHARE:
             self._unit *= 1.0 + 1.0 / _KEEP
-            self._new[url] = self._new.get(url, 0.0) + self._unit
+            self.tally[url] = self.tally.get(url, 0.0) + self._unit
             if self._unit > _RESCALE:
                 self._rescale()
 
@@ -100,13 +101,13 @@ class Traffic:
 
     def new_prompts(self, url: str) -> float:
         """New prompts placed at ``url``, recent ones weighing more; only ratios between endpoints mean something."""
-        return self._new.get(url, 0.0)
+        return self.tally.get(url, 0.0)
 
     def forget(self, url: str) -> None:
         """The endpoint is gone, or its cache is."""
-        self._new.pop(url, None)
+        self.tally.pop(url, None)
 
     def _rescale(self) -> None:
         """Keep the growing unit inside what a float holds."""
-        self._new = {url: value / self._unit for url, value in self._new.items()}
+        self.tally = {url: value / self._unit for url, value in self.tally.items()}
         self._unit = 1.0

@@ -23,13 +23,13 @@ from router.endpoints import EndpointSet
 from router.hints import Hints
 from router.metrics import RouterMetrics
 from router.pickers import TopKRandom
-from router.predict import predictions, row
+from router.predict import Predictor, row
 from router.prefix import BYTES_PER_TOKEN
 from router.profile import PROFILES, Profile, Scheduler, WeightedScorer
 from router.scorers import SCORERS, PrefixAware
 from router.settings import RouterSettings
 from router.ticket import Ticket
-from router.types import EndpointView, InferenceRequest, Prediction
+from router.types import EndpointView, InferenceRequest
 
 MODEL: Final = "sql"
 """A LoRA adapter, so that its scorer has work."""
@@ -50,16 +50,11 @@ def every_scorer() -> Profile:
 
 
 @dataclass(frozen=True, slots=True)
-class Predicting:
-    """The ``predict`` of production, with a model that is there."""
+class Fitted:
+    """A model that is there, where production follows one (:class:`predictor.client.Watcher`)."""
 
     model: LatencyModel
-
-    def __call__(
-        self, request: InferenceRequest, endpoints: Sequence[EndpointView], level: float = 0.5
-    ) -> list[Prediction]:
-        """Predicted latencies in the order of ``endpoints``."""
-        return predictions(self.model, request, endpoints, level)
+    cold: bool = False
 
 
 def _model(urls: Sequence[str], rng: np.random.Generator) -> LatencyModel:
@@ -94,7 +89,7 @@ class DecisionFleet:
         self.urls = [f"http://10.0.{index // 256}.{index % 256}:8000" for index in range(count)]
         self.endpoints = EndpointSet(clock=time.monotonic)
         self.endpoints.update(static_fleet(self.urls, model=MODEL))
-        predict = Predicting(_model(self.urls, rng)) if predicts else None
+        predict = Predictor(Fitted(_model(self.urls, rng))) if predicts else None
         self.director = Director(Parts(settings=RouterSettings(), scheduler=Scheduler(profile),
                                        endpoints=self.endpoints, metrics=RouterMetrics(),
                                        rng=random.Random(seed), predict=predict))  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +19,8 @@ _ENGINE_ADMIN: Final = frozenset({b"/v1/load_lora_adapter", b"/v1/unload_lora_ad
 _ABSOLUTE: Final = re.compile(rb"https?://[^/?#]+(/[^#]*|)", re.IGNORECASE)
 _READ: Final = (b"GET", b"HEAD")
 _HEALTH: Final = (b"/health", b"/healthz")
+_SHORT: Final = 256
+"""Bytes of a target up to which it is remembered what it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +44,30 @@ def _refuse(status: int, message: str, code: str, **extra: str) -> Local:
 def answer(endpoints: EndpointSet, request: ClientRequest, *, draining: bool) -> Local | None:
     """The router's own answer to ``request``, or ``None`` where an engine has to give it."""
     target = request.target
+    if request.method == b"POST" and _for_engines(target):
+        return None
     if not target.startswith(b"/"):
         match = _ABSOLUTE.fullmatch(target)
         if match is None:
             return _refuse(400, "the request target is neither a path nor an http URL", "bad_target")
         target = request.target = match[1] or b"/"
+        if request.method == b"POST" and _for_engines(target):
+            return None
     path = target.partition(b"?")[0]
-    if request.method == b"POST" and _PASSED_ON.fullmatch(path) and path not in _ENGINE_ADMIN:
-        return None
     return _own(endpoints, request.method, path, draining=draining)
+
+
+def _served(target: bytes) -> bool:
+    path = target.partition(b"?")[0]
+    return _PASSED_ON.fullmatch(path) is not None and path not in _ENGINE_ADMIN
+
+
+_remembered = lru_cache(maxsize=256)(_served)
+
+
+def _for_engines(target: bytes) -> bool:
+    """A path (with or without a query) that engines serve when it is POSTed to."""
+    return _remembered(target) if len(target) <= _SHORT else _served(target)
 
 
 def is_health(request: ClientRequest) -> bool:
@@ -62,7 +80,7 @@ def _own(endpoints: EndpointSet, method: bytes, path: bytes, *, draining: bool) 
         if method not in _READ:
             return _refuse(405, "this path is read with GET", "method_not_allowed", allow="GET, HEAD")
         return _models(endpoints) if path == b"/v1/models" else _health(endpoints, draining=draining)
-    if _PASSED_ON.fullmatch(path) and path not in _ENGINE_ADMIN:
+    if _for_engines(path):
         return _refuse(405, "this path takes POST", "method_not_allowed", allow="POST")
     return _refuse(404, "there is no such path here", "not_found")
 

@@ -48,19 +48,22 @@ class ClientRequest:
         "target",
     )
 
-    def __init__(self) -> None:
-        self.method = b""
-        self.target = b""
+    def __init__(  # noqa: PLR0917 - in the order of Meaning, whose parts it is made of
+        self, method: bytes = b"", target: bytes = b"", head: bytes = b"", request_id: str = "",
+        hints: Hints = NO_HINTS, authorization: bytes = b"", body: bytes = b"",
+    ) -> None:  # fmt: skip
+        self.method = method
+        self.target = target
         self.http10 = False
         self.keep_alive = True
         self.expect_continue = False
-        self.head = b""
+        self.head = head
         """Header lines that may be forwarded."""
-        self.request_id = ""
-        self.hints = NO_HINTS
-        self.authorization = b""
+        self.request_id = request_id
+        self.hints = hints
+        self.authorization = authorization
         """Credentials, where they are for the router: then they go no further."""
-        self.body: bytes = b""
+        self.body = body
 
 
 class Meaning(NamedTuple):
@@ -72,13 +75,6 @@ class Meaning(NamedTuple):
     request_id: str
     hints: Hints
     authorization: bytes
-
-    def request(self, body: bytes) -> ClientRequest:
-        """The request with that head."""
-        one = ClientRequest()
-        one.method, one.target, one.head, one.request_id, one.hints, one.authorization = self
-        one.body = body
-        return one
 
 
 class RequestReader:
@@ -126,12 +122,7 @@ class RequestReader:
         if found is None:
             self._parse(data)
         elif (known := self._heads.get(found[0])) is not None and len(data) - found[1] <= self._settings.body_bytes:
-            request = ClientRequest()
-            request.method, request.target, request.head, request.request_id, request.hints, request.authorization = (
-                known
-            )
-            request.body = data[found[1] :]
-            self.requests.append(request)
+            self.requests.append(ClientRequest(*known, data[found[1] :]))
         else:
             self._parse(data)
             self._remember(found[0])

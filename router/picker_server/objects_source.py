@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -100,9 +100,8 @@ def source(text: str) -> Source:
 class Watch:
     """Keeps names and priorities in step with their source; what cannot be read leaves them as they were, said once."""
 
-    def __init__(self, where: Source, names: Names, priorities: dict[str, int]) -> None:
-        self._source, self._names, self._priorities = where, names, priorities
-        self._base = dict(priorities)
+    def __init__(self, where: Source, names: Names, prioritise: Callable[[Mapping[str, int]], None]) -> None:
+        self._source, self._names, self._prioritise = where, names, prioritise
         self.error = ""
 
     def look(self) -> None:
@@ -120,5 +119,4 @@ class Watch:
         self.error = ""
         if found is not None:
             self._names.rules = found.rules
-            self._priorities.clear()
-            self._priorities.update({**self._base, **(found.priorities or {})})
+            self._prioritise(found.priorities or {})

@@ -40,7 +40,7 @@ class PickerService(RouterService):
         self.server = Server(desk)
         self._objects: Watch | None = None
         if picker.objects:
-            self._objects = Watch(source(picker.objects), desk.names, self.director.tenants.objectives)
+            self._objects = Watch(source(picker.objects), desk.names, self.director.tenants.also)
             self._objects.look()
             if self._objects.error:
                 raise ConfigError(self._objects.error, where="--objects", next_step="Correct it.")

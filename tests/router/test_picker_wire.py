@@ -25,6 +25,7 @@ from router.picker_server.service import PickerService
 from router.picker_server.settings import PickerSettings
 from router.profile import PROFILES
 from router.settings import RouterSettings
+from router.tenants import Tenants
 
 grpc = pytest.importorskip("grpc")
 pb = pytest.importorskip("envoy.service.ext_proc.v3.external_processor_pb2")
@@ -178,17 +179,17 @@ kind: Service
 def test_objects_come_from_files_and_change_with_them(tmp_path: Path):
     path = tmp_path / "objects.yaml"
     path.write_text(MANIFESTS)
-    names, priorities = Names(), {"kept": 3}
-    watch = Watch(source(str(path)), names, priorities)
+    names, tenants = Names(), Tenants((), {"kept": 3})
+    watch = Watch(source(str(path)), names, tenants.also)
     watch.look()
-    assert (names.target("chat", None), priorities) == ("m", {"kept": 3, "batch": -1})
+    assert (names.target("chat", None), tenants.objectives) == ("m", {"kept": 3, "batch": -1})
     path.write_text("kind: [")
     watch.look()
     assert "cannot be read" in watch.error
     assert names.target("chat", None) == "m"
     path.write_text("---")
     watch.look()
-    assert (names.target("chat", None), priorities, watch.error) == ("chat", {"kept": 3}, "")
+    assert (names.target("chat", None), tenants.objectives, watch.error) == ("chat", {"kept": 3}, "")
 
 
 @pytest.mark.parametrize("spec", [

@@ -14,10 +14,12 @@ from benchmarks.routing.run import Simulation
 from fleet.errors import ConfigError
 from router.config import parse_profile
 from router.config_file import load_profile
+from router.profile import DEFAULT
 from router.replayable import hash_ids
 from router.service import RouterService
 from router.settings import RouterSettings
 from router.tape import Tape
+from router.tenants import hashed
 from simulator.traces import read_source
 from simulator.workload import TraceSource
 from tests.router.dataplane_stubs import Engine, completion, events, on_loop, plain, routed, until
@@ -145,6 +147,31 @@ async def test_a_changed_profile_is_used_at_once_and_a_wrong_one_not(tmp_path, c
         assert (director.config_error, len(director.known.prefix)) == ("", 0)
         await service.stop()
     assert len([record for record in caplog.records if "is not used" in record.message]) == 1
+
+
+@on_loop
+async def test_changed_tenants_are_used_at_once_and_wrong_ones_not(tmp_path, caplog):
+    path, old, new = tmp_path / "tenants.yaml", b"sk-fleet-old", b"sk-fleet-new"
+    path.write_text(f'tenants: [{{name: search, keys: ["{hashed(old)}"]}}]')
+    async with Engine(engine_script()) as engine:
+        settings = RouterSettings(engines=engine.url, port=0, admin_port=0, tenants=path)
+        service = RouterService(settings, DEFAULT, home=tmp_path)
+        await service.start()
+
+        async def status(key):
+            return (await ask(service.port, completion(b"Authorization: Bearer " + key))).status
+
+        assert (await status(old), await status(new)) == (200, 401)
+        _replace(path, f'tenants: [{{name: search, keys: ["{hashed(new)}"]}}]')
+        await until(lambda: service.director.tenants.identify(b"Bearer " + new))
+        assert (await status(old), await status(new)) == (401, 200)
+        for wrong in ("tenants: []", "tenants: [{name: search, keys: [plain]}]", "tenants: ["):
+            _replace(path, wrong)
+            said = service.director.config_error
+            await until(lambda: service.director.config_error not in ("", said))  # noqa: B023
+            assert await status(new) == 200
+        await service.stop()
+    assert len([record for record in caplog.records if "is not used" in record.message]) == 3
 
 
 def _replace(path, content):

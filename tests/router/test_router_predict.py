@@ -11,7 +11,7 @@ from fleet.errors import ConfigError
 from predictor import artifact
 from predictor.fit import fit_model
 from predictor.samples import Sample, dataset
-from router.predict import predictions, row
+from router.predict import FEW, Desk, Predictor, predictions, row
 from router.profile import DEFAULT
 from router.service import RouterService
 from router.settings import RouterSettings
@@ -88,3 +88,28 @@ async def test_a_model_of_a_predictor_in_another_pod_is_fetched_and_used(tmp_pat
 def test_a_predictor_address_that_is_none_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="ROUTER_PREDICTOR_URL"):
         RouterService(RouterSettings(engines="http://a:1", predictor_url="predictor"), DEFAULT, home=tmp_path)
+
+
+def test_few_and_many_candidates_are_predicted_alike():
+    made = model(2.0, 1.5)
+    views = [endpoint("ab"[number % 2], own=3 * number, pending=900 * number) for number in range(FEW)]
+    few, many = Desk(made, views), Desk(made, [*views, *views])
+    for size in (80, 800, 80_000):
+        request = InferenceRequest(request_id="r", model="m", input_tokens=size)
+        for one, other in zip(few.predictions(request, views), many.predictions(request, [*views, *views]),
+                              strict=False):  # fmt: skip
+            assert one[:3] == pytest.approx(other[:3], rel=1e-9)
+
+
+def test_what_was_laid_out_is_used_as_long_as_it_fits():
+    made = model()
+
+    class Source:
+        model, cold = made, False
+
+    predict, views = Predictor(Source()), [endpoint("a"), endpoint("b")]
+    first = predict(REQUEST, views)
+    assert predict(REQUEST, list(views)) == first
+    assert [one.ttft_s for one in predict(REQUEST, views[:1])] == [first[0].ttft_s]
+    Source.model = model(2.0, 2.0)
+    assert predict(REQUEST, views) != first

@@ -73,6 +73,14 @@ def test_what_is_read_was_written(counts):
         assert [hashes for _, hashes in two.news()] == [list(range(i, i + n)) for i, n in enumerate(counts)]
 
 
+def test_prompts_are_whole_where_the_ring_begins_anew(tmp_path):
+    with boards(tmp_path) as (one, two):
+        two.peers(URLS[0])
+        for turn in range(3 * RING // 700):
+            one.placed(URLS[0], list(range(turn, turn + 700)))
+            assert list(two.news()) == [(URLS[0], list(range(turn, turn + 700)))]
+
+
 def test_a_ring_left_unread_is_skipped_never_misread(tmp_path):
     with boards(tmp_path) as (one, two):
         two.peers(URLS[0])
@@ -106,7 +114,7 @@ def test_workers_that_start_at_once_number_engines_alike(tmp_path):
 def test_engines_beyond_the_table_are_not_shared(tmp_path):
     with boards(tmp_path) as (one, two):
         for cell in range(16, 16 + ENGINES):
-            one._cells[cell] = 5
+            one.cells[cell] = 5
         ledger = Ledger()
         ledger.dispatch(URLS[0], "r", 10, 40)
         one.put(URLS[0], ledger.total(URLS[0]))

@@ -103,3 +103,34 @@ def test_the_command_makes_a_key_that_its_hash_admits():
     tenants = parse_tenants(f"tenants: [{{name: a, keys: ['{made['hash']}']}}]")
     assert tenants.identify(b"Bearer " + made["key"].encode()).spec.name == "a"
     assert made["key"] not in made["hash"]
+
+
+def test_a_file_read_again_keeps_what_a_tenant_has_used():
+    tenants = parse_tenants(TEXT)
+    one = tenants.identify(b"Bearer sk-fleet-secret")
+    one.begin(500)
+    other = hashed(b"sk-fleet-new")
+    tenants.use(parse_tenants(f'tenants: [{{name: search, keys: ["{other}"], tokensPerMinute: 1200, maxInFlight: 1}}]'))
+    assert tenants.identify(b"Bearer sk-fleet-secret") is None, "a key that is gone is no longer good"
+    assert tenants.identify(b"Bearer sk-fleet-new") is one
+    assert one.wait_s(10, 0.0) == 1.0, "the request under way counts against the new limit"
+    one.end(0)
+    assert one.wait_s(100, 0.0) == 0.0
+    assert one.wait_s(101, 0.0) == pytest.approx(1 / 20), "100 of 600 tokens were left, and none came with the new rate"
+    assert (tenants.priority(one, "interactive"), one.spec.priority) == (0, 0), "its objectives are gone too"
+
+
+def test_a_file_without_tenants_lets_nobody_in():
+    tenants = parse_tenants(TEXT)
+    with pytest.raises(ConfigError, match="let everybody in"):
+        tenants.use(parse_tenants("objectives: {batch: -1}"))
+    assert tenants.identify(b"Bearer sk-fleet-secret") is not None
+
+
+def test_priorities_told_elsewhere_outlive_the_file():
+    tenants = parse_tenants(TEXT)
+    tenants.also({"batch": -7, "urgent": 3})
+    tenants.use(parse_tenants(TEXT.replace("interactive: 10", "interactive: 4")))
+    assert tenants.objectives == {"interactive": 4, "batch": -7, "urgent": 3}
+    tenants.also({})
+    assert tenants.objectives == {"interactive": 4, "batch": -1}
