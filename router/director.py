@@ -262,13 +262,17 @@ class Director:
         self.known.prefix.record(chosen.url, ticket.hashes)
         return True
 
-    def prefilled(self, ticket: Ticket, *, failed: str = "", unreachable: bool = False) -> None:
-        """The prefill leg is over; ``failed`` says why it did not help: then the engine that decodes computes it."""
+    def prefilled(self, ticket: Ticket, *, failed: str = "", unreachable: bool = False, blame: bool = True) -> None:
+        """The prefill leg is over; ``failed`` says why it did not help: then the engine that decodes computes it.
+
+        ``blame``: the prefill engine is at fault, not the request.
+        """
         self.ledger.finish((ticket.key, "prefill"))
         if not failed:
             return
         self.metrics.split(ticket.model, "fallback")
-        self.note_failure(ticket.prefill, failed)
+        if blame:
+            self.note_failure(ticket.prefill, failed)
         if unreachable:
             self.endpoints.unreachable(ticket.prefill, failed, for_s=self.settings.eject_s)
         if ticket.url:

@@ -139,8 +139,10 @@ class RouterSettings(Settings):
     tokenize_s: float = Field(default=0.25, gt=0)
     """How long an engine may take for that; above it the request goes on with a guess."""
     disaggregation: str = ""
-    """How KV moves from prefill to decode engines: ``nixl``, ``shared-storage``, ``sglang`` or ``sidecar``. Empty: each
-    request is served whole."""
+    """How KV moves from prefill to decode engines: ``nixl``, ``mooncake``, ``shared-storage``, ``sglang`` or
+    ``sidecar``. Empty: each request is served whole."""
+    bootstrap_port: int = Field(default=8998, ge=1, le=65_535)
+    """Port of prefill engines' bootstrap servers (Mooncake, SGLang; 8998 is the default of both)."""
     pd_decider: str = "uncached:1024"
     """When a prompt is computed elsewhere: ``always``, ``uncached:TOKENS`` or ``prompt:TOKENS``."""
     kv_bytes_per_token: float = Field(default=131_072.0, gt=0)

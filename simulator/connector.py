@@ -1,7 +1,8 @@
 """An engine's KV connector: blocks kept for other engines under leases, blocks fetched from them over a shared link.
 
 It stands for vLLM's NIXL connector. Where NIXL talks to a side channel, engines here ask each other over HTTP, on
-the port that ``remote_port`` names.
+the port that ``remote_port`` names. As Mooncake's connector it lets a decode engine that comes first wait until the
+prompt is computed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from simulator.batch import blocks_of
 from simulator.link import Link, LinkSpec
 from simulator.realtime import Runner, TokenStream
 from simulator.sequence import Sequence
-from simulator.transfer import Lease, Leases, Leg, Role, Transfer, answer_params
+from simulator.transfer import ConnectorKind, Lease, Leases, Leg, Role, Transfer, answer_params
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,13 @@ class PullBody(msgspec.Struct, kw_only=True):
     blocks: list[int]
 
 
+class MeetBody(msgspec.Struct, kw_only=True):
+    """``POST /sim/kv/meet``."""
+
+    engine_id: str
+    transfer_id: str
+
+
 class DoneBody(msgspec.Struct, kw_only=True):
     """``POST /sim/kv/done``."""
 
@@ -44,8 +52,8 @@ class DoneBody(msgspec.Struct, kw_only=True):
 class Peers(Protocol):
     """How other engines are asked."""
 
-    async def pull(self, transfer: Transfer) -> None:
-        """Claim the blocks of ``transfer``.
+    async def pull(self, transfer: Transfer) -> Transfer:
+        """Claim the blocks of ``transfer``, which comes back with the address where they are.
 
         Raises: LoadFailedError.
         """
@@ -70,6 +78,7 @@ class ConnectorOptions:
     link: LinkSpec
     bytes_per_token: int
     tensor_parallel: int
+    kind: ConnectorKind = ConnectorKind.NIXL
     recompute: bool = False
     """Compute the prompt here when its KV cannot be loaded (``kv_load_failure_policy`` ``recompute``), not fail."""
 
@@ -80,11 +89,12 @@ class Connector:
     def __init__(self, runner: Runner, options: ConnectorOptions, peers: Peers) -> None:
         """Idle; it listens to ``runner`` from now on."""
         self._runner, self._options, self._peers = runner, options, peers
-        self.role = options.role
+        self.role, self.kind = options.role, options.kind
         self._leases = Leases(options.engine_id, capacity=runner.engine.config.blocks, lease_s=options.lease_s)
         self._legs: dict[str, tuple[TokenStream, Transfer]] = {}
         self._held: dict[str, str] = {}  # lease's request id -> the engine's
         self._answers: dict[str, dict[str, Any]] = {}
+        self._met: dict[str, asyncio.Event] = {}  # transfer id -> its prompt is computed, or never will be
         self._link = Link(options.link)
         self._arrivals: dict[str, asyncio.Event] = {}
         self._link_timer: asyncio.TimerHandle | None = None
@@ -109,8 +119,10 @@ class Connector:
     def forget(self, stream: TokenStream) -> None:
         """Its client has its answer, or has gone."""
         request_id = stream.sequence.request.request_id
-        self._legs.pop(request_id, None)
+        leg = self._legs.pop(request_id, None)
         self._answers.pop(request_id, None)
+        if leg is not None and leg[1].leg is Leg.PREFILL:
+            self._tell(leg[1].request_id)
 
     def params(self, stream: TokenStream) -> dict[str, Any] | None:
         """``kv_transfer_params`` of the answer."""
@@ -124,24 +136,48 @@ class Connector:
         if request_id not in self._legs or self._legs[request_id][1].leg is not Leg.PREFILL:
             return
         options = self._options
-        lease = self._leases.add(f"{options.engine_id}-{request_id}", blocks=blocks_of(sequence.computed),
-                                 tokens=sequence.computed, now_s=self._now_s())  # fmt: skip
+        name = self._legs[request_id][1].request_id or f"{options.engine_id}-{request_id}"
+        lease = self._leases.add(name, blocks=blocks_of(sequence.computed), tokens=sequence.computed,
+                                 now_s=self._now_s())  # fmt: skip
         self._held[lease.request_id] = request_id
-        self._answers[request_id] = answer_params(
-            lease, engine_id=options.engine_id, host=options.host, port=options.port,
-            tensor_parallel=options.tensor_parallel,
-        )  # fmt: skip
+        if self.kind is ConnectorKind.NIXL:
+            self._answers[request_id] = answer_params(
+                lease, engine_id=options.engine_id, host=options.host, port=options.port,
+                tensor_parallel=options.tensor_parallel,
+            )  # fmt: skip
         self._watch_leases()
+        self._tell(lease.request_id)
+
+    def _tell(self, transfer_id: str) -> None:
+        """Whoever waits for this prompt may look."""
+        if (met := self._met.pop(transfer_id, None)) is not None:
+            met.set()
+
+    async def serve_meet(self, body: MeetBody) -> bytes:
+        """Another engine waits for a prompt, which is being computed here or comes soon; then it begins to read.
+
+        Raises: ApiError 404 when it was not computed within the time of a lease, or this is another engine.
+        """
+        if body.engine_id == self._options.engine_id and self._leases.get(body.transfer_id) is None:
+            met = self._met.setdefault(body.transfer_id, asyncio.Event())
+            try:
+                await asyncio.wait_for(met.wait(), self._options.lease_s / self._runner.clock.speed)
+            except TimeoutError:
+                self._met.pop(body.transfer_id, None)
+        return self._claimed(body.engine_id, body.transfer_id, None)
 
     def serve_pull(self, body: PullBody) -> bytes:
         """Another engine begins to read.
 
         Raises: ApiError 404 when the blocks are not kept for it.
         """
+        return self._claimed(body.engine_id, body.request_id, body.blocks)
+
+    def _claimed(self, engine_id: str, request_id: str, blocks: list[int] | None) -> bytes:
         self._drop_expired()
-        lease = self._leases.claim(body.engine_id, body.request_id, body.blocks, now_s=self._now_s())
+        lease = self._leases.claim(engine_id, request_id, blocks, now_s=self._now_s())
         if lease is None:
-            raise ApiError(404, f"no blocks are kept for {body.request_id}", kind="NotFoundError")
+            raise ApiError(404, f"no blocks are kept for {request_id}", kind="NotFoundError")
         return msgspec.json.encode({"tokens": lease.tokens})
 
     def serve_done(self, body: DoneBody) -> bytes:
@@ -188,7 +224,7 @@ class Connector:
         stream, transfer = leg
         begun_s = self._now_s()
         try:
-            await self._peers.pull(transfer)
+            transfer = await self._peers.pull(transfer)
         except LoadFailedError as error:
             self._on_failure(stream, transfer, str(error))
             return
@@ -203,8 +239,8 @@ class Connector:
     def _on_failure(self, stream: TokenStream, transfer: Transfer, why: str) -> None:
         self._runner.metrics.transfer_failed()
         what = "computing the prompt here" if self._options.recompute else "the request fails"
-        log.warning("KV of %s cannot be loaded from %s:%d: %s; %s", transfer.request_id, transfer.host, transfer.port,
-                    why, what)  # fmt: skip
+        where = transfer.bootstrap or f"{transfer.host}:{transfer.port}"
+        log.warning("KV of %s cannot be loaded from %s: %s; %s", transfer.request_id, where, why, what)
         if self._options.recompute:
             self._runner.restart(stream)
         else:

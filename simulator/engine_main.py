@@ -17,7 +17,7 @@ from fleet.shell import bind, die_with_parent, on_stop, setup_logging
 from simulator.engine_options import EngineOptions
 from simulator.link import LINKS
 from simulator.replica import Replica
-from simulator.transfer import Role
+from simulator.transfer import ConnectorKind, Role
 from simulator.vllm_metrics import VERSIONS
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,10 @@ _ENGINE_OPTIONS = (
     click.option("--lora-module", multiple=True, metavar="NAME=PATH", help="An adapter that is there from the start."),
     click.option("--role", type=click.Choice([role.value for role in Role]),
                  help="Take legs of disaggregated requests (kv_transfer_params). Default: no KV connector."),
+    click.option("--kv-connector", type=click.Choice([kind.value for kind in ConnectorKind]),
+                 default=_DEFAULT.kv_connector, show_default=True, help="Protocol of the KV connector."),
+    click.option("--kv-bootstrap-port", default=_DEFAULT.kv_bootstrap_port, show_default=True,
+                 type=click.IntRange(1, MAX_PORT), help="Mooncake: port of a prefill engine's bootstrap server."),
     click.option("--kv-lease-s", default=_DEFAULT.kv_lease_s, show_default=True,
                  type=click.FloatRange(min=0, min_open=True), help="How long blocks are kept for a decode engine."),
     click.option("--kv-link", type=click.Choice(sorted(LINKS)), default=_DEFAULT.kv_link, show_default=True,

@@ -7,7 +7,7 @@ from typing import Any
 
 from fleet.errors import ConfigError
 from simulator.answer_plan import DEFAULT_LAW
-from simulator.transfer import LEASE_S
+from simulator.transfer import BOOTSTRAP_PORT, LEASE_S, ConnectorKind
 from simulator.vllm_metrics import NEWEST
 
 
@@ -39,6 +39,9 @@ class EngineOptions:
     """``NAME=PATH`` of adapters that are there from the start."""
     role: str | None = None
     """``prefill``, ``decode`` or ``both``: there is a KV connector."""
+    kv_connector: str = ConnectorKind.NIXL.value
+    kv_bootstrap_port: int = BOOTSTRAP_PORT
+    """Of Mooncake's bootstrap server, which a prefill engine runs beside its API."""
     kv_lease_s: float = LEASE_S
     kv_link: str = "ucx"
     kv_load_failure_policy: str = "fail"

@@ -23,7 +23,7 @@ from simulator.realtime import Mailbox, Runner, TokenStream
 from simulator.refusals import WRONG_MEDIA_TYPE
 from simulator.sequence import EngineRequest
 from simulator.tokens import BLOCK_BYTES
-from simulator.transfer import Leg, check_role
+from simulator.transfer import Leg, check_rank, check_role
 
 _FAILED = ApiError(500, "Internal server error", kind="InternalServerError")
 """What vLLM says when KV could not be loaded and its policy is to fail."""
@@ -98,6 +98,7 @@ class Generator:
         connector = self._parts.connector
         if connector is not None:
             check_role(generation.transfer, connector.role)
+            check_rank(generation.transfer, connector.kind, header(scope, b"x-data-parallel-rank"))
         name = header(scope, b"x-request-id") or generation.request_id or secrets.token_hex(8)
         answer = Answer(generation, request_id=("chatcmpl-" if generation.chat else "cmpl-") + name,
                         created=int(time.time()), fingerprint=self._parts.fingerprint)  # fmt: skip

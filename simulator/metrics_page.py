@@ -48,6 +48,8 @@ class PageOptions:
     """LoRA adapters in one batch; ``None``: LoRA is off."""
     transfers: bool = False
     """There is a KV connector."""
+    nixl: bool = False
+    """It is NIXL's, with metrics of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +110,7 @@ class EngineMetrics:
         self._add_histograms(config.max_model_len)
         if self._options.version == "0.16":
             self._add_scalars(RECOMPUTED[0], "counter", RECOMPUTED[1])
-        if self._options.transfers:
+        if self._options.nixl:
             for name, text in NIXL_COUNTERS.items():
                 self._add_scalars(name, "counter", text)
         self._add_old_names()
@@ -139,7 +141,7 @@ class EngineMetrics:
     def _add_histograms(self, max_model_len: int) -> None:
         lengths = length_bounds(max_model_len)
         wanted = {name: (text, lengths) for name, text in LENGTH_HISTOGRAMS.items()} | HISTOGRAMS
-        if self._options.transfers:
+        if self._options.nixl:
             wanted |= NIXL_HISTOGRAMS
         ttft = self._options.ttft_bounds
         for name, (text, bounds) in wanted.items():
@@ -238,16 +240,19 @@ class EngineMetrics:
 
     def transferred(self, *, seconds: float, size: int) -> None:
         """KV of ``size`` bytes came from another engine."""
-        self._histograms["nixl_xfer_time_seconds"].observe(seconds)
-        self._histograms["nixl_bytes_transferred"].observe(size)
+        if self._options.nixl:
+            self._histograms["nixl_xfer_time_seconds"].observe(seconds)
+            self._histograms["nixl_bytes_transferred"].observe(size)
 
     def transfer_failed(self) -> None:
         """KV was asked for and did not come."""
-        self._scalars["nixl_num_failed_transfers_total", ""].value += 1.0
+        if self._options.nixl:
+            self._scalars["nixl_num_failed_transfers_total", ""].value += 1.0
 
     def lease_expired(self) -> None:
         """KV was kept for another engine in vain."""
-        self._scalars["nixl_num_kv_expired_reqs_total", ""].value += 1.0
+        if self._options.nixl:
+            self._scalars["nixl_num_kv_expired_reqs_total", ""].value += 1.0
 
     def render(self, engine: Engine, now_s: float) -> bytes:
         """The page at ``now_s`` of the engine's time."""

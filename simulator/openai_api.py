@@ -19,7 +19,7 @@ from simulator import refusals, tokens
 from simulator.answer_plan import LengthLaw, Plan, Stops, make_plan
 from simulator.api_types import ApiError, Body, ChatBody, CompletionBody, Message, bad_value, decoder
 from simulator.sampling import check_sampling
-from simulator.transfer import Transfer, parse_transfer
+from simulator.transfer import ConnectorKind, Transfer, parse_transfer
 
 DEFAULT_COMPLETION_TOKENS = 16
 """vLLM's own default of ``max_tokens`` for ``/v1/completions``."""
@@ -37,8 +37,8 @@ class Served:
     law: LengthLaw
     adapters: Mapping[str, int]
     """Loaded LoRA adapters by name, and what their blocks' hashes begin with."""
-    transfers: bool = False
-    """It has a KV connector."""
+    transfers: ConnectorKind | None = None
+    """Its KV connector; ``None``: it has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,7 +284,7 @@ def _generation(
         continuous_usage=bool(options and options.include_usage and options.continuous_usage_stats), echo=echo,
         prompt_only=prompt_only, logprobs=logprobs, return_token_ids=bool(body.return_token_ids),
         priority=body.priority, request_id=body.request_id,
-        transfer=parse_transfer(body.kv_transfer_params) if served.transfers else None,
+        transfer=parse_transfer(body.kv_transfer_params, served.transfers) if served.transfers else None,
     )  # fmt: skip
 
 

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 from fleet.errors import ConfigError
 from fleet.hardware import MODELS, kv_bytes_per_token
+from fleet.shell import bind
 from simulator.adapters import Adapters
 from simulator.answer_plan import parse_law
+from simulator.bootstrap import BootstrapApp
 from simulator.clock import ScaledClock
 from simulator.config import EngineConfig, engine_config
 from simulator.connector import Connector, ConnectorOptions
@@ -30,7 +32,7 @@ from simulator.lora import LoraConfig
 from simulator.metrics_page import EngineMetrics, PageOptions
 from simulator.realtime import Runner
 from simulator.server import AppOptions, EngineApp
-from simulator.transfer import Role
+from simulator.transfer import ConnectorKind, Role
 
 if TYPE_CHECKING:
     from simulator.kvpublisher import Publisher
@@ -74,12 +76,14 @@ class Replica:
             self._runner.engine.kv.listener = journal
             self._runner.on_clear = journal.cleared
             self._runner.on_change.append(self._publisher.flush)
+        self._engine_id = str(uuid.uuid4())
         self._connector = self._make_connector()
         app = EngineApp(
             self._runner, _app_options(options, self._publisher), faults=self._faults, adapters=adapters,
             connector=self._connector, journal=journal,
         )  # fmt: skip
         self._listener = Listener(app, sock)
+        self._bootstrap = self._make_bootstrap(index)
 
     def _reached_at(self) -> tuple[str, int]:
         host = self.options.advertise_host or self.host
@@ -97,16 +101,29 @@ class Replica:
 
         host, port = self._reached_at()
         return Connector(self._runner, ConnectorOptions(
-            role=Role(options.role), engine_id=str(uuid.uuid4()), host=host, port=port, lease_s=options.kv_lease_s,
-            link=LINKS[options.kv_link], bytes_per_token=kv_bytes_per_token(MODELS[options.shape]),
-            tensor_parallel=options.accelerator_count, recompute=options.kv_load_failure_policy == "recompute",
+            role=Role(options.role), kind=ConnectorKind(options.kv_connector), engine_id=self._engine_id,
+            host=host, port=port, lease_s=options.kv_lease_s, link=LINKS[options.kv_link],
+            bytes_per_token=kv_bytes_per_token(MODELS[options.shape]), tensor_parallel=options.accelerator_count,
+            recompute=options.kv_load_failure_policy == "recompute",
         ), HttpPeers())  # fmt: skip
+
+    def _make_bootstrap(self, index: int) -> Listener | None:
+        """Mooncake's server that tells decode engines and routers who prefills here."""
+        options = self.options
+        if options.kv_connector != ConnectorKind.MOONCAKE or options.role not in (Role.PREFILL, Role.BOTH):
+            return None
+        host, port = self._reached_at()
+        sock = bind(self.host, options.kv_bootstrap_port + index, what="bootstrap server",
+                    setting="--kv-bootstrap-port")  # fmt: skip
+        return Listener(BootstrapApp(self._engine_id, f"{host}:{port}"), sock)
 
     async def start(self) -> None:
         """Listen; ready after the start-up time."""
         self._faults.crash, self._faults.refuse = self._crash, self._listener.refuse
         self._faults.accept = self._listener.accept_again
         await self._listener.start()
+        if self._bootstrap is not None:
+            await self._bootstrap.start()
         if self._publisher is not None:
             self._publisher.start()
         self._faults.arm(self._planned)
@@ -115,12 +132,16 @@ class Replica:
         """End in good order."""
         self._faults.stop()
         await self._listener.stop()
+        if self._bootstrap is not None:
+            await self._bootstrap.stop()
         await self._close()
 
     def kill(self) -> None:
         """End at once: connections are reset, and what was to be sent is lost."""
         self._faults.stop()
         self._listener.kill()
+        if self._bootstrap is not None:
+            self._bootstrap.kill()
         self._runner.pause("killed")
         asyncio.ensure_future(self._close())  # noqa: RUF006  # it ends with the process at the latest
 
@@ -152,6 +173,7 @@ def _metrics(options: EngineOptions, config: EngineConfig) -> EngineMetrics:
         version=options.metrics_version, show_hidden=options.show_hidden_metrics,
         ttft_bounds=parse_bounds(options.ttft_buckets), max_adapters=options.max_loras or None,
         transfers=options.role is not None,
+        nixl=options.role is not None and options.kv_connector == ConnectorKind.NIXL,
     )  # fmt: skip
     return EngineMetrics(options.served, config, created_s=time.time(), options=page,
                          kv_bytes_per_token=kv_bytes_per_token(MODELS[options.shape]))  # fmt: skip

@@ -23,7 +23,7 @@ from simulator.api_types import (
     decoder,
 )
 from simulator.asgi import JSON, METRICS, PLAIN, Disconnected, Headers, Message, Receive, Send, header, read, reply
-from simulator.connector import Connector, DoneBody, PullBody
+from simulator.connector import Connector, DoneBody, MeetBody, PullBody
 from simulator.fault_switch import FaultSwitch
 from simulator.generation import Generator, Parts
 from simulator.kvevents import Journal
@@ -38,7 +38,7 @@ _SIM = "/sim/"
 """Ours alone: not counted, and open while the engine starts."""
 _TOKENIZE, _DETOKENIZE = decoder(TokenizeBody), decoder(DetokenizeBody)
 _LOAD, _UNLOAD = decoder(LoadAdapterBody), decoder(UnloadAdapterBody)
-_PULL, _DONE = decoder(PullBody), decoder(DoneBody)
+_PULL, _MEET, _DONE = decoder(PullBody), decoder(MeetBody), decoder(DoneBody)
 _MODES = ("abort", "wait", "keep")
 _TEXT: Headers = PLAIN
 
@@ -96,6 +96,7 @@ class EngineApp:
             routes["POST", "/v1/unload_lora_adapter"] = self._unload_adapter
         if self._connector is not None:
             routes["POST", "/sim/kv/pull"], routes["POST", "/sim/kv/done"] = self._kv_pull, self._kv_done
+            routes["POST", "/sim/kv/meet"] = self._kv_meet
         return routes
 
     @property
@@ -106,7 +107,8 @@ class EngineApp:
     def _served(self) -> Served:
         return Served(
             model=self._options.model, max_model_len=self._runner.engine.config.max_model_len,
-            law=self._options.law, adapters=self._adapters.roots, transfers=self._connector is not None,
+            law=self._options.law, adapters=self._adapters.roots,
+            transfers=None if self._connector is None else self._connector.kind,
         )  # fmt: skip
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -265,6 +267,9 @@ class EngineApp:
 
     async def _kv_pull(self, _scope: Message, body: bytes) -> _Reply:
         return 200, self._connected.serve_pull(_plain(_PULL, body)), JSON
+
+    async def _kv_meet(self, _scope: Message, body: bytes) -> _Reply:
+        return 200, await self._connected.serve_meet(_plain(_MEET, body)), JSON
 
     async def _kv_done(self, _scope: Message, body: bytes) -> _Reply:
         return 200, self._connected.serve_done(_plain(_DONE, body)), JSON

@@ -1,8 +1,13 @@
-"""Disaggregated prefill: vLLM's NIXL parameters (version 2), what they promise, and the leases that keep it. Pure.
+"""Disaggregated prefill: vLLM's transfer parameters, what they promise, and the leases that keep it. Pure.
 
-The prefill leg asks with ``do_remote_decode``; its answer names the blocks that the engine keeps for a while. The
-decode leg repeats that with ``do_remote_prefill``, and its engine fetches the blocks. Here everything is checked that
-a real connector trusts: a wrong engine, wrong blocks, or blocks that are no longer kept fail the request.
+NIXL (version 2): the prefill leg asks with ``do_remote_decode``; its answer names the blocks that the engine keeps for
+a while. The decode leg repeats that with ``do_remote_prefill``, and its engine fetches the blocks.
+
+Mooncake: both legs run at once and meet by a ``transfer_id`` that the router made up; the decode leg names the prefill
+engine's bootstrap server and engine id.
+
+Here everything is checked that a real connector trusts: a wrong engine, wrong blocks, or blocks that are no longer kept
+fail the request.
 """
 
 from __future__ import annotations
@@ -15,6 +20,8 @@ from typing import Any
 
 from simulator.api_types import ApiError
 
+BOOTSTRAP_PORT = 8998
+"""Of Mooncake's bootstrap server (``VLLM_MOONCAKE_BOOTSTRAP_PORT``)."""
 LEASE_S = 30.0
 """How long a prefill engine keeps blocks for a decode engine (NIXL's ``kv_lease_duration``)."""
 
@@ -25,6 +32,13 @@ class Role(enum.StrEnum):
     PREFILL = "prefill"
     DECODE = "decode"
     BOTH = "both"
+
+
+class ConnectorKind(enum.StrEnum):
+    """How KV gets from engine to engine."""
+
+    NIXL = "nixl"
+    MOONCAKE = "mooncake"
 
 
 class Leg(enum.StrEnum):
@@ -44,11 +58,13 @@ class Transfer:
     host: str = ""
     port: int = 0
     blocks: tuple[int, ...] = ()
-    """Of the remote engine; empty on the prefill leg."""
+    """Of the remote engine; empty on the prefill leg, and where engines meet by ``request_id`` (Mooncake)."""
+    bootstrap: str = ""
+    """Mooncake: base URL of the server that knows the remote engine's address."""
 
 
-def parse_transfer(given: dict[str, Any] | None) -> Transfer | None:
-    """The leg that ``kv_transfer_params`` describe; ``None`` when they ask for nothing.
+def parse_transfer(given: dict[str, Any] | None, kind: ConnectorKind = ConnectorKind.NIXL) -> Transfer | None:
+    """The leg that ``kv_transfer_params`` describe to a connector of ``kind``; ``None`` when they ask for nothing.
 
     Raises: ApiError 400 when they are incomplete or contradict themselves.
     """
@@ -57,9 +73,24 @@ def parse_transfer(given: dict[str, Any] | None) -> Transfer | None:
     decode_elsewhere, prefilled_elsewhere = given.get("do_remote_decode"), given.get("do_remote_prefill")
     if decode_elsewhere and prefilled_elsewhere:
         raise _refused("do_remote_decode and do_remote_prefill cannot both be true")
-    if decode_elsewhere:
-        return Transfer(leg=Leg.PREFILL)
-    return _decode_leg(given) if prefilled_elsewhere else None
+    if not (decode_elsewhere or prefilled_elsewhere):
+        return None
+    if kind is ConnectorKind.MOONCAKE:
+        return _meeting(given, Leg.PREFILL if decode_elsewhere else Leg.DECODE)
+    return Transfer(leg=Leg.PREFILL) if decode_elsewhere else _decode_leg(given)
+
+
+def _meeting(given: dict[str, Any], leg: Leg) -> Transfer:
+    """A leg of two that run at once."""
+    wanted = ["transfer_id", *(["remote_engine_id", "remote_bootstrap_addr"] if leg is Leg.DECODE else [])]
+    bad = [name for name in wanted if not isinstance(given.get(name), str) or not given[name]]
+    if bad:
+        raise _refused(f"a Mooncake {leg.value} leg needs {', '.join(bad)}")
+    bootstrap = given["remote_bootstrap_addr"] if leg is Leg.DECODE else ""
+    if bootstrap and not bootstrap.startswith("http://"):
+        raise _refused("remote_bootstrap_addr is no http:// address")
+    engine_id = given["remote_engine_id"] if leg is Leg.DECODE else ""
+    return Transfer(leg=leg, engine_id=engine_id, request_id=given["transfer_id"], bootstrap=bootstrap)
 
 
 def _decode_leg(given: dict[str, Any]) -> Transfer:
@@ -87,6 +118,17 @@ def check_role(transfer: Transfer | None, role: Role | None) -> None:
     """
     if transfer is not None and role is not Role.BOTH and transfer.leg.value != role:
         raise _refused(f"a {transfer.leg.value} leg was sent to a {role} engine")
+
+
+def check_rank(transfer: Transfer | None, kind: ConnectorKind, rank: str) -> None:
+    """Refuse a Mooncake prefill leg that does not say which data-parallel rank computes it.
+
+    A real engine picks a rank then, and the decode leg, which names one, waits in vain.
+
+    Raises: ApiError 400.
+    """
+    if transfer is not None and transfer.leg is Leg.PREFILL and kind is ConnectorKind.MOONCAKE and not rank:
+        raise _refused("a Mooncake prefill leg needs the header X-data-parallel-rank")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,13 +166,22 @@ class Leases:
         self._open[request_id] = lease
         return lease
 
-    def claim(self, engine_id: str, request_id: str, blocks: Sequence[int], *, now_s: float) -> Lease | None:
-        """The lease that a decode engine may read now; ``None`` unless all it says is right and in time."""
+    def claim(self, engine_id: str, request_id: str, blocks: Sequence[int] | None, *, now_s: float) -> Lease | None:
+        """The lease that a decode engine may read now; ``None`` unless all it says is right and in time.
+
+        ``blocks`` is ``None`` where the protocol does not name them.
+        """
         lease = self._open.get(request_id)
-        if lease is None or engine_id != self.engine_id or tuple(blocks) != lease.blocks or lease.until_s < now_s:
+        if lease is None or engine_id != self.engine_id or lease.until_s < now_s:
+            return None
+        if blocks is not None and tuple(blocks) != lease.blocks:
             return None
         lease.until_s = now_s + self.lease_s
         return lease
+
+    def get(self, request_id: str) -> Lease | None:
+        """The lease of that name, in time or not."""
+        return self._open.get(request_id)
 
     def close(self, request_id: str) -> Lease | None:
         """The blocks were read, or nobody wants them any more."""

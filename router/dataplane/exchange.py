@@ -74,7 +74,8 @@ class Exchange:
             return
         self._pool = self._hub.pool(answer)
         if self.ticket.prefill and self._legs is None:
-            self._legs = Legs(self._hub, self.request, self.ticket, self._director.protocol, self._send)
+            self._legs = Legs(self._hub, self.request, self.ticket, self._director.protocol, go=self._send,
+                              anew=self._send_anew)  # fmt: skip
             self._legs.start()
             return
         if self._legs is None and self._director.splitter is not None:
@@ -92,6 +93,15 @@ class Exchange:
         else:
             self._fresh = True
             pool.connect(self)
+
+    def _send_anew(self) -> None:
+        """Send the request again, as its body is now, unless it is yet to be sent or its answer has begun."""
+        upstream, self._upstream = self._upstream, None
+        if upstream is None or self._head_sent:
+            self._upstream = upstream
+            return
+        upstream.abort()
+        self._send()
 
     def on_connected(self, connection: UpstreamConnection) -> None:
         """See :class:`router.dataplane.upstream.Carrier`."""
@@ -179,32 +189,27 @@ class Exchange:
         if reader.status in _NOT_DONE and not self._head_sent and self._turned_away(reader):
             return
         self._active_s = self._hub.now_s
-        if self._legs is not None and self._legs.used and reader.status >= 500 and not self._head_sent:
-            self._without_prefill(self._legs, reader)
+        if (data := self._taken(reader)) is None:
             return
-        data = reader.take()
         parts = [] if self._head_sent else [self._head(reader)]
         if data:
             if self._legs is not None:
                 data = self._legs.merged(data)
             self._observe(reader, data)
             parts.append(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
-        if reader.done:
-            if self._chunked:
-                parts.append(b"0\r\n\r\n")
-            self._upstream = None
+        if reader.done and self._chunked:
+            parts.append(b"0\r\n\r\n")
         if parts:
             self._client.write(parts[0] if len(parts) == 1 else b"".join(parts))
         if reader.done:
             self._complete(reader)
 
-    def _without_prefill(self, legs: Legs, reader: ResponseReader) -> None:
-        """The decode engine failed on what was prefilled, a lease that ran out perhaps: ask it for all of it."""
-        reader.take()
+    def _taken(self, reader: ResponseReader) -> bytes | None:
+        """The body's new part; ``None``: nothing of the answer may go to the client yet."""
+        data = reader.take()
         if reader.done:
             self._upstream = None
-            legs.fall_back()
-            self._send()
+        return data if self._legs is None or self._head_sent else self._legs.opening(reader, data)
 
     def _turned_away(self, reader: ResponseReader) -> bool:
         """The engine says that it did not take the request: another may. False where none is left to ask."""
@@ -247,7 +252,7 @@ class Exchange:
         """How the client learns where the body ends."""
         if reader.status in _NO_BODY:
             return b""
-        if reader.length >= 0 and (self._legs is None or self._legs.cached is None):
+        if reader.length >= 0 and (self._legs is None or not self._legs.rewrites):
             self._delimited = True
             return b"content-length: %d\r\n" % reader.length
         if self.request.http10:

@@ -33,6 +33,8 @@ class Hub:
         self.director, self.settings = director, director.settings
         self.clients: set[Connected] = set()
         self.pools: dict[str, Pool] = {}
+        self.engine_ids: dict[str, dict[str, str]] = {}
+        """Mooncake: by prefill engine, data-parallel rank -> engine id."""
         self.heads: Heads[Meaning] = Heads()
         """Heads of requests read before, by whichever client."""
         key = self.settings.engine_api_key.get_secret_value()
@@ -76,6 +78,7 @@ class Hub:
     def gone(self, url: str) -> None:
         """The engine at ``url`` is no more; answers under way go on."""
         self.director.gone(url)
+        self.engine_ids.pop(url, None)
         if (pool := self.pools.pop(url, None)) is not None:
             pool.close()
 

@@ -16,7 +16,7 @@ OnDone = Callable[["Mapping[str, Any] | None", str], None]
 
 
 class PrefillLeg:
-    """One request to one prefill engine (a :class:`router.dataplane.upstream.Carrier`)."""
+    """One request to one prefill engine, or to its bootstrap server (a :class:`router.dataplane.upstream.Carrier`)."""
 
     __slots__ = ("_body", "_connection", "_done", "_fresh", "_on_done", "_pool", "_wire")
 
@@ -40,6 +40,13 @@ class PrefillLeg:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()
+
+    def give_up(self, why: str) -> None:
+        """It took too long."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+        self._finish(None, why)
 
     def _finish(self, answer: Mapping[str, Any] | None, why: str) -> None:
         if not self._done:

@@ -14,7 +14,16 @@ from fleet.errors import ConfigError
 from fleet.types import Role
 from router.disaggregation.choose import Splitter, Transfer
 from router.disaggregation.deciders import always, decider
-from router.disaggregation.protocols import Protocol, cached_tokens, clean, decode_body, prefill_body, with_cached
+from router.disaggregation.protocols import (
+    Meeting,
+    Protocol,
+    cached_tokens,
+    clean,
+    decode_body,
+    prefill_body,
+    ranks,
+    with_cached,
+)
 from router.types import EndpointView, InferenceRequest
 from tests.router.picker_world import MODEL, World, body
 
@@ -80,9 +89,12 @@ PARAMS = {"do_remote_prefill": True, "do_remote_decode": False, "remote_block_id
           "remote_request_id": "q", "remote_host": "h", "remote_port": 5600, "tp_size": 1}  # fmt: skip
 
 
+MEETING = Meeting(host="10.0.0.1", port=8998, number=77, rank="1", engine_id="engine-7")
+
+
 def told(protocol: Protocol, **answer: Any) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    prefill = prefill_body(protocol, ASKED, prefill_url="http://10.0.0.1:8000", room=77)
-    decode = decode_body(protocol, ASKED, answer=answer, prefill_url="http://10.0.0.1:8000", room=77)
+    prefill = prefill_body(protocol, ASKED, MEETING)
+    decode = decode_body(protocol, ASKED, MEETING, answer=answer)
     return json.loads(prefill), None if decode is None else json.loads(decode)
 
 
@@ -106,6 +118,25 @@ def test_sglang_gives_both_the_same_room():
     prefill, decode = told(Protocol.SGLANG)
     room = {"bootstrap_host": "10.0.0.1", "bootstrap_port": 8998, "bootstrap_room": 77}
     assert prefill == decode == {**json.loads(ASKED), **room}
+
+
+def test_mooncake_legs_share_a_transfer_and_decode_knows_the_engine():
+    prefill, decode = told(Protocol.MOONCAKE)
+    assert (prefill["max_tokens"], prefill["max_completion_tokens"], prefill["stream"]) == (1, 1, False)
+    assert prefill["kv_transfer_params"] == {"do_remote_decode": True, "do_remote_prefill": False,
+                                             "transfer_id": "xfer-000000000000004d"}  # fmt: skip
+    assert decode == {**json.loads(ASKED), "kv_transfer_params": {
+        "do_remote_decode": False, "do_remote_prefill": True, "transfer_id": "xfer-000000000000004d",
+        "remote_bootstrap_addr": "http://10.0.0.1:8998", "remote_engine_id": "engine-7"}}  # fmt: skip
+
+
+def test_a_bootstrap_address_of_an_ipv6_engine_has_brackets():
+    assert Meeting(host="fd00::1", port=1, number=0).bootstrap == "http://[fd00::1]:1"
+
+
+@pytest.mark.parametrize("said", [None, {}, {"0": {}}, {"a": {"engine_id": "x"}}, {"0": "x"}])
+def test_a_bootstrap_server_that_names_no_engine(said: Any):
+    assert ranks(said) == {}
 
 
 def test_a_client_cannot_speak_for_a_router():
@@ -254,7 +285,8 @@ class Between(BaseHTTPRequestHandler):
 
 
 @pytest.mark.integration
-def test_a_decode_never_runs_on_expired_kv(world: World):
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_decode_never_runs_on_expired_kv(world: World, stream: bool):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Between)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     fleet = world.folder / "expired.yaml"
@@ -263,8 +295,14 @@ def test_a_decode_never_runs_on_expired_kv(world: World):
     try:
         other.start_router("--disaggregation", "nixl", "--pd-decider", "always", discover=f"file:{fleet}")
         with other.client() as client:
-            reply = client.post("/v1/completions", json=body("expired " + LONG))
-        assert (reply.status_code, reply.json()["usage"]["completion_tokens"]) == (200, 5)
+            reply = client.post("/v1/completions", json=body(f"expired {stream} {LONG}", stream=stream))
+        assert reply.status_code == 200
+        if stream:
+            assert "error" not in reply.text
+            assert reply.text.endswith("data: [DONE]\n\n")
+            assert reply.text.count('"text"') == 5
+        else:
+            assert reply.json()["usage"]["completion_tokens"] == 5
         assert decisions(other, "fallback") == 1
     finally:
         other.close()
