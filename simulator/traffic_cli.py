@@ -21,6 +21,7 @@ from simulator.profile import fit, to_json
 from simulator.replay import DEFAULT_MODEL, ReplayOptions, run
 from simulator.traces import read_requests, recorded_line, stem, write_atomically
 from simulator.traffic_options import POSITIVE, shape_options
+from simulator.workload import fitted
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
               help="A request that takes longer has failed.")  # fmt: skip
 @click.option("--api", type=click.Choice(tuple(replay_client.PATHS)), default="completions", show_default=True,
               help="Endpoint to call: /v1/completions or /v1/chat/completions.")  # fmt: skip
+@click.option("--max-model-len", type=click.IntRange(min=2), metavar="TOKENS",
+              help="The server's context: longer requests are shortened. Default: sent as they are.")  # fmt: skip
 @click.option("--status", type=click.Path(path_type=Path, dir_okay=False), help="Rewrite this JSON file every second.")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the final JSON report here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -45,7 +48,7 @@ log = logging.getLogger(__name__)
 def replay(
     *,
     target: str, model: str, duration_s: float | None, drain_s: float, max_in_flight: int, timeout_s: float, api: str,
-    status: Path | None, report: Path | None, as_json: bool, dies: bool, **shape: Any,
+    max_model_len: int | None, status: Path | None, report: Path | None, as_json: bool, dies: bool, **shape: Any,
 ) -> None:  # fmt: skip
     """Send a trace's traffic to a server, open loop: requests never wait for answers.
 
@@ -72,7 +75,8 @@ def replay(
         target=base, model=model, api=api, duration_s=duration_s, drain_s=drain_s, max_in_flight=max_in_flight,
         timeout_s=timeout_s, run_id=f"{time.time_ns():x}", status=status, report=report, traffic=facts,
     )  # fmt: skip
-    result = run(options, shaped.requests(duration_s))
+    requests = shaped.requests(duration_s)
+    result = run(options, (fitted(one, max_model_len) for one in requests) if max_model_len else requests)
     click.echo(json.dumps(result, indent=1) if as_json else _summary(result))
 
 

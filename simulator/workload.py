@@ -47,6 +47,27 @@ class TimedRequest:
     """Model it was recorded for; empty: the model that the replay names."""
 
 
+def fitted(request: TimedRequest, max_model_len: int) -> TimedRequest:
+    """The request, shortened where a server of that context would refuse it: first its prompt, then its answer.
+
+    A tenth is kept free, because a real tokenizer counts a text otherwise than four bytes a token.
+
+    >>> fitted(TimedRequest(arrival_s=0.0, input_tokens=6030, output_tokens=47), 4096).input_tokens
+    3639
+    >>> fitted(TimedRequest(arrival_s=0.0, input_tokens=10, output_tokens=9000), 1000).output_tokens
+    890
+    """
+    room = max(2, int(0.9 * max_model_len))
+    if request.input_tokens + request.output_tokens <= room:
+        return request
+    prompt = min(request.input_tokens, max(1, room - request.output_tokens, room // 2))
+    return replace(
+        request, input_tokens=prompt, output_tokens=max(1, min(request.output_tokens, room - prompt)),
+        prefix_tokens=min(request.prefix_tokens, prompt - 1),
+        hash_ids=request.hash_ids[: -(-prompt // HASH_BLOCK_TOKENS)],
+    )  # fmt: skip
+
+
 class Source(Protocol):
     """Where traffic comes from."""
 

@@ -189,7 +189,8 @@ def _with_vllm(options: UpOptions, asked: dict[str, Any]) -> tuple[UpOptions, tu
     if options.traffic:
         notes.append(f"replaying {options.trace} at {options.mean_rps:g} requests/s; --no-traffic turns it off")
     return replace(options, config=vllm.write(engines, options.home), model=engines.served, vllm=engines.program,
-                   vllm_model=engines.model, vllm_args=engines.arguments), tuple(notes)  # fmt: skip
+                   vllm_model=engines.model, vllm_args=engines.arguments,
+                   max_model_len=vllm.context(engines)), tuple(notes)  # fmt: skip
 
 
 def _served_model(url: str) -> str:

@@ -22,6 +22,8 @@ class UpOptions:
     """vLLM's program, to run real servers as processes; empty: engines are simulated."""
     vllm_model: str = ""
     vllm_args: str = ""
+    max_model_len: int | None = None
+    """The real engines' context, where it is known: the replayed traffic is kept within it."""
     model: str = ""
     trace: str = "azure2023_conv"
     traces: Path | None = None
@@ -158,6 +160,8 @@ def _traffic(options: UpOptions, ports: Ports, base: str) -> Part:
                           "--trace", options.trace, "--period-s", options.period_s, "--mean-rps", options.mean_rps,
                           "--seed", options.seed, "--status", options.home / "traffic.json",
                           "--report", options.home / "traffic-report.json"]  # fmt: skip
+    if options.max_model_len:
+        argv += ["--max-model-len", options.max_model_len]
     if options.traces:
         argv += ["--traces", options.traces]
     if options.duration_s:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,22 @@ def check(engines: RealEngines) -> None:
                           next_step="It only sets the price: choose the nearest.")  # fmt: skip
     if engines.model.startswith((".", "/")) and not Path(engines.model).is_dir():
         raise ConfigError("no such folder", where=engines.model, next_step="Give the model's folder or its hub name.")
+
+
+def context(engines: RealEngines) -> int | None:
+    """The longest prompt and answer that the servers take together: as their arguments say, else the model's folder.
+
+    ``None`` where neither says it in plain digits; vLLM then decides by itself (``auto``, ``32k``).
+    """
+    words = shlex.split(engines.arguments.replace("=", " "))
+    asked = [value for flag, value in pairwise(words) if flag == "--max-model-len"]
+    if asked:
+        return int(asked[-1]) if asked[-1].isdigit() else None
+    try:
+        told = json.loads((Path(engines.model) / "config.json").read_text(encoding="utf-8"))
+        return int(told["max_position_embeddings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def fleet_file(engines: RealEngines) -> dict[str, Any]:

@@ -7,10 +7,11 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,8 +35,8 @@ def over_fleet_up(vllm: Path, folder: Path, out: Path) -> Check:
         process.send_signal(signal.SIGINT)
         process.wait(60)
     summary = json.loads((home / "summary.json").read_text(encoding="utf-8").splitlines()[-1])
-    figures = {key: summary[key] for key in ("requests", "success_rate", "died")} | {
-        "ttft_s": summary.get("ttft_s"), "pictures": taken, "complaints": wrong}  # fmt: skip
+    figures = {key: summary[key] for key in ("requests", "success_rate", "died", "ttft_p95_s", "tpot_p95_s")} | {
+        "failed": _failed(home), "pictures": taken, "complaints": wrong}  # fmt: skip
     return Check(
         name="console", promise="fleet up --vllm serves without a failure, the console shows it without a complaint",
         ok=not wrong and not summary["died"] and summary["requests"] >= 40 and summary["success_rate"] == 1.0,
@@ -85,6 +86,16 @@ def _answered(home: Path) -> int:
         return int(json.loads((home / "traffic.json").read_text(encoding="utf-8")).get("ok") or 0)
     except (OSError, ValueError):
         return 0
+
+
+def _failed(home: Path) -> Sequence[Mapping[str, object]]:
+    """Every request that was neither served nor left by its client, as the history has it."""
+    with sqlite3.connect(home / "history.sqlite3") as history:
+        history.row_factory = sqlite3.Row
+        first = history.execute("SELECT min(at_s) FROM requests").fetchone()[0]
+        rows = history.execute("SELECT * FROM requests WHERE outcome NOT IN ('ok', 'aborted') ORDER BY at_s").fetchall()
+    return [{"after_s": round(row["at_s"] - first, 2), **{key: row[key] for key in ("outcome", "status", "endpoint",
+             "e2e_s")}} for row in rows]  # fmt: skip
 
 
 def pictures(address: str, out: Path) -> tuple[Sequence[str], Sequence[str]]:

@@ -38,7 +38,7 @@ class Load:
     prompt: int
     output: int
     rate: float
-    seconds: float = 20.0
+    seconds: float = 30.0
 
     @property
     def name(self) -> str:

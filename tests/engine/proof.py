@@ -34,11 +34,12 @@ from tests.fleet.test_sources_prometheus import prometheus
 from tests.planner.clusters import ALL
 from tests.router.picker_world import World, free_port
 
-ROUTED = (
-    loads.Load(prompt=128, output=64, rate=6.0), loads.Load(prompt=1024, output=32, rate=4.0),
-    loads.Load(prompt=512, output=96, rate=8.0), loads.Load(prompt=256, output=128, rate=10.0),
+ROUTED = 2 * (
+    loads.Load(prompt=128, output=64, rate=3.0), loads.Load(prompt=1024, output=32, rate=2.0),
+    loads.Load(prompt=512, output=96, rate=4.0), loads.Load(prompt=256, output=128, rate=5.0),
 )  # fmt: skip
-"""Sent through the router, for the predictor."""
+"""Sent through the router, for the predictor: twice over, at rates that two servers, the router and the client bear on
+two cores together (at twice these rates queues grow without end)."""
 
 
 TIMED = ("predictor_error", "simulator_error")
@@ -179,10 +180,12 @@ def answer(url: str) -> Any:
 def counters(shop: str) -> Mapping[str, float]:
     """vLLM's prefix counters of all servers, as Prometheus has them once it has scraped what was just done."""
     time.sleep(1.5)
-    found = {}
-    for name in (HITS, QUERIES):
-        reply = httpx.get(f"{shop}/api/v1/query", params={"query": f"sum({name})"}).json()
-        found[name] = float(reply["data"]["result"][0]["value"][1])
+    until(lambda: all(_sum(shop, name) for name in (HITS, QUERIES)), "Prometheus has scraped the engines")
+    return {name: float(_sum(shop, name)[0]["value"][1]) for name in (HITS, QUERIES)}
+
+
+def _sum(shop: str, name: str) -> Sequence[Any]:
+    found: Sequence[Any] = httpx.get(f"{shop}/api/v1/query", params={"query": f"sum({name})"}).json()["data"]["result"]
     return found
 
 

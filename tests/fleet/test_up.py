@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from fleet.errors import FleetError
-from fleet.up import report
+from fleet.up import report, vllm
 from fleet.up.cli import up
 from fleet.up.plan import Part, Ports, UpOptions, parts
 from fleet.up.ports import PortBook, choose
@@ -257,3 +257,24 @@ def test_the_command_line_exits_with_2_and_one_line() -> None:
     )
     assert done.returncode == 2
     assert done.stderr.strip().splitlines() == ["fleet: /nonexistent.yaml: no such file. Check the path."]
+
+
+@pytest.mark.parametrize(("arguments", "config", "context"), [
+    ("--dtype float32 --max-model-len 4096", '{"max_position_embeddings": 8192}', 4096),
+    ("--max-model-len=4096", "{}", 4096),
+    ("--max-model-len auto", '{"max_position_embeddings": 8192}', None),
+    ("", '{"max_position_embeddings": 8192}', 8192),
+    ("", "{}", None),
+    ("", "not JSON", None),
+])  # fmt: skip
+def test_traffic_for_real_engines_fits_their_context(
+    tmp_path: Path, arguments: str, config: str, context: int | None
+) -> None:
+    (tmp_path / "config.json").write_text(config, encoding="utf-8")
+    found = vllm.context(vllm.RealEngines(model=str(tmp_path), arguments=arguments))
+    assert found == context
+    traffic = next(
+        part for part in parts(_options(vllm="vllm", max_model_len=found), Ports()) if part.name == "traffic"
+    )
+    assert ("--max-model-len" in traffic.argv) == (context is not None)
+    assert context is None or traffic.argv[traffic.argv.index("--max-model-len") + 1] == str(context)
