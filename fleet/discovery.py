@@ -1,7 +1,8 @@
 """Which variants and replicas there are: a platform behind an HTTP API, or a fixed list of engines.
 
-The platform API is one document, ``GET /fleet``, and one verb, ``PUT /variants/NAME/scale {"replicas": N}``; the
-simulator serves it, and a list of engine URLs stands for it where nothing can be scaled.
+The platform API is one document, ``GET /fleet`` (``variants``, and ``gpus`` by accelerator where they are limited), and
+one verb, ``PUT /variants/NAME/scale {"replicas": N}``; the simulator serves it, and a list of engine URLs stands for it
+where nothing can be scaled.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fleet.errors import ConfigError, SourceError
-from fleet.types import Replica, ReplicaState, Role, Variant, VariantSpec
+from fleet.types import GpuInventory, Replica, ReplicaState, Role, Variant, VariantSpec
 
 
 def variant_to_json(variant: Variant) -> dict[str, Any]:
@@ -34,6 +35,22 @@ def parse_fleet(document: Any, *, where: str) -> tuple[Variant, ...]:
         raise SourceError(
             f"is no fleet document: {error!r}", where=where, next_step="Point it at a fleet API's GET /fleet."
         ) from None
+
+
+def parse_inventory(document: Mapping[str, Any], *, where: str) -> GpuInventory | None:
+    """GPUs by accelerator from a ``GET /fleet`` document's ``gpus``; ``None`` where it has none: not limited.
+
+    Raises: SourceError when they are no counts.
+    """
+    found = document.get("gpus")
+    if found is None:
+        return None
+    try:
+        counts = {str(name): int(count) for name, count in found.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise SourceError(f"gpus are no counts: {error}", where=where,
+                          next_step="Point it at a fleet API's GET /fleet.") from None  # fmt: skip
+    return GpuInventory(gpus=counts)
 
 
 def _variant(entry: Mapping[str, Any]) -> Variant:

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 import requests
 
-from fleet.discovery import parse_fleet, static_fleet
+from fleet.discovery import parse_fleet, parse_inventory, static_fleet
 from fleet.errors import SourceError
-from fleet.types import Variant
+from fleet.types import GpuInventory, Variant
 
 
 class Platform(Protocol):
@@ -22,6 +22,13 @@ class Platform(Protocol):
         """Variants with their replicas, now.
 
         Raises: SourceError when the platform does not answer.
+        """
+        ...
+
+    def inventory(self) -> GpuInventory | None:
+        """GPUs that variants may use, as of the last :meth:`variants`; ``None``: nothing limits them.
+
+        Raises: SourceError when the platform does not say.
         """
         ...
 
@@ -42,10 +49,18 @@ class HttpPlatform:
         self.name = url.rstrip("/")
         self._timeout_s = timeout_s
         self._session = requests.Session()
+        self._inventory: GpuInventory | None = None
 
     def variants(self) -> tuple[Variant, ...]:
         """See :class:`Platform`."""
-        return parse_fleet(self._call("GET", "/fleet"), where=self.name)
+        document = self._call("GET", "/fleet")
+        found = parse_fleet(document, where=self.name)
+        self._inventory = parse_inventory(document, where=self.name)
+        return found
+
+    def inventory(self) -> GpuInventory | None:
+        """See :class:`Platform`."""
+        return self._inventory
 
     def scale(self, variant: str, replicas: int) -> None:
         """See :class:`Platform`."""
@@ -73,6 +88,10 @@ class StaticPlatform:
     def variants(self) -> tuple[Variant, ...]:
         """See :class:`Platform`."""
         return self._variants
+
+    def inventory(self) -> GpuInventory | None:
+        """None: nothing is known."""
+        return None
 
     def scale(self, variant: str, replicas: int) -> None:
         """Refuses: there is nothing to scale."""

@@ -108,6 +108,11 @@ class Manager:
             for name, entry in self._entries.items()
         )  # fmt: skip
 
+    @property
+    def gpus(self) -> dict[str, int] | None:
+        """GPUs that there are, by accelerator; ``None``: no limit."""
+        return self._fleet.gpus
+
     def _public(self, replica: Managed) -> Replica:
         return Replica(name=replica.name, url=self._url(replica), variant=replica.entry.name, state=replica.state,
                        since_s=replica.since_s)  # fmt: skip

@@ -65,8 +65,9 @@ def make_app(manager: Manager) -> FastAPI:
 
     @app.get("/fleet")
     async def fleet() -> dict[str, Any]:
-        """Variants with their replicas, now."""
-        return {"variants": [variant_to_json(variant) for variant in manager.variants()]}
+        """Variants with their replicas, now; GPUs where they are limited."""
+        limits = {} if manager.gpus is None else {"gpus": manager.gpus}
+        return {"variants": [variant_to_json(variant) for variant in manager.variants()], **limits}
 
     @app.put("/variants/{name}/scale")
     async def scale(name: str, body: ScaleBody) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -157,6 +157,8 @@ class FleetFile(BaseModel):
     """Decides how long each start-up takes within its jitter, and what the engines draw."""
     speed: float = Field(default=1.0, gt=0)
     """Simulated seconds a real second, for all engines; start-up takes real seconds."""
+    gpus: dict[str, Annotated[int, Field(ge=0)]] | None = None
+    """GPUs that there are, by accelerator, used ones included; what is not named, or all without it, has no limit."""
     variants: tuple[VariantEntry, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

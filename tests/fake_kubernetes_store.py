@@ -159,6 +159,8 @@ LWS = "leaderworkerset.x-k8s.io"
 KINDS = (
     Kind(group="", version="v1", plural="pods", kind="Pod", check=check_pod, status=True),
     Kind(group="", version="v1", plural="configmaps", kind="ConfigMap"),
+    Kind(group="", version="v1", plural="nodes", kind="Node", status=True),
+    Kind(group="", version="v1", plural="resourcequotas", kind="ResourceQuota", status=True),
     Kind(group="apps", version="v1", plural="deployments", kind="Deployment", check=check_workload, status=True,
          scale=True),
     Kind(group="apps", version="v1", plural="replicasets", kind="ReplicaSet", check=check_workload, status=True),

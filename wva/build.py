@@ -37,6 +37,10 @@ def build_cluster(settings: WvaSettings) -> KubeParts | None:
     if settings.platform or settings.engines:
         raise ConfigError("give one platform, not several", where="fleet wva run", limit="--kube alone",
                           next_step="Leave out --platform and --engines.")  # fmt: skip
+    if settings.gpu_limit == "nodes" and settings.namespace:
+        raise ConfigError("pods of other namespaces hold the same nodes' GPUs", where="--gpu-limit nodes",
+                          limit="all namespaces",
+                          next_step="Leave out --namespace, or write --gpu-limit quota.")  # fmt: skip
     try:
         from wva.kube.parts import build_kube  # noqa: PLC0415  # the client is an extra
     except ModuleNotFoundError as error:
@@ -73,7 +77,9 @@ def build_loop(settings: WvaSettings, fleet: FleetSettings, cluster: KubeParts |
     if not settings.wait:
         check_source(source)
     router = RouterPage(settings.router_url) if settings.router_url else None
-    collector = Collector(platform, source, build_queue(router, source), build_traffic(router, source))
+    collector = Collector(
+        platform, source, build_queue(router, source), build_traffic(router, source), platform.inventory
+    )
     return ControlLoop(
         collector, platform, History(fleet.resolved_history_url()), policy=policy,
         state_file=settings.state_file or fleet.home / "wva-state.json", dry_run=settings.dry_run,

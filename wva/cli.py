@@ -63,6 +63,8 @@ wva.add_command(migrate)
 @click.option("--context", help="Context of the kubeconfig (default: the current one).")
 @click.option("--namespace", help="Namespace to look at (default: all).")
 @click.option("--scale-directly", is_flag=True, default=None, help="With --kube: patch /scale ourselves.")
+@click.option("--gpu-limit", type=click.Choice(["none", "quota", "nodes"]),
+              help="With --kube: what limits GPUs: ResourceQuotas (default), or those and the nodes.")  # fmt: skip
 @click.option("--lease-name", help="Lease that the deciding controller holds (default llm-fleet-wva).")
 @click.option("--lease-namespace", help="Its namespace (default: the pod's own).")
 @click.option("--external-metrics-port", type=int, help="With --kube: serve external.metrics.k8s.io on this port.")

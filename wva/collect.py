@@ -11,6 +11,7 @@ from fleet.platform import Platform
 from fleet.sources import EngineReading, MetricSource, RouterQueue
 from fleet.types import (
     FleetSnapshot,
+    GpuInventory,
     ModelTraffic,
     Replica,
     ReplicaObservation,
@@ -43,6 +44,17 @@ class TrafficReader(Protocol):
         ...
 
 
+class InventoryReader(Protocol):
+    """Gives the GPUs that variants may use."""
+
+    def __call__(self) -> GpuInventory | None:
+        """As of the platform's last variants; ``None``: nothing limits them.
+
+        Raises: SourceError when it cannot be read.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """Something that failed in a pass: the component for ``wva_errors_total``, and the line for the log."""
@@ -62,9 +74,11 @@ class Collector:
 
     def __init__(
         self, platform: Platform, source: MetricSource, queue: QueueReader | None = None,
-        traffic: TrafficReader | None = None,
+        traffic: TrafficReader | None = None, inventory: InventoryReader | None = None,
     ) -> None:  # fmt: skip
         self._platform, self._source, self._queue, self._read_traffic = platform, source, queue, traffic
+        self._read_inventory = inventory
+        self._inventory: GpuInventory | None = None
         self._traffic: Mapping[str, ModelTraffic] = {}
         self._readings: dict[str, EngineReading] = {}
         self._router = RouterMemory()
@@ -75,7 +89,8 @@ class Collector:
         Raises: SourceError when the platform does not answer: then not even the replicas are known.
         """
         variants = self._platform.variants()
-        problems = [*self._read_engines(variants, now_s), *self._read_router(variants, now_s), *self._read_requests()]
+        problems = [*self._read_engines(variants, now_s), *self._read_router(variants, now_s), *self._read_requests(),
+                    *self._read_limits()]  # fmt: skip
         snapshot = FleetSnapshot(
             at_s=now_s,
             variants=tuple(self._observe(variant, now_s) for variant in variants),
@@ -84,6 +99,7 @@ class Collector:
             router_ages_s=self._router.ages_s(now_s),
             source=self._source.name,
             traffic=dict(self._traffic),
+            inventory=self._inventory,
         )
         return snapshot, tuple(problems)
 
@@ -122,6 +138,16 @@ class Collector:
             self._traffic = self._read_traffic()
         except SourceError as error:
             return [Problem.of("router", error)]
+        return []
+
+    def _read_limits(self) -> list[Problem]:
+        """A reading that fails leaves the limits of the one before; it never makes anything smaller."""
+        if self._read_inventory is None:
+            return []
+        try:
+            self._inventory = self._read_inventory()
+        except SourceError as error:
+            return [Problem.of("inventory", error)]
         return []
 
     def _observe(self, variant: Variant, now_s: float) -> VariantObservation:

@@ -8,6 +8,8 @@ the smaller part of its wish goes first, since the model serves no more than its
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -41,26 +43,31 @@ def granted(wishes: Sequence[Wish], inventory: GpuInventory | None) -> dict[str,
     {'a': 3, 'b': 2}
     """
     found = {one.key: min(one.requested, one.wanted) for one in wishes}
-    if inventory is None:
+    if inventory is None or not (inventory.gpus or inventory.quotas):
         return {one.key: one.wanted for one in wishes}
     left = _Left(inventory)
+    gpus: Counter[tuple[str, str]] = Counter()
     for one in wishes:
         left.take(one, one.requested * one.gpus)  # what a decrease gives back is free at the next pass, once it is gone
-    growing = [one for one in wishes if one.wanted > one.requested]
-    while growing:
-        one = min(growing, key=lambda wish: _turn(wish, wishes, found))
-        if left.room(one) < one.gpus or found[one.key] >= one.wanted:
-            growing.remove(one)
-            continue
-        found[one.key] += 1
-        left.take(one, one.gpus)
+        gpus[one.namespace, one.model] += found[one.key] * one.gpus
+    turns = [(_turn(one, gpus, found), index) for index, one in enumerate(wishes) if one.wanted > one.requested]
+    heapq.heapify(turns)
+    while turns:
+        turn, index = heapq.heappop(turns)
+        one = wishes[index]
+        if (now := _turn(one, gpus, found)) > turn:  # its model has grown meanwhile
+            heapq.heappush(turns, (now, index))
+        elif left.room(one) >= one.gpus and found[one.key] < one.wanted:
+            found[one.key] += 1
+            gpus[one.namespace, one.model] += one.gpus
+            left.take(one, one.gpus)
+            heapq.heappush(turns, (_turn(one, gpus, found), index))
     return found
 
 
-def _turn(wish: Wish, wishes: Sequence[Wish], found: Mapping[str, int]) -> tuple[float, float, str]:
+def _turn(wish: Wish, gpus: Mapping[tuple[str, str], int], found: Mapping[str, int]) -> tuple[float, float, str]:
     """Who is next: the model with fewest GPUs for its priority; of its variants the one with least of its wish."""
-    whole = sum(found[one.key] * one.gpus for one in wishes if one.model == wish.model
-                and one.namespace == wish.namespace)  # fmt: skip
+    whole = gpus[wish.namespace, wish.model]
     return whole / max(wish.priority, 1e-9), found[wish.key] / max(wish.wanted, 1), wish.key
 
 

@@ -40,6 +40,8 @@ class WvaSettings(Settings):
     """Write statuses and events to the cluster; off: it reads and publishes only, as a trial beside another one."""
     scale_directly: bool = False
     """Patch /scale ourselves; the default leaves that to an HPA or KEDA."""
+    gpu_limit: Literal["none", "quota", "nodes"] = "quota"
+    """With Kubernetes: GPUs are limited by ResourceQuotas, or by those and the nodes that there are (no autoscaler)."""
     lease_name: str = Field(default="llm-fleet-wva", min_length=1, max_length=253)
     """Lease that the deciding controller holds; one for each set of variants."""
     lease_namespace: str = ""

@@ -53,6 +53,8 @@ class Resource:
 
 
 PODS = Resource(group="", version="v1", plural="pods")
+NODES = Resource(group="", version="v1", plural="nodes")
+RESOURCE_QUOTAS = Resource(group="", version="v1", plural="resourcequotas")
 CONFIG_MAPS = Resource(group="", version="v1", plural="configmaps")
 DEPLOYMENTS = Resource(group="apps", version="v1", plural="deployments")
 REPLICA_SETS = Resource(group="apps", version="v1", plural="replicasets")

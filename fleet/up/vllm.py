@@ -77,6 +77,7 @@ def fleet_file(engines: RealEngines) -> dict[str, Any]:
     shape = shape_of(engines.served)
     return {
         "model": engines.served,
+        "gpus": {engines.gpu: engines.gpus * engines.replicas},
         "variants": [{
             "name": "vllm", "shape": shape.name if shape else SMALLEST, "accelerator": engines.gpu,
             "accelerator_count": engines.gpus, "min_replicas": 1, "max_replicas": engines.replicas,

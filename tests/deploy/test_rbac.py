@@ -18,7 +18,7 @@ import yaml
 from planner.document import parse
 from planner.render import render
 from router.discovery.kube import PoolSource, ServiceSource
-from tests.deploy.helm import ROOT, manifests
+from tests.deploy.helm import CHART, ROOT, helm, manifests
 from tests.fake_kubernetes import FakeKubernetes, serving
 from tests.planner.clusters import AGGREGATED
 from tests.wva.kube.kube_cluster import FULL, Controller, add_deployment, add_variant, api_of, until
@@ -55,7 +55,7 @@ def named(found: Iterable[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     return [one for one in found if one["metadata"]["name"] in (name, f"{name}-lease")]
 
 
-def asked_by_controller(folder: Path) -> set[Right]:
+def asked_by_controller(folder: Path, *, gpu_limit: str = "quota") -> set[Right]:
     """A whole life: lead, read, decide, report, scale, hand over."""
     with serving() as fake:
         add_deployment(fake, "a", 1)
@@ -64,7 +64,7 @@ def asked_by_controller(folder: Path) -> set[Right]:
             "replicas": 0,
             "leaderWorkerTemplate": {"size": 1, "workerTemplate": {"spec": {"containers": []}}}}})  # fmt: skip
         add_variant(fake, "big", kind="LeaderWorkerSet")
-        made = Controller(fake, folder, scale=True)
+        made = Controller(fake, folder, scale=True, gpu_limit=gpu_limit)
         try:
             made.ready().load.load = FULL
             made.loop.run_once()
@@ -78,11 +78,18 @@ def asked_by_controller(folder: Path) -> set[Right]:
         return {right_of(method, path) for method, path in fake.requests}
 
 
-def test_the_controller_s_role_is_what_it_asks_for(tmp_path):
-    asked = asked_by_controller(tmp_path)
-    allowed = granted(named(manifests({"wva.scaleDirectly": True}), "fleet-wva"))
+@pytest.mark.parametrize("gpu_limit", ["none", "quota", "nodes"])
+def test_the_controller_s_role_is_what_it_asks_for(tmp_path, gpu_limit):
+    asked = asked_by_controller(tmp_path, gpu_limit=gpu_limit)
+    allowed = granted(named(manifests({"wva.scaleDirectly": True, "wva.gpuLimit": gpu_limit}), "fleet-wva"))
     assert asked - allowed == set(), "the controller would be refused"
     assert allowed - asked == set(), "the role grants more than the code uses"
+
+
+def test_nodes_limit_only_a_controller_of_all_namespaces():
+    told = helm("template", "fleet", str(CHART), "--set", "wva.gpuLimit=nodes,wva.namespace=models")
+    assert told.returncode != 0
+    assert "wva.gpuLimit nodes needs all namespaces" in told.stderr
 
 
 def test_without_direct_scaling_nothing_may_be_scaled():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fleet.discovery import parse_fleet, static_fleet, variant_to_json
+from fleet.discovery import parse_fleet, parse_inventory, static_fleet, variant_to_json
 from fleet.errors import ConfigError, SourceError
-from fleet.types import Replica, ReplicaState, Role, Variant, VariantSpec
+from fleet.types import GpuInventory, Replica, ReplicaState, Role, Variant, VariantSpec
 
 
 def test_a_variant_survives_the_round_trip() -> None:
@@ -32,3 +32,11 @@ def test_engines_become_one_variant_that_keeps_its_size() -> None:
 def test_bad_engine_lists_give_one_line(urls: list[str]) -> None:
     with pytest.raises(ConfigError, match="http://host:8000"):
         static_fleet(urls)
+
+
+def test_gpus_of_a_fleet_document() -> None:
+    assert parse_inventory({"variants": [], "gpus": {"h100_sxm": 2}}, where="x") == GpuInventory(gpus={"h100_sxm": 2})
+    assert parse_inventory({"variants": []}, where="x") is None
+    for wrong in ([], {"h100_sxm": "many"}, 3):
+        with pytest.raises(SourceError, match="gpus are no counts"):
+            parse_inventory({"gpus": wrong}, where="x")

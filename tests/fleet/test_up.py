@@ -9,9 +9,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from fleet.errors import FleetError
@@ -278,3 +280,11 @@ def test_traffic_for_real_engines_fits_their_context(
     )
     assert ("--max-model-len" in traffic.argv) == (context is not None)
     assert context is None or traffic.argv[traffic.argv.index("--max-model-len") + 1] == str(context)
+
+
+def test_the_demo_s_gpus_are_enough_for_every_maximum() -> None:
+    fleet = yaml.safe_load((Path(report.__file__).parent / "demo.yaml").read_text(encoding="utf-8"))
+    needed: Counter[str] = Counter()
+    for one in fleet["variants"]:
+        needed[one["accelerator"]] += one["accelerator_count"] * one["max_replicas"]
+    assert fleet["gpus"] == needed

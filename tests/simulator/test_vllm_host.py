@@ -112,7 +112,9 @@ def test_arguments_with_an_open_quote_are_refused() -> None:
 def test_the_fleet_file_is_one_that_the_platform_reads(tmp_path: Path) -> None:
     engines = RealEngines(model="Qwen/Qwen3-32B", gpus=2, replicas=3)
     assert fleet_file(engines)["variants"][0]["shape"] == "Qwen3-32B"
-    entry = load_fleet_file(write(engines, tmp_path)).variants[0]
+    fleet = load_fleet_file(write(engines, tmp_path))
+    assert fleet.gpus == {engines.gpu: engines.gpus * engines.replicas}
+    entry = fleet.variants[0]
     assert (entry.max_replicas, entry.accelerator_count) == (3, 2)
     assert entry.spec("m").cost_per_hour == 2 * GPUS["h100_sxm"].price_per_hour
     (tmp_path / "tiny").mkdir()

@@ -26,13 +26,15 @@ class FakePlatform:
         self.blind = False
         self.scalings: list[tuple[str, int]] = []
         self.tokens = 0.0
+        self.gpus: dict[str, int] | None = None
 
     def scale(self, name: str, replicas: int) -> None:
         """As asked, at once."""
         self.variants[name] = replace(self.variants[name], requested=replicas)
 
     def fleet(self) -> dict[str, Any]:
-        return {"variants": [variant_to_json(self._running(variant)) for variant in self.variants.values()]}
+        limits = {} if self.gpus is None else {"gpus": self.gpus}
+        return {"variants": [variant_to_json(self._running(variant)) for variant in self.variants.values()], **limits}
 
     def page(self) -> str:
         self.tokens += 10.0

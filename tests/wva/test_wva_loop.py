@@ -47,7 +47,8 @@ class Rig:
         self.url = f"sqlite:///{folder / 'history.sqlite3'}"
         self.state_file = folder / "state.json"
         client = HttpPlatform(platform.url)
-        collector = Collector(client, ScrapeSource(timeout_s=1.0), options.pop("queue", None))
+        collector = Collector(client, ScrapeSource(timeout_s=1.0), options.pop("queue", None),
+                              inventory=client.inventory)  # fmt: skip
         policy = options.pop("policy", Policy(scale_down_stabilisation_s=60.0))
         self.history = History(self.url)
         self.loop = ControlLoop(collector, client, self.history, policy=policy, state_file=self.state_file,
@@ -333,3 +334,19 @@ def test_the_http_side_shows_the_last_pass(rig: Rig) -> None:
         assert "wva_desired_replicas" in client.get("/metrics").text
         state = snapshot_file.parse(WvaState, client.get("/state").content, where="/state")
         assert state == rig.loop.state
+
+
+def test_gpus_that_the_fleet_file_names_limit_what_is_decided(tmp_path: Path) -> None:
+    """As ``fleet up`` has it: the platform says what there is."""
+    with serving(FakePlatform(spec("a", max_replicas=4, saturation_threshold=0.4))) as platform:
+        platform.load, platform.gpus = FULL, {"toy": 2}
+        platform.scale("a", 2)
+        rig = Rig(platform, tmp_path)
+        rig.passes(2)
+        assert platform.scalings == []
+        assert rig.loop.last is not None
+        assert rig.loop.last.decisions[0].reason is Reason.NO_GPU
+        platform.gpus = {"toy": 3}
+        rig.passes(2)
+        assert platform.scalings == [("a", 3)]
+        rig.loop.stop()

@@ -63,11 +63,11 @@ def target(kind: str, item: Object) -> Target:
         size = int(group.get("size") or 1)
         templates = [group[name] for name in ("leaderTemplate", "workerTemplate") if group.get(name)]
         selector = {LWS_NAME: meta["name"], LWS_WORKER: "0"}
-    gpus = _gpus(templates[0]) + (size - 1) * _gpus(templates[-1]) if templates else 0
+    count = _gpus(templates[0]) + (size - 1) * _gpus(templates[-1]) if templates else 0
     products = [name for template in templates if (name := _product(template))]
     return Target(
         key=(meta.get("namespace", ""), kind, meta["name"]), uid=meta.get("uid", ""), selector=selector,
-        replicas=1 if spec.get("replicas") is None else int(spec["replicas"]), accelerator_count=max(gpus, 1),
+        replicas=1 if spec.get("replicas") is None else int(spec["replicas"]), accelerator_count=max(count, 1),
         accelerator=accelerator_name(products[0]) if products else "", role=_role(templates),
     )  # fmt: skip
 
@@ -86,9 +86,7 @@ def accelerator_name(product: str) -> str:
 
 
 def _gpus(template: Object) -> int:
-    containers = (template.get("spec") or {}).get("containers") or ()
-    limits = [(container.get("resources") or {}).get("limits") or {} for container in containers]
-    return sum(int(limit.get(name) or 0) for limit in limits for name in GPU_RESOURCES)
+    return pod_gpus((template.get("spec") or {}).get("containers") or ())
 
 
 def _product(template: Object) -> str:
@@ -108,16 +106,34 @@ def slim_pod(pod: Object) -> Object:
     """What is kept of a pod in memory: a tenth."""
     meta, status = pod["metadata"], pod.get("status") or {}
     keep = ("name", "namespace", "uid", "labels", "ownerReferences", "creationTimestamp", "deletionTimestamp")
-    containers = (pod.get("spec") or {}).get("containers") or ()
+    spec = pod.get("spec") or {}
+    containers = spec.get("containers") or ()
     return {
         "metadata": {name: meta[name] for name in keep if name in meta},
-        "spec": {"containers": [{"ports": each.get("ports") or []} for each in containers]},
+        "spec": {
+            "containers": [{"ports": each.get("ports") or []} for each in containers],
+            "gpus": pod_gpus(containers), "nodeName": spec.get("nodeName"),
+        },
         "status": {
             "phase": status.get("phase"), "podIP": status.get("podIP"),
             "conditions": [each for each in status.get("conditions") or () if each.get("type") == "Ready"],
             "containerStatuses": [{"state": each.get("state")} for each in status.get("containerStatuses") or ()],
         },
     }  # fmt: skip
+
+
+def pod_gpus(containers: Iterable[Object]) -> int:
+    """GPUs that a pod with these containers holds; they come whole, and a request is its limit."""
+    return sum(gpus((each.get("resources") or {}).get("limits") or {}) for each in containers)
+
+
+def gpus(amounts: Mapping[str, Any]) -> int:
+    """GPUs in a list of resources.
+
+    >>> gpus({"nvidia.com/gpu": "8", "cpu": "500m"})
+    8
+    """
+    return sum(int(str(amounts[name])) for name in GPU_RESOURCES if str(amounts.get(name, "")).isdigit())
 
 
 def slim_replica_set(item: Object) -> Object:

@@ -38,7 +38,7 @@ class KubeParts:
         self.elector = Elector(api, namespace=settings.lease_namespace or own_namespace(settings.namespace),
                                name=settings.lease_name, identity=self.identity)  # fmt: skip
         self.platform = KubePlatform(api, namespace=settings.namespace, scale_directly=settings.scale_directly,
-                                     may_write=self.elector.leads)  # fmt: skip
+                                     may_write=self.elector.leads, gpu_limit=settings.gpu_limit)  # fmt: skip
 
     def start(self, loop: ControlLoop) -> None:
         """Follow the cluster, run for leader, and report what ``loop`` decides."""

@@ -8,7 +8,8 @@ from fleet.errors import SourceError
 from fleet.kube import api as k
 from fleet.kube.api import KubeApi, Object, Resource
 from fleet.kube.reflector import Reflector, whole
-from fleet.types import Variant
+from fleet.types import GpuInventory, Variant
+from wva.kube.inventory import inventory, slim_node, slim_quota
 from wva.kube.objects import Miss, slim_pod, slim_replica_set
 from wva.kube.world import ClusterObjects, Found, World, assemble
 
@@ -25,11 +26,12 @@ class KubePlatform:
         namespace: what is looked at; empty: all namespaces.
         scale_directly: whether ``scale`` writes; otherwise an HPA or KEDA acts on what is published.
         may_write: whether this process leads; asked before each write.
+        gpu_limit: ``none``, ``quota`` (ResourceQuotas) or ``nodes`` (those, and the GPUs of the nodes that there are).
     """
 
     def __init__(
         self, api: KubeApi, *, namespace: str = "", scale_directly: bool = False,
-        may_write: Callable[[], bool] = lambda: True,
+        may_write: Callable[[], bool] = lambda: True, gpu_limit: str = "none",
     ) -> None:  # fmt: skip
         self.name, self.can_scale = api.where, scale_directly
         self._api, self._may_write = api, may_write
@@ -39,20 +41,29 @@ class KubePlatform:
             name: Reflector(api, resource, namespace=namespace, slim=_SLIM.get(resource, whole))
             for name, resource in _COLLECTIONS.items()
         }
+        self._limits: dict[str, Reflector] = {}
+        if gpu_limit != "none":
+            self._limits["quotas"] = Reflector(api, k.RESOURCE_QUOTAS, namespace=namespace, slim=slim_quota)
+        if gpu_limit == "nodes":
+            self._limits["nodes"] = Reflector(api, k.NODES, slim=slim_node)
+        self._pods: list[Object] = []
 
     def start(self) -> None:
         """Begin to follow the cluster."""
-        for each in self._read.values():
+        for each in self._every():
             each.start()
 
     def stop(self) -> None:
         """Stop following it."""
-        for each in self._read.values():
+        for each in self._every():
             each.stop()
+
+    def _every(self) -> list[Reflector]:
+        return [*self._read.values(), *self._limits.values()]
 
     def synced(self) -> bool:
         """Whether everything can be read now."""
-        return all(each.followed() for each in self._read.values())
+        return all(each.followed() for each in self._every())
 
     def variants(self) -> tuple[Variant, ...]:
         """See :class:`fleet.platform.Platform`.
@@ -60,8 +71,18 @@ class KubePlatform:
         Raises: SourceError while any collection cannot be followed: what is not seen may still run.
         """
         objects = {name: each.items() for name, each in self._read.items()}
-        self.world = assemble(ClusterObjects(**objects))
+        self.world, self._pods = assemble(ClusterObjects(**objects)), objects["pods"]
         return tuple(each.variant for each in self.world.by_name.values() if each.variant)
+
+    def inventory(self) -> GpuInventory | None:
+        """GPUs that the variants of the last :meth:`variants` may use; ``None``: nothing limits them.
+
+        Raises: SourceError while nodes or quotas cannot be followed.
+        """
+        if not self._limits:
+            return None
+        nodes = self._limits["nodes"].items() if "nodes" in self._limits else None
+        return inventory(nodes, self._limits["quotas"].items(), self._pods, self.world.owned)
 
     @property
     def misses(self) -> tuple[Miss, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fleet.types import Role, Variant, VariantSpec
 from wva.kube.crd import API_VERSION, KIND, TARGET_KINDS
-from wva.kube.objects import Miss, Object, Target, TargetKey, accelerator_name, map_pods, replica, target
+from wva.kube.objects import LWS_NAME, Miss, Object, Target, TargetKey, accelerator_name, map_pods, replica, target
 
 MANAGED, MODEL_ID, COST = "llm-d.ai/managed", "llm-d.ai/model-id", "llm-d.ai/variant-cost"
 ACCELERATOR_LABEL = "inference.optimization/acceleratorName"
@@ -79,6 +79,8 @@ class World:
     misses: tuple[Miss, ...] = ()
     by_name: Mapping[str, Found] = field(default_factory=dict)
     """Those that can be decided for, by variant name."""
+    owned: frozenset[tuple[str, str]] = frozenset()
+    """Pods of their workloads, a group's workers too: namespace and name."""
 
 
 def assemble(objects: ClusterObjects) -> World:
@@ -95,7 +97,20 @@ def assemble(objects: ClusterObjects) -> World:
         for each in declared
     )  # fmt: skip
     by_name = {each.declared.name: each for each in found if each.variant}
-    return World(found=found, misses=tuple(misses), by_name=by_name)
+    return World(found=found, misses=tuple(misses), by_name=by_name, owned=_owned(objects.pods, pods))
+
+
+def _owned(every: Sequence[Object], mapped: Mapping[TargetKey, Sequence[Object]]) -> frozenset[tuple[str, str]]:
+    """Pods that were mapped, and the workers of groups whose leaders were."""
+    groups = {(key[0], key[2]) for key in mapped if key[1] == "LeaderWorkerSet"}
+    workers = [pod for pod in every if groups and _group_of(pod) in groups]
+    return frozenset((pod["metadata"]["namespace"], pod["metadata"]["name"])
+                     for pods in (*mapped.values(), workers) for pod in pods)  # fmt: skip
+
+
+def _group_of(pod: Object) -> tuple[str, str]:
+    """Namespace and LeaderWorkerSet that a pod's labels name."""
+    return pod["metadata"]["namespace"], str((pod["metadata"].get("labels") or {}).get(LWS_NAME, ""))
 
 
 def _targets(objects: ClusterObjects) -> dict[TargetKey, Target]:

@@ -72,7 +72,9 @@ def chart_values(found: Migration) -> dict[str, Any]:
     settings = dict(found.settings)
     settings.pop("WVA_SOURCE", None)
     url = settings.pop("WVA_PROMETHEUS_URL", None)
-    return {**({"prometheus": {"url": url}} if url else {}), "wva": {"dryRun": True, "settings": settings}}
+    limit = settings.pop("WVA_GPU_LIMIT", None)
+    wva = {"dryRun": True, **({"gpuLimit": limit} if limit else {}), "settings": settings}
+    return {**({"prometheus": {"url": url}} if url else {}), "wva": wva}
 
 
 def _read(files: Iterable[str]) -> Iterator[Object]:

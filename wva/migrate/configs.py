@@ -142,7 +142,7 @@ def _saturation(data: Mapping[str, Any], space: str, found: Configuration, tell:
             if each == "queueLengthThreshold":
                 _queue(value, at, found, tell, everywhere=not model)
             elif each in ("limiters", "enableLimiter"):
-                _limiter(each, value, at, tell)
+                _limiter(each, value, at, found, tell)
             elif each == "analyzers":
                 _analyzers(value, at, tell)
             elif each in _SATURATION:
@@ -175,18 +175,21 @@ def _queue(value: Any, at: str, found: Configuration, tell: Teller, *, everywher
         tell.carried(f"{at}queueLengthThreshold", "WVA_QUEUE_FULL")
 
 
-def _limiter(each: str, value: Any, at: str, tell: Teller) -> None:
+def _limiter(each: str, value: Any, at: str, found: Configuration, tell: Teller) -> None:
     if each == "enableLimiter":
         if value:
-            tell.dropped(at + each, "GPU limits come from the cluster's ResourceQuotas, not from a switch")
+            tell.changed(at + each, "WVA_GPU_LIMIT: what limits GPUs is a setting of the controller")
         return
     for one in entries(value):
         kind = one.get("type")
         if kind == "quota":
             tell.dropped(f"{at}limiters[quota]", f"{one.get('name', '')}: write it as a ResourceQuota "
                          "(requests.nvidia.com/gpu) of the namespace, which the API server enforces too")  # fmt: skip
+        elif kind == "gpu-inventory":
+            found.settings["WVA_GPU_LIMIT"] = "nodes"
+            tell.changed(f"{at}limiters[{kind}]", "WVA_GPU_LIMIT=nodes (wva.gpuLimit of the chart)")
         else:
-            tell.dropped(f"{at}limiters[{kind}]", "GPU limits are no part of a ConfigMap here")
+            tell.dropped(f"{at}limiters[{kind}]", "is not known to us")
 
 
 def _analyzers(value: Any, at: str, tell: Teller) -> None:
@@ -287,7 +290,8 @@ def _setting(key: str, value: Any, path: str, found: Configuration, tell: Teller
         tell.carried(path, "decides whether spec.minReplicas may be 0")
     elif key == "WVA_LIMITED_MODE":
         if str(value).lower() == "true":
-            tell.dropped(path, "GPU limits come from the cluster's ResourceQuotas, not from a switch")
+            found.settings["WVA_GPU_LIMIT"] = "nodes"
+            tell.carried(path, "WVA_GPU_LIMIT=nodes (wva.gpuLimit of the chart)")
     elif key == "PROMETHEUS_BASE_URL":
         found.settings |= {"WVA_SOURCE": "prometheus", "WVA_PROMETHEUS_URL": str(value)}
         tell.carried(path, "WVA_PROMETHEUS_URL")

@@ -105,16 +105,17 @@ class Controller:
     def __init__(self, fake: FakeKubernetes, folder: Path, *, identity: str = "one", scale: bool = True,
                  policy: Policy | None = None, timeout_s: float = 2.0, lease: tuple[float, float, float] = (15, 10, 2),
                  clock: Callable[[], float] = time.time,
-                 steady: Callable[[], float] | None = None) -> None:  # fmt: skip
+                 steady: Callable[[], float] | None = None, gpu_limit: str = "none") -> None:  # fmt: skip
         self.api = api_of(fake, timeout_s=timeout_s)
         duration_s, lead_s, retry_s = lease
         self.elector = Elector(self.api, namespace="default", name="wva", identity=identity, duration_s=duration_s,
                                lead_s=lead_s, retry_s=retry_s)  # fmt: skip
-        self.platform = KubePlatform(self.api, scale_directly=scale, may_write=self.elector.leads)
+        self.platform = KubePlatform(self.api, scale_directly=scale, may_write=self.elector.leads,
+                                     gpu_limit=gpu_limit)  # fmt: skip
         self.load = Load()
         folder.mkdir(exist_ok=True)
         self.loop = ControlLoop(
-            Collector(self.platform, self.load), self.platform, History(f"sqlite:///{folder}/{identity}.sqlite3"),
+            Collector(self.platform, self.load, inventory=self.platform.inventory), self.platform, History(f"sqlite:///{folder}/{identity}.sqlite3"),
             policy=policy or Policy(scale_down_stabilisation_s=0.0), state_file=folder / f"{identity}.json",
             leads=self.elector.leads, clock=clock, steady=steady,
         )  # fmt: skip

@@ -84,6 +84,7 @@ def test_the_role_grants_what_is_read_and_written_and_no_more() -> None:
     granted = {(rule["apiGroups"][0], resource): set(rule["verbs"]) for rule in rules for resource in rule["resources"]}
     read = {(each.group, each.plural): {"list", "watch"} for each in _COLLECTIONS.values()}
     scaled = {(each.group, f"{each.plural}/scale"): {"get", "patch"} for each in WORKLOADS.values()}
+    read[k.RESOURCE_QUOTAS.group, k.RESOURCE_QUOTAS.plural] = {"list", "watch"}
     status = (k.VARIANT_AUTOSCALINGS.group, f"{k.VARIANT_AUTOSCALINGS.plural}/status")
     assert granted == {**read, **scaled, status: {"patch"}, (k.EVENTS.group, k.EVENTS.plural): {"create"}}
     (lease,) = one("rbac.yaml", "Role")["rules"]

@@ -146,7 +146,8 @@ def test_version_09_in_full() -> None:
     spec = loaded(only(found, "VariantAutoscaling", "qwen"))
     assert (spec.model, spec.cost_per_hour, spec.min_replicas, spec.max_replicas) == ("Qwen/Qwen3-32B", 7.98, 0, 6)
     assert (spec.priority, spec.retention_s, spec.slo_ttft_s, spec.slo_tpot_s) == (3.0, 1200.0, 0.8, 0.06)
-    assert found.settings == {"WVA_QUEUE_FULL": "8"}
+    assert found.settings == {"WVA_GPU_LIMIT": "nodes", "WVA_QUEUE_FULL": "8"}
+    assert chart_values(found)["wva"]["gpuLimit"] == "nodes"
     scaled = only(found, "ScaledObject", "qwen-scaler")
     ours, cron = scaled["spec"]["triggers"]
     assert ours["metricType"] == "AverageValue"
