@@ -17,6 +17,7 @@ from fleet.sources.scrape import RouterPage, ScrapeSource
 from fleet.sources.traffic import preferred
 from wva.collect import Collector, QueueReader, TrafficReader
 from wva.loop import ControlLoop
+from wva.operator import FileKeeper, Keeper
 from wva.settings import WvaSettings
 from wva.wake import Waker
 
@@ -85,8 +86,13 @@ def build_loop(settings: WvaSettings, fleet: FleetSettings, cluster: KubeParts |
         state_file=settings.state_file or fleet.home / "wva-state.json", dry_run=settings.dry_run,
         decision_every_s=settings.decision_every_s, keep_s=fleet.history_keep_s, steady=time.monotonic,
         leads=cluster.elector.leads if cluster else lambda: True,
-        overrides_file=fleet.home / "wva-overrides.json" if settings.may_override() else None,
+        keeper=build_keeper(fleet, cluster) if settings.may_override() else None,
     )  # fmt: skip
+
+
+def build_keeper(fleet: FleetSettings, cluster: KubeParts | None) -> Keeper:
+    """Where overrides are kept: with the lease where controllers take turns, else in a file."""
+    return cluster.keeper if cluster else FileKeeper(fleet.home / "wva-overrides.json")
 
 
 def build_platform(settings: WvaSettings) -> Platform:

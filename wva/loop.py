@@ -14,7 +14,7 @@ from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
-from fleet.errors import ConfigError, SourceError
+from fleet.errors import ConfigError, FleetError, SourceError
 from fleet.history import History, HistoryWriter
 from fleet.platform import Platform
 from fleet.types import Decision, FleetSnapshot
@@ -24,7 +24,7 @@ from wva.collect import Collector, Problem
 from wva.decide import decide
 from wva.doubt import held
 from wva.metrics import WvaMetrics
-from wva.operator import Operator
+from wva.operator import Keeper, Operator
 from wva.overrides import Overrides, told
 from wva.overrides import specs as narrowed
 from wva.record import Recorder
@@ -73,14 +73,14 @@ class ControlLoop:
         clock: Unix time in seconds.
         steady: seconds that never jump, to notice when ``clock`` does; ``None``: not looked at.
         leads: whether this controller decides; one that does not neither decides nor publishes.
-        overrides_file: where an operator's overrides are kept; ``None``: nobody may lay any.
+        keeper: where an operator's overrides are kept; ``None``: nobody may lay any.
     """
 
     def __init__(
         self, collector: Collector, platform: Platform, history: History, *, policy: Policy, state_file: Path,
         dry_run: bool = False, decision_every_s: float = 30.0, keep_s: float = 14 * 86_400.0,
         clock: Callable[[], float] = time.time, steady: Callable[[], float] | None = None,
-        leads: Callable[[], bool] = lambda: True, overrides_file: Path | None = None,
+        leads: Callable[[], bool] = lambda: True, keeper: Keeper | None = None,
     ) -> None:  # fmt: skip
         self._collector, self._platform, self._history = collector, platform, history
         self._policy, self._state_file, self._dry_run = policy, state_file, dry_run
@@ -89,7 +89,7 @@ class ControlLoop:
         self._reporter: Reporter | None = None
         self._writer, self._recorder = HistoryWriter(history), Recorder(decision_every_s)
         self._write_failures = 0
-        self.operator = None if overrides_file is None else Operator(overrides_file, self._writer, clock)
+        self.operator = None if keeper is None else Operator(keeper, self._writer, clock)
         self._logged: dict[str, float] = {}
         self._scheduler = BackgroundScheduler(timezone=UTC)
         self.metrics = WvaMetrics()
@@ -126,7 +126,11 @@ class ControlLoop:
     def run_once(self) -> Pass | None:
         """One pass; ``None`` when the platform could not be read and everything stays as it was."""
         started, now_s = time.perf_counter(), self._clock()
+        knows = self._recalls(now_s)
         if not self._takes_part(now_s):
+            return None
+        if not knows:
+            self.metrics.unavailable()
             return None
         self._notice_jump(now_s)
         try:
@@ -161,6 +165,16 @@ class ControlLoop:
         if not leads:
             self.last = None
         return leads
+
+    def _recalls(self, now_s: float) -> bool:
+        """Whether an operator's overrides are known; until they are, what people had paused might be scaled."""
+        if self.operator is None:
+            return True
+        try:
+            self.operator.recall()
+        except FleetError as error:
+            self._report(Problem.of("overrides", error), now_s)
+        return self.operator.known
 
     def _notice_jump(self, now_s: float) -> None:
         """Begin the stabilisation windows anew, and trust no age, when the clock did not run as steady time did."""

@@ -56,6 +56,8 @@ class _Door:
 
     def variant(self, namespace: str, name: str) -> VariantSpec:
         """A variant of the last pass."""
+        if self.loop.follows:
+            raise HTTPException(503, "another controller decides: ask that one")
         entries = self.loop.last.snapshot.variants if self.loop.last else ()
         found = next((entry.spec for entry in entries if key_of(entry.spec) == f"{namespace}/{name}"), None)
         if found is None:

@@ -18,6 +18,7 @@ from tests.wva.test_wva_loop import CAREFUL, FULL, Rig
 from tests.wva.wva_builders import AT_ONCE, NOW, seen, spec, variant
 from wva.app import make_app
 from wva.decide import decide
+from wva.operator import FileKeeper
 from wva.overrides import Override, Overrides, check, specs, told
 from wva.settings import WvaSettings
 from wva.types import WvaState
@@ -77,7 +78,7 @@ def platform() -> Iterator[FakePlatform]:
 
 
 def test_actions_over_http_are_honoured_kept_and_told(platform: FakePlatform, tmp_path: Path) -> None:
-    rig = Rig(platform, tmp_path, overrides_file=tmp_path / "overrides.json")
+    rig = Rig(platform, tmp_path, keeper=FileKeeper(tmp_path / "overrides.json"))
     platform.load = FULL
     rig.passes(1)
     (entry,) = rig.loop.last.snapshot.variants
@@ -89,7 +90,7 @@ def test_actions_over_http_are_honoured_kept_and_told(platform: FakePlatform, tm
     assert (
         client.get("/overrides").json()["variants"] == json.loads((tmp_path / "overrides.json").read_text())["variants"]
     )
-    assert Rig(platform, tmp_path, overrides_file=tmp_path / "overrides.json").loop.operator.now.variants
+    assert Rig(platform, tmp_path, keeper=FileKeeper(tmp_path / "overrides.json")).loop.operator.now.variants
     assert client.put(where, json={"max_replicas": 10_000}).status_code == 422
     assert client.put("/overrides/default/nobody", json={"paused": True}).status_code == 404
     assert client.put(where, json={"pause": True}).status_code == 422
@@ -103,7 +104,7 @@ def test_actions_over_http_are_honoured_kept_and_told(platform: FakePlatform, tm
 
 def test_in_a_dry_run_nothing_scales_and_what_is_published_holds(platform: FakePlatform, tmp_path: Path) -> None:
     """An HPA follows what is published: that it is not asked directly helps nobody."""
-    rig = Rig(platform, tmp_path, overrides_file=tmp_path / "overrides.json")
+    rig = Rig(platform, tmp_path, keeper=FileKeeper(tmp_path / "overrides.json"))
     rig.loop.operator.set_dry_run(on=True, by="")
     platform.load = FULL
     rig.passes(4)
@@ -120,7 +121,7 @@ def test_in_a_dry_run_nothing_scales_and_what_is_published_holds(platform: FakeP
 
 
 def test_what_cannot_be_kept_does_not_hold_and_says_so(platform: FakePlatform, tmp_path: Path) -> None:
-    rig = Rig(platform, tmp_path, overrides_file=tmp_path / "folder" / "overrides.json")
+    rig = Rig(platform, tmp_path, keeper=FileKeeper(tmp_path / "folder" / "overrides.json"))
     (tmp_path / "folder").write_text("a file where the folder should be")
     rig.passes(1)
     client = TestClient(make_app(rig.loop, rig.clock))
@@ -139,7 +140,7 @@ def test_without_the_switch_nothing_is_taken_and_with_a_token_only_its_bearer(
     assert client.get("/overrides").json() == {"allowed": False, "dry_run": False, "variants": {}}
     assert client.put("/dry-run", json={"on": True}).status_code == 403
     closed.loop.stop()
-    guarded = Rig(platform, tmp_path, overrides_file=tmp_path / "overrides.json")
+    guarded = Rig(platform, tmp_path, keeper=FileKeeper(tmp_path / "overrides.json"))
     client = TestClient(make_app(guarded.loop, guarded.clock, token="secret"))
     assert client.put("/dry-run", json={"on": True}).status_code == 401
     assert client.put("/dry-run", json={"on": True}, headers={"Authorization": "Bearer no"}).status_code == 401
@@ -158,4 +159,4 @@ def test_an_address_that_others_reach_needs_a_token() -> None:
 def test_a_damaged_file_of_overrides_stops_the_start_in_one_line(platform: FakePlatform, tmp_path: Path) -> None:
     (tmp_path / "overrides.json").write_text("{")
     with pytest.raises(ConfigError, match=r"overrides\.json: the operator's overrides cannot be read: .* Mend it"):
-        Rig(platform, tmp_path, overrides_file=tmp_path / "overrides.json")
+        Rig(platform, tmp_path, keeper=FileKeeper(tmp_path / "overrides.json"))

@@ -12,6 +12,7 @@ from fleet.errors import ConfigError
 from fleet.kube.api import KubeApi, connect
 from wva.external_metrics.auth import FrontProxy, Gate, Reviewer, published_proxy
 from wva.external_metrics.server import Api, Server, serve
+from wva.kube.kept import LeaseKeeper
 from wva.kube.lease import Elector
 from wva.kube.platform import KubePlatform
 from wva.kube.report import Reporter
@@ -35,8 +36,9 @@ class KubeParts:
     def __init__(self, settings: WvaSettings, api: KubeApi, *, identity: str = "") -> None:
         self.identity = identity or f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         self.api, self._write_status = api, settings.write_status
-        self.elector = Elector(api, namespace=settings.lease_namespace or own_namespace(settings.namespace),
-                               name=settings.lease_name, identity=self.identity)  # fmt: skip
+        space = settings.lease_namespace or own_namespace(settings.namespace)
+        self.elector = Elector(api, namespace=space, name=settings.lease_name, identity=self.identity)
+        self.keeper = LeaseKeeper(api, namespace=space, name=settings.lease_name)
         self.platform = KubePlatform(api, namespace=settings.namespace, scale_directly=settings.scale_directly,
                                      may_write=self.elector.leads, gpu_limit=settings.gpu_limit)  # fmt: skip
 

@@ -41,6 +41,7 @@ class Reporter:
         self._desired: dict[tuple[str, str], int] = {}
         self._blind: set[tuple[str, str]] = set()
         self._misses: set[Miss] = set()
+        self._wrong: dict[tuple[str, str, str], str] = {}
 
     def __call__(
         self, at_s: float, decisions: Sequence[Decision], scaled: Sequence[Decision], problems: Sequence[Problem]
@@ -72,6 +73,17 @@ class Reporter:
             self._write_status(found, decision, state, applied=applied, at_s=at_s)
         if decision is not None:
             self._write_events(found, decision, state, at_s)
+        self._write_problem(found, at_s)
+
+    def _write_problem(self, found: Found, at_s: float) -> None:
+        """An annotated HPA or ScaledObject has no status of ours: what is wrong with it is an event, once."""
+        declared = found.declared
+        key = (declared.kind, declared.namespace, str(declared.item["metadata"]["name"]))
+        if found.variant is not None or declared.kind == KIND:
+            self._wrong.pop(key, None)
+        elif self._wrong.get(key) != found.message:
+            self._event(found, "OptimizationFailed", "Decide", found.message, at_s, warning=True)
+            self._wrong[key] = found.message
 
     def _write_status(
         self, found: Found, decision: Decision | None, state: str, *, applied: bool, at_s: float

@@ -6,13 +6,22 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from fleet.types import Role, Variant, VariantSpec
 from wva.kube.crd import API_VERSION, KIND, TARGET_KINDS
 from wva.kube.objects import LWS_NAME, Miss, Object, Target, TargetKey, accelerator_name, map_pods, replica, target
 
 MANAGED, MODEL_ID, COST = "llm-d.ai/managed", "llm-d.ai/model-id", "llm-d.ai/variant-cost"
+NUMBERS: Final[Mapping[str, tuple[str, str, float, float]]] = {
+    "llm-d.ai/saturation-threshold": ("saturation_threshold", "saturationThreshold", 0.0, 1.0),
+    "llm-d.ai/scale-down-threshold": ("scale_down_threshold", "scaleDownThreshold", 0.0, 1.0),
+    "llm-d.ai/slo-ttft-seconds": ("slo_ttft_s", "slo.ttftSeconds", 0.000001, 86_400.0),
+    "llm-d.ai/slo-tpot-seconds": ("slo_tpot_s", "slo.tpotSeconds", 0.000001, 86_400.0),
+    "llm-d.ai/priority": ("priority", "priority", 0.001, 1000.0),
+    "llm-d.ai/retention-seconds": ("retention_s", "retentionSeconds", 1.0, 31_536_000.0),
+}
+"""Annotations of our own: field of :class:`VariantSpec`, the same in a VariantAutoscaling's spec, least, most."""
 ACCELERATOR_LABEL = "inference.optimization/acceleratorName"
 KEDA_NAME = "scaledobject.keda.sh/name"
 DEFAULT_COST = "10.0"
@@ -184,10 +193,30 @@ def from_annotations(api_version: str, kind: str, item: Object) -> Declared:
         low, high = _bounds(kind, spec)
         parsed = VariantSpec(name=name, namespace=meta["namespace"], model=_required(notes, MODEL_ID), accelerator="",
                              cost_per_hour=_cost(notes.get(COST, DEFAULT_COST)), min_replicas=low,
-                             max_replicas=high)  # fmt: skip
+                             max_replicas=high, **_numbers(notes))  # fmt: skip
+        if parsed.scale_down_threshold >= parsed.saturation_threshold:
+            raise ValueError("llm-d.ai/scale-down-threshold is not below llm-d.ai/saturation-threshold")
     except (ValueError, TypeError) as error:
         return Declared(**common, spec=None, problem=str(error))
     return Declared(**common, spec=parsed)
+
+
+def _numbers(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that annotations set.
+
+    Raises: ValueError, naming the annotation that is no number in its range.
+    """
+    found = {}
+    for note, (field_name, _, least, most) in NUMBERS.items():
+        if note in notes:
+            try:
+                number = float(notes[note])
+            except (TypeError, ValueError):
+                number = math.nan
+            if not least <= number <= most:
+                raise ValueError(f"{note}: {notes[note]!r} is no number from {least:g} to {most:g}")
+            found[field_name] = number
+    return found
 
 
 def _bounds(kind: str, spec: Object) -> tuple[int, int]:

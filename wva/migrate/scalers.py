@@ -121,7 +121,7 @@ def _meta(item: Object, tell: Teller) -> Object:
         tell.changed(f"metadata.annotations[{world.MANAGED}]", "a VariantAutoscaling declares the workload")
     notes = mapping(item["metadata"].get("annotations"))
     for each in notes:
-        if each.startswith(OURS) and each not in (world.MANAGED, world.MODEL_ID, world.COST):
+        if each.startswith(OURS) and each not in (world.MANAGED, world.MODEL_ID, world.COST, *world.NUMBERS):
             tell.dropped(f"metadata.annotations[{each}]", "is not known to us")
         if each.startswith("autoscaling.keda.sh/paused"):
             tell.note(f"metadata.annotations[{each}]", "kept: KEDA does nothing until it is taken away")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -95,11 +96,31 @@ def from_scaler(item: Object, model: str, bounds: tuple[int | None, int | None],
     for each in (world.MODEL_ID, world.COST):
         if each in notes:
             tell.changed(f"metadata.annotations[{each}]", f"VariantAutoscaling {target['name']}")
+    extra: dict[str, Any] = {}
+    for note in (each for each in world.NUMBERS if each in notes):
+        if (number := _noted(note, notes[note], tell)) is not None:
+            where, dot, inner = world.NUMBERS[note][1].partition(".")
+            extra[where] = {**extra.get(where, {}), inner: number} if dot else number
     return Wanted(
-        name=target["name"], item=item, target=target, model=model, low=bounds[0], high=bounds[1],
+        name=target["name"], item=item, target=target, model=model, low=bounds[0], high=bounds[1], extra=extra,
         cost=cost(notes.get(world.COST), tell, f"metadata.annotations[{world.COST}]"),
         accelerator=str(mapping(item["metadata"].get("labels")).get(world.ACCELERATOR_LABEL) or ""),
     )  # fmt: skip
+
+
+def _noted(note: str, value: Any, tell: Teller) -> float | None:
+    """The number of an annotation of our own, where it is one."""
+    _, ours, least, most = world.NUMBERS[note]
+    path = f"metadata.annotations[{note}]"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not least <= number <= most:
+        tell.dropped(path, f"{value!r} is no number from {least:g} to {most:g}")
+        return None
+    tell.changed(path, f"spec.{ours} of the VariantAutoscaling")
+    return number
 
 
 def _usable(target: Object, model: Any, path: str, tell: Teller) -> bool:
@@ -153,9 +174,10 @@ def variant(wanted: Wanted, rules: Rules, tell: Teller) -> Object:
         tell.note("spec.minReplicas", "0: the analyzer slo (WVA_ANALYZER) takes a model to zero, the others do not")
         if rules.retention_s is not None:
             spec["retentionSeconds"] = min(max(rules.retention_s, 1.0), 31_536_000.0)
-    if slo:
-        spec["slo"] = slo
-    spec |= wanted.extra or {}
+    extra = dict(wanted.extra or {})
+    if slo := {**slo, **mapping(extra.get("slo"))} if isinstance(extra.get("slo", {}), dict) else {}:
+        extra["slo"] = slo
+    spec |= extra
     declares = wanted.item["kind"] == KIND
     meta = metadata(wanted.item, tell) if declares else {"name": wanted.name}
     if not declares and wanted.item["metadata"].get("namespace"):

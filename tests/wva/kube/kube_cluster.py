@@ -15,6 +15,7 @@ from fleet.sources import EngineReading
 from fleet.types import EngineSample, Replica
 from tests.fake_kubernetes import FakeKubernetes
 from wva.collect import Collector
+from wva.kube.kept import LeaseKeeper
 from wva.kube.lease import Elector
 from wva.kube.platform import KubePlatform
 from wva.kube.report import Reporter
@@ -105,7 +106,8 @@ class Controller:
     def __init__(self, fake: FakeKubernetes, folder: Path, *, identity: str = "one", scale: bool = True,
                  policy: Policy | None = None, timeout_s: float = 2.0, lease: tuple[float, float, float] = (15, 10, 2),
                  clock: Callable[[], float] = time.time,
-                 steady: Callable[[], float] | None = None, gpu_limit: str = "none") -> None:  # fmt: skip
+                 steady: Callable[[], float] | None = None, gpu_limit: str = "none",
+                 overrides: bool = False) -> None:  # fmt: skip
         self.api = api_of(fake, timeout_s=timeout_s)
         duration_s, lead_s, retry_s = lease
         self.elector = Elector(self.api, namespace="default", name="wva", identity=identity, duration_s=duration_s,
@@ -118,6 +120,7 @@ class Controller:
             Collector(self.platform, self.load, inventory=self.platform.inventory), self.platform, History(f"sqlite:///{folder}/{identity}.sqlite3"),
             policy=policy or Policy(scale_down_stabilisation_s=0.0), state_file=folder / f"{identity}.json",
             leads=self.elector.leads, clock=clock, steady=steady,
+            keeper=LeaseKeeper(self.api, namespace="default", name="wva") if overrides else None,
         )  # fmt: skip
         self.loop.report_to(
             Reporter(self.api, self.platform, self.loop.metrics, instance=identity, may_write=self.elector.leads)

@@ -81,6 +81,50 @@ def test_annotations_declare_a_variant(
     assert (found.min_replicas, found.max_replicas) == bounds
 
 
+def add_annotated(fake: FakeKubernetes, **notes: str) -> None:
+    every = {"llm-d.ai/managed": "true", "llm-d.ai/model-id": "toy", **notes}
+    spec = {"scaleTargetRef": {"kind": "Deployment", "name": "a"}, "maxReplicas": 5}
+    fake.add("horizontalpodautoscalers", {"metadata": {"name": "scaler", "annotations": every}, "spec": spec})
+
+
+def test_annotations_say_thresholds_targets_priority_and_retention(fake: FakeKubernetes, controller: Make) -> None:
+    add_deployment(fake, "a", 1)
+    add_annotated(fake, **{"llm-d.ai/saturation-threshold": "0.7", "llm-d.ai/scale-down-threshold": "0.2",
+                           "llm-d.ai/slo-ttft-seconds": "0.5", "llm-d.ai/slo-tpot-seconds": "0.05",
+                           "llm-d.ai/priority": "3", "llm-d.ai/retention-seconds": "900"})  # fmt: skip
+    found = seen(controller().ready())["a"].spec
+    assert (found.saturation_threshold, found.scale_down_threshold) == (0.7, 0.2)
+    assert (found.slo_ttft_s, found.slo_tpot_s, found.priority, found.retention_s) == (0.5, 0.05, 3.0, 900.0)
+
+
+@pytest.mark.parametrize(("note", "value", "said"), [
+    ("llm-d.ai/priority", "high", "llm-d.ai/priority: 'high' is no number from 0.001 to 1000"),
+    ("llm-d.ai/slo-ttft-seconds", "nan", "llm-d.ai/slo-ttft-seconds: 'nan' is no number"),
+    ("llm-d.ai/saturation-threshold", "80", "llm-d.ai/saturation-threshold: '80' is no number from 0 to 1"),
+    ("llm-d.ai/saturation-threshold", "0.3", "llm-d.ai/scale-down-threshold is not below"),
+])  # fmt: skip
+def test_a_wrong_annotation_is_an_event_once_and_nothing_is_guessed(
+    fake: FakeKubernetes, controller: Make, note: str, value: str, said: str
+) -> None:
+    add_deployment(fake, "a", 1)
+    add_annotated(fake, **{note: value})
+    made = controller(scale=False).ready()
+    for _ in range(3):
+        made.loop.run_once()
+    assert seen(made) == {}
+    (event,) = fake.all("events")
+    assert (event["reason"], event["type"], event["regarding"]["kind"]) == (
+        "OptimizationFailed", "Warning", "HorizontalPodAutoscaler")  # fmt: skip
+    assert event["note"].startswith(said)
+
+
+def test_a_variant_says_priority_and_retention(fake: FakeKubernetes, controller: Make) -> None:
+    add_deployment(fake, "a", 1)
+    add_variant(fake, "a", priority=2.5, retentionSeconds=60)
+    found = seen(controller().ready())["a"].spec
+    assert (found.priority, found.retention_s) == (2.5, 60.0)
+
+
 def test_a_pod_that_cannot_be_mapped_is_counted_once_and_is_no_replica(fake: FakeKubernetes, controller: Make) -> None:
     add_deployment(fake, "a", 1)
     add_pod(fake, "stray", {"app": "a"}, None)

@@ -210,6 +210,15 @@ def test_the_model_comes_from_the_workload_or_from_the_option() -> None:
     assert loaded(only(of(bare, models={"mistral": "m"}), "VariantAutoscaling", "mistral")).model == "m"
 
 
+def test_our_own_annotations_move_into_the_variant() -> None:
+    notes = 'llm-d.ai/priority: "2"\n      llm-d.ai/slo-ttft-seconds: "0.5"\n      llm-d.ai/scale-down-threshold: x'
+    text = V09.replace('llm-d.ai/variant-cost: "7.98"', f'llm-d.ai/variant-cost: "7.98"\n      {notes}')
+    spec = loaded(only(of(text), "VariantAutoscaling", "qwen"))
+    assert (spec.priority, spec.slo_ttft_s, spec.slo_tpot_s, spec.scale_down_threshold) == (2.0, 0.5, 0.06, 0.3)
+    wrong = said(of(text), "ScaledObject models/qwen-scaler")["metadata.annotations[llm-d.ai/scale-down-threshold]"]
+    assert wrong == (Outcome.DROPPED, "'x' is no number from 0 to 1")
+
+
 def test_a_ratio_between_quantiles_is_no_target() -> None:
     text = KEDA.replace("histogram_quantile(0.9,", "1/3 * histogram_quantile(0.9,")
     assert loaded(only(of(text), "VariantAutoscaling", "llama")).slo_ttft_s is None
