@@ -58,7 +58,8 @@ def _variant(entry: Mapping[str, Any]) -> Variant:
     fields["role"] = Role(fields.get("role", Role.BOTH))
     replicas = tuple(
         Replica(name=item["name"], url=item["url"], variant=entry["name"], state=ReplicaState(item["state"]),
-                since_s=float(item.get("since_s", 0.0)), labels=dict(item.get("labels") or {}))
+                since_s=float(item.get("since_s", 0.0)), labels=dict(item.get("labels") or {}),
+                created_s=float(item.get("created_s", 0.0)))
         for item in entry["replicas"]
     )  # fmt: skip
     return Variant(spec=VariantSpec(**fields), requested=int(entry["requested"]), replicas=replicas)

@@ -100,10 +100,12 @@ class VariantSpec:
     """Target for the time to first token of this variant; ``None``: its model's in the SLO file."""
     slo_tpot_s: float | None = None
     """Target for the time per output token after the first; ``None``: its model's in the SLO file."""
+    slo_objective: float | None = None
+    """Share of requests that are to meet both, in 0..1; ``None``: its model's in the SLO file."""
     priority: float = 1.0
     """Of its model when GPUs are short: a model with twice the priority gets twice the share; > 0."""
     startup_s: float | None = None
-    """Time from request to ready, known beforehand; ``None``: learned from starts, the policy's until then."""
+    """Time from request to ready as the platform tells it; ``None``: the policy's. Starts seen correct either."""
     retention_s: float | None = None
     """With ``min_replicas`` 0: seconds without a request until the model goes to zero; ``None``: the policy's."""
 

@@ -11,14 +11,14 @@ import itertools
 import logging
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 import msgspec
 
 from fleet.errors import ConfigError, FleetError
 from fleet.shell import bind
-from fleet.types import Replica, ReplicaState, Variant
+from fleet.types import Replica, ReplicaState, Variant, VariantSpec
 from simulator.hosting import Host, LocalHost, ProcessHost, Running, VllmHost, end
 from simulator.settings import FleetFile, SimSettings, VariantEntry
 
@@ -103,7 +103,7 @@ class Manager:
     def variants(self) -> tuple[Variant, ...]:
         """What there is now."""
         return tuple(
-            Variant(spec=entry.spec(self._fleet.model), requested=self._requested[name],
+            Variant(spec=self._spec(entry), requested=self._requested[name],
                     replicas=tuple(self._public(replica) for replica in self._replicas[name]))
             for name, entry in self._entries.items()
         )  # fmt: skip
@@ -112,6 +112,11 @@ class Manager:
     def gpus(self) -> dict[str, int] | None:
         """GPUs that there are, by accelerator; ``None``: no limit."""
         return self._fleet.gpus
+
+    def _spec(self, entry: VariantEntry) -> VariantSpec:
+        """How long a real server takes to start is not ours to say."""
+        spec = entry.spec(self._fleet.model)
+        return replace(spec, startup_s=None) if self._settings.vllm else spec
 
     def _public(self, replica: Managed) -> Replica:
         return Replica(name=replica.name, url=self._url(replica), variant=replica.entry.name, state=replica.state,

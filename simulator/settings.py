@@ -142,7 +142,7 @@ class VariantEntry(BaseModel):
         return VariantSpec(
             name=self.name, model=model, accelerator=self.accelerator, accelerator_count=self.accelerator_count,
             cost_per_hour=listed if self.cost_per_hour is None else self.cost_per_hour,
-            min_replicas=self.min_replicas, max_replicas=self.max_replicas,
+            min_replicas=self.min_replicas, max_replicas=self.max_replicas, startup_s=self.startup_s,
         )  # fmt: skip
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from fleet.errors import ConfigError, SourceError
 from fleet.history import History
 from fleet.platform import HttpPlatform, Platform, StaticPlatform
-from fleet.settings import FleetSettings
+from fleet.settings import FleetSettings, load_slos
 from fleet.shell import bind
+from fleet.slo import SloBook
 from fleet.sources.prometheus import PrometheusSource
 from fleet.sources.scrape import RouterPage, ScrapeSource
 from fleet.sources.traffic import preferred
@@ -72,7 +73,7 @@ def build_loop(settings: WvaSettings, fleet: FleetSettings, cluster: KubeParts |
 
     Raises: FleetError (one line) when a setting or the history cannot be used, or the source not be reached.
     """
-    policy = settings.policy()
+    policy, targets = settings.policy(), settings.targets(named_slos(fleet))
     platform: Platform = cluster.platform if cluster else build_platform(settings)
     source = build_source(settings)
     if not settings.wait:
@@ -86,13 +87,21 @@ def build_loop(settings: WvaSettings, fleet: FleetSettings, cluster: KubeParts |
         state_file=settings.state_file or fleet.home / "wva-state.json", dry_run=settings.dry_run,
         decision_every_s=settings.decision_every_s, keep_s=fleet.history_keep_s, steady=time.monotonic,
         leads=cluster.elector.leads if cluster else lambda: True,
-        keeper=build_keeper(fleet, cluster) if settings.may_override() else None,
+        keeper=build_keeper(fleet, cluster) if settings.may_override() else None, targets=targets,
     )  # fmt: skip
 
 
 def build_keeper(fleet: FleetSettings, cluster: KubeParts | None) -> Keeper:
     """Where overrides are kept: with the lease where controllers take turns, else in a file."""
     return cluster.keeper if cluster else FileKeeper(fleet.home / "wva-overrides.json")
+
+
+def named_slos(fleet: FleetSettings) -> SloBook | None:
+    """The SLO file, where one is named.
+
+    Raises: ConfigError when it is bad.
+    """
+    return load_slos(fleet.slo_file) if fleet.slo_file else None
 
 
 def build_platform(settings: WvaSettings) -> Platform:

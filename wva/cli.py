@@ -23,8 +23,9 @@ from fleet.shell import bind, die_with_parent, on_stop, setup_logging
 from fleet.types import FleetSnapshot
 from wva import replay as replaying
 from wva import snapshot_file
+from wva.analyzers import ANALYZERS
 from wva.app import make_app
-from wva.build import build_cluster, build_loop, build_waker, serve_external_metrics, tune_memory
+from wva.build import build_cluster, build_loop, build_waker, named_slos, serve_external_metrics, tune_memory
 from wva.decide import decide as decide_now
 from wva.explain import compared, comparison, in_words, table
 from wva.kube import crd as kube_crd
@@ -84,11 +85,13 @@ wva.add_command(migrate)
 )
 @click.option("--wait", is_flag=True, default=None, help="Keep trying when Prometheus is not there yet.")
 @click.option("--state-file", type=_file, help="Where the state is kept (default wva-state.json in FLEET_HOME).")
+@click.option("--analyzer", type=click.Choice(ANALYZERS), help="What decides (default saturation).")
+@click.option("--slo", "slo_file", type=_file, help="SLO file with the latency targets (default: FLEET_SLO_FILE).")
 @click.option("--history-url", help="SQLAlchemy URL of the history (default: FLEET_HISTORY_URL, else .fleet).")
 @click.option("--host", help="Address to listen on (default 127.0.0.1).")
 @click.option("--port", type=int, help="Port to listen on (default 8070; 0: any free one).")
 @click.option("--die-with-parent", "orphan", is_flag=True, help="End when the process that started this one ends.")
-def run(history_url: str | None, orphan: bool, **options: Any) -> None:
+def run(history_url: str | None, slo_file: Path | None, orphan: bool, **options: Any) -> None:
     """Run the control loop until SIGTERM or Ctrl-C.
 
     Everything has an environment variable too: WVA_ and the option's name (WVA_INTERVAL_S, WVA_STALE_AFTER_S ...).
@@ -97,6 +100,7 @@ def run(history_url: str | None, orphan: bool, **options: Any) -> None:
     Examples:
       fleet wva run --platform http://127.0.0.1:8060 --interval-s 2
       fleet wva run --engines http://gpu1:8000 --dry-run
+      fleet wva run --platform http://127.0.0.1:8060 --analyzer slo --slo slos.yaml
     """
     if orphan:
         die_with_parent()
@@ -104,7 +108,7 @@ def run(history_url: str | None, orphan: bool, **options: Any) -> None:
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
     settings = load(WvaSettings, **options)
-    fleet = load(FleetSettings, history_url=history_url)
+    fleet = load(FleetSettings, history_url=history_url, slo_file=slo_file)
     sock = bind(settings.host, settings.port, what="wva", setting="--port")
     cluster = build_cluster(settings)
     tune_memory()
@@ -147,11 +151,12 @@ def decide(snapshot: Path, state: Path | None, as_json: bool) -> None:
       fleet wva decide snapshot.json --state .fleet/wva-state.json --json
     """
     seen = snapshot_file.read(FleetSnapshot, snapshot)
-    policy = load(WvaSettings).policy()
+    settings = load(WvaSettings)
+    policy, targets = settings.policy(), settings.targets(named_slos(load(FleetSettings)))
     if state is None:
         policy = replace(policy, scale_up_stabilisation_s=0.0, scale_down_stabilisation_s=0.0)
     before = snapshot_file.read(WvaState, state) if state else WvaState()
-    specs = [entry.spec for entry in seen.variants]
+    specs = targets.completed(entry.spec for entry in seen.variants)
     decisions, after = decide_now(seen, specs, before, seen.at_s, policy)
     if as_json:
         click.echo(json.dumps({"decisions": [asdict(each) for each in decisions], "state": asdict(after)}))

@@ -28,6 +28,7 @@ from wva.operator import Keeper, Operator
 from wva.overrides import Overrides, told
 from wva.overrides import specs as narrowed
 from wva.record import Recorder
+from wva.targets import Targets
 from wva.types import Policy, WvaState
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class ControlLoop:
         steady: seconds that never jump, to notice when ``clock`` does; ``None``: not looked at.
         leads: whether this controller decides; one that does not neither decides nor publishes.
         keeper: where an operator's overrides are kept; ``None``: nobody may lay any.
+        targets: latency targets of variants that bring none.
     """
 
     def __init__(
@@ -81,10 +83,12 @@ class ControlLoop:
         dry_run: bool = False, decision_every_s: float = 30.0, keep_s: float = 14 * 86_400.0,
         clock: Callable[[], float] = time.time, steady: Callable[[], float] | None = None,
         leads: Callable[[], bool] = lambda: True, keeper: Keeper | None = None,
+        targets: Targets | None = None,
     ) -> None:  # fmt: skip
         self._collector, self._platform, self._history = collector, platform, history
         self._policy, self._state_file, self._dry_run = policy, state_file, dry_run
         self._keep_s, self._clock, self._steady, self._leads = keep_s, clock, steady, leads
+        self._targets = targets or Targets()
         self._offset_s: float | None = None
         self._reporter: Reporter | None = None
         self._writer, self._recorder = HistoryWriter(history), Recorder(decision_every_s)
@@ -141,7 +145,8 @@ class ControlLoop:
             self.metrics.timed("error", time.perf_counter() - started)
             return None
         laid = self.operator.now if self.operator else Overrides()
-        decisions, self.state = decide(snapshot, narrowed(snapshot, laid), self.state, now_s, self._policy)
+        specs = self._targets.completed(narrowed(snapshot, laid))
+        decisions, self.state = decide(snapshot, specs, self.state, now_s, self._policy)
         decisions = told(held(decisions, _source_failure(problems)), laid)
         done = actuate(self._platform, decisions, dry_run=self._dry_run)
         self._publish(snapshot, decisions, done)

@@ -19,6 +19,8 @@ class Damped:
     """Changes of direction that still count."""
 
 
+LOOKS: Final = 2
+"""Passes that must want a decrease for which the window is cut short."""
 FLAP_FACTOR: Final = 4.0
 """A variant that flaps must want a decrease for so many times its window."""
 
@@ -33,9 +35,14 @@ def damp(spec: VariantSpec, state: VariantState, proposal: Proposal, *, now_s: f
     recommendations = (*past, Recommendation(at_s=now_s, replicas=proposal.replicas))
     if outside := _outside(spec, state.requested, proposal):
         return Damped(proposal=outside, recommendations=recommendations, turns_s=turns)
-    stable = stabilise(state.requested, recommendations, now_s=now_s, policy=policy)
+    patience = 1.0 if flaps else proposal.patience
+    down_s = patience * policy.scale_down_stabilisation_s
+    looks = LOOKS if patience < 1.0 and policy.scale_down_stabilisation_s > 0 else 1
+    stable = stabilise(
+        state.requested, recommendations, now_s=now_s, up_s=policy.scale_up_stabilisation_s, down_s=down_s, looks=looks
+    )
     if stable != proposal.replicas:
-        proposal = _stabilised(state.requested, proposal, stable, policy)
+        proposal = _stabilised(state.requested, proposal, stable, policy.scale_up_stabilisation_s, down_s)
         if flaps and proposal.reason is Reason.STABILISING:
             detail = f"{proposal.detail}; {len(turns)} changes of direction in {policy.flap_window_s:.0f} s"
             proposal = replace(proposal, reason=Reason.FLAPPING, detail=detail)
@@ -53,19 +60,26 @@ def recent(state: VariantState, *, now_s: float, policy: Policy) -> tuple[Recomm
     return past or (Recommendation(at_s=now_s, replicas=state.requested),)
 
 
-def stabilise(requested: int, recommendations: tuple[Recommendation, ...], *, now_s: float, policy: Policy) -> int:
+def stabilise(
+    requested: int, recommendations: tuple[Recommendation, ...], *, now_s: float, up_s: float, down_s: float,
+    looks: int = 1,
+) -> int:  # fmt: skip
     """As the HPA does: no higher than the lowest of the scale-up window, no lower than the highest of the other.
 
     The last of ``recommendations`` is this pass's. A window of 0 s takes it as it is.
+
+    Args:
+        up_s, down_s: the windows.
+        looks: recommendations that count for a decrease at least, however short its window.
     """
 
-    def window(length_s: float) -> list[int]:
-        looked_at = recommendations if length_s > 0 else recommendations[-1:]
-        return [entry.replicas for entry in looked_at if entry.at_s >= now_s - length_s]
+    def window(length_s: float, least: int) -> list[int]:
+        since = [entry.replicas for entry in recommendations if entry.at_s >= now_s - length_s] if length_s > 0 else []
+        return max(since, [entry.replicas for entry in recommendations[-least:]], key=len)
 
     stable = requested
-    stable = max(stable, min(window(policy.scale_up_stabilisation_s)))
-    return min(stable, max(window(policy.scale_down_stabilisation_s)))
+    stable = max(stable, min(window(up_s, 1)))
+    return min(stable, max(window(down_s, looks)))
 
 
 def bounded(spec: VariantSpec, proposal: Proposal) -> Proposal:
@@ -88,10 +102,9 @@ def _outside(spec: VariantSpec, requested: int, proposal: Proposal) -> Proposal 
     return None
 
 
-def _stabilised(requested: int, proposal: Proposal, stable: int, policy: Policy) -> Proposal:
+def _stabilised(requested: int, proposal: Proposal, stable: int, up_s: float, down_s: float) -> Proposal:
     """The change that remains of ``proposal``, with why."""
-    down = proposal.replicas < requested
-    window_s = policy.scale_down_stabilisation_s if down else policy.scale_up_stabilisation_s
+    window_s = down_s if proposal.replicas < requested else up_s
     waits = f"; not for all of the last {window_s:.0f} s, so {stable} for now"
     reason = Reason.STABILISING if stable == requested else proposal.reason
     return Proposal(replicas=stable, reason=reason, detail=proposal.detail + waits)

@@ -43,6 +43,7 @@ def spec_inputs(spec: VariantSpec) -> dict[str, float | None]:
         "priority": spec.priority,
         "slo_ttft_s": spec.slo_ttft_s,
         "slo_tpot_s": spec.slo_tpot_s,
+        "slo_objective": spec.slo_objective,
         "startup_s": spec.startup_s,
         "retention_s": spec.retention_s,
     }
@@ -70,4 +71,5 @@ def spec_of(row: Mapping[str, Any]) -> VariantSpec:
         scale_down_threshold=number("scale_down_below", _DEFAULTS.scale_down_threshold),
         slo_ttft_s=given.get("slo_ttft_s"), slo_tpot_s=given.get("slo_tpot_s"), priority=number("priority", 1.0),
         startup_s=given.get("startup_s"), retention_s=given.get("retention_s"),
+        slo_objective=given.get("slo_objective"),
     )  # fmt: skip

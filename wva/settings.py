@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from fleet.errors import ConfigError
 from fleet.settings import Settings
+from fleet.slo import SloBook
+from wva.targets import Targets
 from wva.types import Policy
+
+REACT_AT_LEAST_S: Final = 10.0
+"""A rate of arrivals needs so long, whatever the interval."""
 
 
 class WvaSettings(Settings):
@@ -83,21 +88,21 @@ class WvaSettings(Settings):
     forget_half_life_s: float = Field(default=6 * 3600.0, gt=0)
     """Learned best speed and capacity halve over this long, so that they are learned again."""
     analyzer: Literal["saturation", "v1", "v2", "slo"] = "saturation"
-    """What turns observations into wanted replicas: docs/wva.md, "Analyzers"."""
-    slo_ttft_s: float = Field(default=3.0, gt=0)
-    """Analyzer slo: TTFT target of variants whose spec has none."""
-    slo_tpot_s: float = Field(default=0.1, gt=0)
-    """Analyzer slo: target for the time per output token of variants whose spec has none."""
-    slo_objective: float = Field(default=0.99, gt=0, lt=1)
-    """Analyzer slo: share of requests that meet both targets."""
+    """What turns observations into wanted replicas: docs/wva.md; ``fleet up`` chooses ``slo``."""
+    slo_ttft_s: float | None = Field(default=None, gt=0)
+    """Analyzer slo: TTFT target where neither the variant nor the SLO file has one; unset: built in (0.2 s)."""
+    slo_tpot_s: float | None = Field(default=None, gt=0)
+    """Analyzer slo: the same for the time per output token; unset: built in (0.1 s)."""
+    slo_objective: float | None = Field(default=None, gt=0, lt=1)
+    """Analyzer slo: the same for the share of requests that meet both targets; unset: built in (0.95)."""
     miss_cost: float = Field(default=10.0, gt=0)
     """Analyzer slo: a missed request costs as much as serving so many; higher buys more headroom."""
     forecast: bool = True
     """Analyzer slo: plan for the demand by the time that a replica could be ready; off: for the present."""
     lead_time_s: float = Field(default=120.0, gt=0)
-    """Start-up time assumed until starts have been seen (published for 32B models on H100: 98 to 139 s)."""
-    react_s: float = Field(default=30.0, ge=0)
-    """Time from a change of demand to its decision: a scrape and a pass."""
+    """Start-up time assumed where the platform tells none (published for 32B models on H100: 98 to 139 s)."""
+    react_s: float | None = Field(default=None, ge=0)
+    """Time from a change of demand to its decision; unset: two intervals (a scrape and a pass), at least 10 s."""
     drain_s: float = Field(default=60.0, gt=0)
     """A backlog is to be worked off in this long."""
     retention_s: float = Field(default=600.0, gt=0)
@@ -142,4 +147,10 @@ class WvaSettings(Settings):
                 raise ConfigError(f"{window_s:g} s is under two intervals of {self.interval_s:g} s",
                                   where=f"WVA_{name.upper()}", limit=f"0, or at least {2 * self.interval_s:g}",
                                   next_step="Lengthen it, or shorten --interval-s.")  # fmt: skip
-        return Policy(**{name: getattr(self, name) for name in Policy.__dataclass_fields__})
+        told = {name: getattr(self, name) for name in Policy.__dataclass_fields__}
+        told["react_s"] = max(2 * self.interval_s, REACT_AT_LEAST_S) if self.react_s is None else self.react_s
+        return Policy(**{name: value for name, value in told.items() if value is not None})
+
+    def targets(self, slos: SloBook | None) -> Targets:
+        """Where latency targets come from, beside the SLO file ``slos``."""
+        return Targets(book=slos, ttft_s=self.slo_ttft_s, tpot_s=self.slo_tpot_s, objective=self.slo_objective)

@@ -31,13 +31,13 @@ class Policy:
     slo_tpot_s: float = 0.1
     """Analyzer ``slo``: target for the time per output token where a variant's spec has none."""
     slo_objective: float = 0.99
-    """Analyzer ``slo``: share of requests that meet both targets."""
+    """Analyzer ``slo``: share of requests that meet both targets, where a variant's spec has none."""
     miss_cost: float = 10.0
     """Analyzer ``slo``: a missed request costs as much as serving so many; higher buys more headroom."""
     forecast: bool = True
     """Analyzer ``slo``: plan for the demand when a replica could be ready; off: for the present."""
     lead_time_s: float = 120.0
-    """Time from request to ready until starts have been seen (``VariantSpec.startup_s`` wins)."""
+    """Time from request to ready where the platform tells none; starts that are seen correct either."""
     react_s: float = 30.0
     """Time between a change of demand and its decision: one scrape and one pass."""
     drain_s: float = 60.0
@@ -197,3 +197,5 @@ class Proposal:
     replicas: int
     reason: Reason
     detail: str
+    patience: float = 1.0
+    """Share of the scale-down window that a decrease must be wanted for; less where little speaks against it."""

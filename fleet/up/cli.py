@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal, get_args
 
 import click
 import requests
@@ -44,6 +44,11 @@ class UpSettings(Settings):
     """Seconds between two decisions (a cluster: 15; compressed like the hour)."""
     scale_down_stabilisation_s: float = Field(default=15.0, ge=0)
     """Seconds for which fewer replicas must have been right before they go (a cluster: 300; compressed)."""
+    analyzer: Literal["slo", "saturation", "v1", "v2"] = "slo"
+    """What the controller decides with: latency targets (``slo``), or one of the formulas (docs/wva.md)."""
+
+
+ANALYZERS: Final[tuple[str, ...]] = get_args(UpSettings.model_fields["analyzer"].annotation)
 
 
 @click.command()
@@ -76,6 +81,9 @@ class UpSettings(Settings):
 @click.option("--slo", type=click.Path(dir_okay=False, path_type=Path), help="SLO file (default: built-in objectives).")
 @click.option(
     "--router-config", type=click.Path(dir_okay=False, path_type=Path), help="EndpointPickerConfig or short form."
+)
+@click.option(
+    "--analyzer", type=click.Choice(ANALYZERS), help="What the controller decides with (default slo: latency targets)."
 )
 @click.option(
     "--home", type=click.Path(file_okay=False, path_type=Path), help="Where history and logs go (default .fleet)."
@@ -136,7 +144,8 @@ def _options(shared: FleetSettings, asked: dict[str, Any]) -> tuple[UpOptions, t
     if engines and asked["vllm"]:
         raise ConfigError("both --engines and --vllm are given", next_step="Choose one.")
     gentle = _GENTLE_RPS if (engines or asked["vllm"]) and asked["mean_rps"] is None else asked["mean_rps"]
-    settings = load(UpSettings, mean_rps=gentle, period_s=asked["period_s"], host=asked["host"])
+    settings = load(UpSettings, mean_rps=gentle, period_s=asked["period_s"], host=asked["host"],
+                    analyzer=asked["analyzer"])  # fmt: skip
     slo_file = asked["slo"] or shared.slo_file
     load_slos(slo_file)
     options = UpOptions(
@@ -145,7 +154,7 @@ def _options(shared: FleetSettings, asked: dict[str, Any]) -> tuple[UpOptions, t
         mean_rps=settings.mean_rps, period_s=settings.period_s, duration_s=asked["duration"], seed=asked["seed"],
         traffic=asked["traffic"], console=asked["console"], prometheus_url=asked["prometheus_url"],
         slo_file=slo_file, router_config=asked["router_config"], wva_interval_s=settings.wva_interval_s,
-        scale_down_stabilisation_s=settings.scale_down_stabilisation_s,
+        scale_down_stabilisation_s=settings.scale_down_stabilisation_s, analyzer=settings.analyzer,
     )  # fmt: skip
     _check_prometheus(options.prometheus_url)
     if engines:

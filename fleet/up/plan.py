@@ -39,6 +39,8 @@ class UpOptions:
     router_config: Path | None = None
     wva_interval_s: float = 2.0
     scale_down_stabilisation_s: float = 15.0
+    analyzer: str = "slo"
+    """What the controller decides with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +101,8 @@ def parts(options: UpOptions, ports: Ports) -> tuple[Part, ...]:
              argv=_fleet("wva", "run", *_listen(options, ports.wva), *engines, *_model(options),
                          *_source(options), "--router-url", f"{base}:{ports.router_admin}",
                          "--interval-s", options.wva_interval_s, "--state-file", options.home / "wva-state.json",
-                         "--scale-down-stabilisation-s", options.scale_down_stabilisation_s)),
+                         "--scale-down-stabilisation-s", options.scale_down_stabilisation_s,
+                         "--analyzer", options.analyzer, *slo)),
         Part(name="alerts", role="watches the SLOs", after=first, health_url=f"{base}:{ports.alerts}/healthz",
              argv=_fleet("alerts", "watch", *_listen(options, ports.alerts), *engines,
                          "--router", f"{base}:{ports.router_admin}",

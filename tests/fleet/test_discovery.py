@@ -10,8 +10,10 @@ from fleet.types import GpuInventory, Replica, ReplicaState, Role, Variant, Vari
 
 
 def test_a_variant_survives_the_round_trip() -> None:
-    spec = VariantSpec(name="v", model="m", accelerator="h100_sxm", role=Role.DECODE, cost_per_hour=3.99)
-    replica = Replica(name="v-0", url="http://h:1", variant="v", state=ReplicaState.STARTING, since_s=5.0)
+    spec = VariantSpec(name="v", model="m", accelerator="h100_sxm", role=Role.DECODE, cost_per_hour=3.99,
+                       startup_s=8.0)  # fmt: skip
+    replica = Replica(name="v-0", url="http://h:1", variant="v", state=ReplicaState.STARTING, since_s=5.0,
+                      created_s=4.0)  # fmt: skip
     variant = Variant(spec=spec, requested=2, replicas=(replica,))
     assert parse_fleet({"variants": [variant_to_json(variant)]}, where="test") == (variant,)
 

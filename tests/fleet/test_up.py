@@ -35,6 +35,17 @@ def test_the_whole_loop_is_planned_and_traffic_waits_for_the_router() -> None:
     assert all("--die-with-parent" in part.argv for part in plan.values())
 
 
+def test_the_controller_decides_by_latency_targets_unless_told_otherwise() -> None:
+    """The targets are those that alerts and console show: one SLO file for all."""
+    plan = {part.name: part for part in parts(_options(slo_file=Path("/s.yaml")), Ports())}
+    assert plan["wva"].argv[plan["wva"].argv.index("--analyzer") + 1] == "slo"
+    assert all(
+        plan[name].argv[plan[name].argv.index("--slo") + 1] == "/s.yaml" for name in ("wva", "alerts", "console")
+    )
+    other = {part.name: part for part in parts(_options(analyzer="saturation"), Ports())}["wva"]
+    assert other.argv[other.argv.index("--analyzer") + 1] == "saturation"
+
+
 def test_real_engines_need_no_simulator() -> None:
     plan = {part.name: part for part in parts(_options(engines="http://a:1,http://b:2", traffic=False), Ports())}
     assert "simulator" not in plan

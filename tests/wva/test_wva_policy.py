@@ -9,8 +9,8 @@ import pytest
 from fleet.types import Decision, Reason
 from tests.wva.wva_builders import NOW, several, snapshot, spec, variant
 from wva.decide import decide
-from wva.policy import bounded, stabilise
-from wva.types import Policy, Proposal, Recommendation, WvaState
+from wva.policy import bounded, damp, stabilise
+from wva.types import Policy, Proposal, Recommendation, VariantState, WvaState
 
 MINUTE = Policy(scale_down_stabilisation_s=60.0)
 
@@ -96,8 +96,35 @@ def test_a_hold_for_want_of_data_restarts_the_way_down() -> None:
 )
 def test_stabilise(requested: int, wanted: list[int], up_s: float, down_s: float, stable: int) -> None:
     history = tuple(Recommendation(at_s=NOW + 15 * i, replicas=count) for i, count in enumerate(wanted))
-    policy = Policy(scale_up_stabilisation_s=up_s, scale_down_stabilisation_s=down_s)
-    assert stabilise(requested, history, now_s=NOW + 15 * (len(wanted) - 1), policy=policy) == stable
+    now_s = NOW + 15 * (len(wanted) - 1)
+    assert stabilise(requested, history, now_s=now_s, up_s=up_s, down_s=down_s) == stable
+
+
+@pytest.mark.parametrize(
+    ("wanted", "patience", "desired"),
+    [
+        pytest.param([4, 4, 2, 2], 1.0, 4, id="all of the window"),
+        pytest.param([4, 4, 2, 2], 0.0, 2, id="two passes where nothing speaks against it"),
+        pytest.param([4, 4, 4, 2], 0.0, 4, id="one pass is never enough"),
+        pytest.param([4, 4, 2, 2], 0.5, 4, id="half of the window reaches back to the four"),
+    ],
+)
+def test_a_decrease_waits_for_its_share_of_the_window(wanted: list[int], patience: float, desired: int) -> None:
+    history = tuple(Recommendation(at_s=NOW + 15 * i, replicas=count) for i, count in enumerate(wanted[:-1]))
+    state = VariantState(requested=4, requested_at_s=NOW - 500, recommendations=history)
+    proposal = Proposal(replicas=wanted[-1], reason=Reason.IDLE, detail="", patience=patience)
+    now_s = NOW + 15 * (len(wanted) - 1)
+    assert damp(spec(), state, proposal, now_s=now_s, policy=MINUTE).proposal.replicas == desired
+
+
+def test_a_variant_that_flaps_is_patient_whatever_its_proposal_says() -> None:
+    turns = tuple(NOW - 100.0 * i for i in range(12))
+    history = tuple(Recommendation(at_s=NOW - 15 * i, replicas=2 if i < 3 else 4) for i in reversed(range(1, 6)))
+    state = VariantState(requested=4, requested_at_s=NOW - 500, recommendations=history, turns_s=turns)
+    found = damp(
+        spec(), state, Proposal(replicas=2, reason=Reason.IDLE, detail="", patience=0.0), now_s=NOW, policy=MINUTE
+    )
+    assert (found.proposal.replicas, found.proposal.reason) == (4, Reason.FLAPPING)
 
 
 def test_bounds_say_which_one_held() -> None:

@@ -95,6 +95,8 @@ def _spec() -> Schema:
                          "description": "Of the model when GPUs are short: twice the priority, twice the share."},
             "enginePort": {"type": "integer", "format": "int32", "minimum": 1, "maximum": 65535,
                            "description": "Port of the engine; unset: the pod's port named http, else its first."},
+            "startupSeconds": {"type": "number", "minimum": 0, "maximum": 86400,
+                               "description": "Time from request to ready; unset: measured from the pods' starts."},
             "slo": _slo(),
         },
         "x-kubernetes-validations": [

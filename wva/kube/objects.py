@@ -215,7 +215,9 @@ def replica(pod: Object, variant: str, *, port: int | None = None) -> Replica:
         state = ReplicaState.STARTING
     host = f"[{host}]" if ":" in host else host
     url = f"http://{host}:{port or engine_port(pod)}" if host else ""
-    return Replica(name=pod["metadata"]["name"], url=url, variant=variant, state=state, since_s=unix_s(since))
+    created = pod["metadata"].get("creationTimestamp")
+    return Replica(name=pod["metadata"]["name"], url=url, variant=variant, state=state, since_s=unix_s(since),
+                   created_s=unix_s(created))  # fmt: skip
 
 
 def _state(pod: Object) -> tuple[ReplicaState, str | None]:

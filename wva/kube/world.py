@@ -19,6 +19,7 @@ NUMBERS: Final[Mapping[str, tuple[str, str, float, float]]] = {
     "llm-d.ai/slo-ttft-seconds": ("slo_ttft_s", "slo.ttftSeconds", 0.000001, 86_400.0),
     "llm-d.ai/slo-tpot-seconds": ("slo_tpot_s", "slo.tpotSeconds", 0.000001, 86_400.0),
     "llm-d.ai/priority": ("priority", "priority", 0.001, 1000.0),
+    "llm-d.ai/startup-seconds": ("startup_s", "startupSeconds", 0.0, 86_400.0),
     "llm-d.ai/retention-seconds": ("retention_s", "retentionSeconds", 1.0, 31_536_000.0),
 }
 """Annotations of our own: field of :class:`VariantSpec`, the same in a VariantAutoscaling's spec, least, most."""
@@ -173,6 +174,7 @@ def from_variant(item: Object) -> Declared:
             slo_ttft_s=_seconds(spec, "ttftSeconds"), slo_tpot_s=_seconds(spec, "tpotSeconds"),
             priority=float(spec.get("priority", 1.0)),
             retention_s=None if spec.get("retentionSeconds") is None else float(spec["retentionSeconds"]),
+            startup_s=_number(spec, "startupSeconds"),
         )  # fmt: skip
     except (ValueError, TypeError) as error:
         return Declared(**common, spec=None, problem=str(error))
@@ -237,6 +239,18 @@ def _required(fields: Mapping[str, Any], name: str) -> str:
 def _seconds(spec: Object, name: str) -> float | None:
     value = (spec.get("slo") or {}).get(name)
     return None if value is None else float(value)
+
+
+def _number(fields: Mapping[str, Any], name: str) -> float | None:
+    """A number of seconds that may be absent.
+
+    Raises: ValueError when it is none.
+    """
+    value = fields.get(name)
+    seconds = None if value is None else float(value)
+    if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError(f"{name} {value!r} is no number >= 0")
+    return seconds
 
 
 def _cost(text: Any) -> float:

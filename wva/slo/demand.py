@@ -16,12 +16,18 @@ from typing import Final
 from fleet.types import Histogram
 
 WINDOW_S: Final = 150.0
+WINDOW_LEADS: Final = 1.25
+WINDOW_LEAST_S: Final = 20.0
+"""The longest window is :data:`WINDOW_S`, or so many start-up times where replicas start quickly: a steadier mean of
+older traffic would not be worth its lag there."""
 KEEP_S: Final = 330.0
 """Readings older than this are dropped; mean lengths are over so long."""
 FINE_S: Final = 60.0
 """Newer readings are all kept, older ones :data:`COARSE_S` apart."""
 COARSE_S: Final = 30.0
 MIN_WINDOW_S: Final = 9.0
+MIN_READINGS: Final = 3
+"""Where readings come more often than that, so many make the shortest window."""
 PRECISION: Final = 0.04
 """A rate known to this share of itself needs no longer window: it would only lag."""
 AGREES: Final = 2.5
@@ -97,23 +103,29 @@ def remembered(readings: Sequence[Reading], new: Reading) -> tuple[Reading, ...]
     return (*kept, new)
 
 
-def level(readings: Sequence[Reading], weights: Weights, request_work: float, before: Level | None) -> Level | None:
-    """The demand now; ``None`` without two readings :data:`MIN_WINDOW_S` apart.
+def level(
+    readings: Sequence[Reading], weights: Weights, request_work: float, before: Level | None, *, lead_s: float
+) -> Level | None:
+    """The demand now; ``None`` without two readings :data:`MIN_WINDOW_S` apart, or :data:`MIN_READINGS` of them.
 
     Args:
         request_work: mean work of a request, seconds.
         before: the level of the pass before, for the dispersion.
+        lead_s: start-up time that is planned with.
     """
     last = readings[-1]
-    first = next((i for i in range(len(readings) - 2, -1, -1) if last.at_s - readings[i].at_s >= MIN_WINDOW_S), None)
-    if first is None:
+    first = len(readings) - 2
+    while first > len(readings) - MIN_READINGS and last.at_s - readings[first].at_s < MIN_WINDOW_S:
+        first -= 1
+    if first < 0:
         return None
     dispersion = before.dispersion if before else DISPERSION_FIRST
     unit = max(request_work, 1e-9)
     spent = weights.work(readings[first], last)
     length_s = last.at_s - readings[first].at_s
     newest = spent, length_s
-    while first > 0 and last.at_s - readings[first - 1].at_s <= WINDOW_S:
+    longest_s = min(max(WINDOW_LEADS * lead_s, WINDOW_LEAST_S), WINDOW_S)
+    while first > 0 and last.at_s - readings[first - 1].at_s <= longest_s:
         if dispersion * unit <= PRECISION**2 * spent:
             break
         older = weights.work(readings[first - 1], readings[first])

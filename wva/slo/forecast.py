@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 BIN_S: Final = 30.0
+"""Of demand, at most; where replicas start quickly a quarter of the horizon, for the forecast follows faster there."""
+BIN_SHARE: Final = 0.25
+BIN_LEAST_S: Final = 2.0
 HISTORY: Final = 32
 """Bins of recent demand: a quarter of an hour."""
-TREND_S: Final = 300.0
-"""The slope weighs a bin by exp(-age / this)."""
+TREND_BINS: Final = 10.0
+"""The slope weighs a bin by exp(-age in bins / this)."""
 ERRORS: Final = 96
-"""Errors remembered, :data:`BIN_S` apart: 48 minutes."""
+"""Errors remembered, a bin apart: 48 minutes."""
 HALF_LIFE_S: Final = 1800.0
 SLOT_S: Final = 1800.0
 DAY_SLOTS: Final = 48
@@ -61,7 +64,7 @@ class Memory:
     """What is kept of a group's demand; work a second."""
 
     bins: tuple[tuple[float, float], ...] = ()
-    """Time and demand, :data:`BIN_S` apart."""
+    """Time and demand, a bin apart."""
     pending: tuple[Pending, ...] = ()
     errors: tuple[Error, ...] = ()
     season: tuple[float, ...] = ()
@@ -99,10 +102,11 @@ def step(memory: Memory, demand: float, *, now_s: float, horizon_s: float) -> tu
         demand: work a second now.
         now_s: Unix time (the slots of a week are counted in UTC).
     """
-    memory = _settled(memory, demand, now_s)
-    raw = _forecasts(memory, demand, now_s, horizon_s)
+    bin_s = min(max(BIN_SHARE * horizon_s, BIN_LEAST_S), BIN_S)
+    memory = _settled(memory, demand, now_s, bin_s)
+    raw = _forecasts(memory, demand, now_s, horizon_s, bin_s)
     last_s = memory.bins[-1][0] if memory.bins else -math.inf
-    if now_s - last_s >= BIN_S or now_s < last_s:
+    if now_s - last_s >= bin_s or now_s < last_s:
         memory = _remembered(memory, demand, raw, now_s, horizon_s)
     method, error = _believed(memory.errors, now_s)
     point = raw[method]
@@ -110,28 +114,30 @@ def step(memory: Memory, demand: float, *, now_s: float, horizon_s: float) -> tu
     return Forecast(point=point, parts=parts, method=METHODS[method], error=error, trials=len(memory.errors)), memory
 
 
-def _settled(memory: Memory, demand: float, now_s: float) -> Memory:
+def _settled(memory: Memory, demand: float, now_s: float, bin_s: float) -> Memory:
     """Errors of the forecasts whose time has come."""
     due = [one for one in memory.pending if one.due_s <= now_s]
     if not due:
         return memory
-    fresh = [one for one in due if now_s - one.due_s <= 2 * BIN_S]  # after a pause nothing can be compared
+    fresh = [one for one in due if now_s - one.due_s <= 2 * bin_s]  # after a pause nothing can be compared
     errors = (*memory.errors, *(Error(now_s, *(demand - value for value in one[1:])) for one in fresh))[-ERRORS:]
     pending = tuple(one for one in memory.pending if one.due_s > now_s)
     return Memory(bins=memory.bins, pending=pending, errors=errors, season=memory.season, slot=memory.slot)
 
 
-def _forecasts(memory: Memory, demand: float, now_s: float, horizon_s: float) -> tuple[float, float, float]:
-    ahead = demand + _slope(memory.bins, now_s) * horizon_s
+def _forecasts(
+    memory: Memory, demand: float, now_s: float, horizon_s: float, bin_s: float
+) -> tuple[float, float, float]:
+    ahead = demand + _slope(memory.bins, now_s, TREND_BINS * bin_s) * horizon_s
     trend = min(max(ahead, 0.5 * demand), 2.0 * demand)
     return demand, trend, max(demand + _seasonal_change(memory.season, now_s, horizon_s, demand), 0.0)
 
 
-def _slope(bins: Sequence[tuple[float, float]], now_s: float) -> float:
+def _slope(bins: Sequence[tuple[float, float]], now_s: float, fade_s: float) -> float:
     """Weighted least squares over recent bins; 0 with fewer than four."""
     if len(bins) < 4:
         return 0.0
-    weights = [math.exp((at_s - now_s) / TREND_S) for at_s, _ in bins]
+    weights = [math.exp((at_s - now_s) / fade_s) for at_s, _ in bins]
     total = sum(weights)
     mean_t = sum(w * at_s for w, (at_s, _) in zip(weights, bins, strict=True)) / total
     mean_d = sum(w * value for w, (_, value) in zip(weights, bins, strict=True)) / total

@@ -25,13 +25,26 @@ MIX_MIN: Final = 8.0
 RATES: Final = "rates"
 """Source of totals that are added up here from the engines' rates."""
 LEADS: Final = 24
-LEAD_SHARE: Final = 0.8
-"""Quantile of the start-up times that is planned with."""
+TOLD: Final = 1.0
+"""Starts that the platform's word on them counts for."""
+GUESSED: Final = 0.25
+"""Starts that the setting counts for where the platform says nothing: the first one seen all but replaces it."""
+LEAD_SPREAD: Final = 0.1
+"""Relative spread of start-up times before it was seen, with the weight of :data:`LEAD_SPREAD_WEIGHT` starts."""
+LEAD_SPREAD_WEIGHT: Final = 2.0
+LEAD_Z: Final = 0.84
+"""What is planned with lies so many standard deviations above the mean: four of five starts take no longer."""
+LEAD_LEAST_S: Final = 0.5
+NEVER_S: Final = 0.0
+FRESH_START_S: Final = 60.0
+"""A replica that is older than this when it is first seen to start was there before: its age is no start-up time."""
 TALLY_HALF_LIFE_S: Final = 3600.0
 BUDGET_HALF_LIFE_S: Final = 6 * 3600.0
 """The error budget is kept over about so long."""
 STEADY: Final = 0.15
 """Relative change of the requests in flight up to which Little's law is applied."""
+LIFE_AT_LEAST_S: Final = 20.0
+"""What came of requests is set against the load of so long at least: two scrapes."""
 SMOOTH: Final = 0.3
 """Weight of a new look at what a request holds of the KV memory and finds in the cache."""
 
@@ -74,9 +87,9 @@ def look(
     own = costs[base.spec.name]
     token_s = own.prefill_s / mix.prompt if mix.prompt > 0 else 0.0
     weights = Weights(request_s=own.work_s - own.prefill_s, token_s=token_s)
-    now = level(readings, weights, own.work_s, memory.level)
+    now = level(readings, weights, own.work_s, memory.level, lead_s=lead_s(base, memory, rules))
     answered, missed = _spent(memory, readings)
-    starting, leads = _starts(entries, memory, now_s)
+    starting, leads = _starts(entries, memory, now_s, rules.startup_timeout_s)
     memory = replace(
         memory, readings=readings, level=now or memory.level, mix=mix, variants=known, starting=starting, leads_s=leads,
         answered=answered, missed=missed,
@@ -93,10 +106,17 @@ def _moved(readings: Sequence[Reading], new: Reading) -> bool:
 
 
 def lead_s(base: VariantView, memory: GroupMemory, rules: Policy) -> float:
-    """Start-up time to plan with: a high quantile of those seen, beside what is known beforehand."""
-    prior = base.spec.startup_s or rules.lead_time_s
-    seen = sorted([*memory.leads_s, prior] if len(memory.leads_s) < 5 else memory.leads_s)
-    return seen[min(int(LEAD_SHARE * len(seen)), len(seen) - 1)]
+    """Start-up time to plan with: what was known beforehand, drawn towards the starts that were seen; a high quantile.
+
+    Means are of logarithms: a prior of two minutes and one start of 8 s make 14 s, and two of them 11 s.
+    """
+    told = base.spec.startup_s
+    prior_s, weight = (rules.lead_time_s, GUESSED) if told is None else (told, TOLD)
+    seen = [math.log(max(lead, LEAD_LEAST_S)) for lead in memory.leads_s]
+    mean = (weight * math.log(max(prior_s, LEAD_LEAST_S)) + math.fsum(seen)) / (weight + len(seen))
+    middle = math.fsum(seen) / len(seen) if seen else mean
+    spread = LEAD_SPREAD_WEIGHT * LEAD_SPREAD**2 + math.fsum((one - middle) ** 2 for one in seen)
+    return math.exp(mean + LEAD_Z * math.sqrt(spread / (LEAD_SPREAD_WEIGHT + len(seen))))
 
 
 # ---- readings
@@ -179,20 +199,35 @@ def _mix(readings: Sequence[Reading], before: Mix | None, views: Sequence[Varian
 
 
 def _starts(
-    entries: Sequence[VariantObservation], memory: GroupMemory, now_s: float
+    entries: Sequence[VariantObservation], memory: GroupMemory, now_s: float, longest_s: float
 ) -> tuple[dict[str, float], tuple[float, ...]]:
-    """Replicas that start now, and the start-up times seen so far."""
+    """Replicas that start now, and the start-up times seen so far.
+
+    Only what was seen to start from its beginning counts, or a replica that falls out of readiness for a moment would
+    teach its age. Before any start was seen, the middle of those that the platform tells of replicas that serve.
+    """
     starting: dict[str, float] = {}
-    leads = list(memory.leads_s)
+    leads, told = list(memory.leads_s), list[float]()
     for entry in entries:
         for seen in entry.replicas:
             one = seen.replica
             begun = memory.starting.get(one.name) if memory.starting else None
             if one.state is ReplicaState.STARTING:
-                starting[one.name] = one.created_s or begun or one.since_s or now_s
-            elif one.state is ReplicaState.READY and begun is not None:
-                leads.append(max((one.since_s or now_s) - (one.created_s or begun), 0.0))
+                asked_s = one.created_s or one.since_s or now_s
+                fresh_s = asked_s if now_s - asked_s <= FRESH_START_S else NEVER_S
+                starting[one.name] = fresh_s if begun is None else begun
+            elif one.state is ReplicaState.READY and begun:
+                leads += _plausible((one.since_s or now_s) - begun, longest_s)
+            elif one.state is ReplicaState.READY and begun is None and not leads and one.created_s:
+                told += _plausible(one.since_s - one.created_s, longest_s)
+    if not leads and told:
+        leads = [sorted(told)[len(told) // 2]]
     return starting, tuple(leads[-LEADS:])
+
+
+def _plausible(lead: float, longest_s: float) -> tuple[float, ...]:
+    """The start-up time, unless it is none: what takes longer than a start may has failed, or was ready before."""
+    return (lead,) if 0.0 < lead <= longest_s else ()
 
 
 # ---- what the variants teach
@@ -264,7 +299,7 @@ def _tallied(
     found, seen = {}, outcome(previous, last)
     for name, variant in known.items():
         keep = 0.5 ** (max(now_s - variant.tallied_s, 0.0) / TALLY_HALF_LIFE_S) if variant.tallied_s else 1.0
-        lived = _lived_level(readings, late_s[name])
+        lived = _lived_level(readings, late_s[name], laws[name].full)
         counts = {one.column: (one.good * keep, one.missed * keep) for one in variant.tallies}
         if lived is not None:
             _count(counts, misses.column(lived / laws[name].level), seen)
@@ -302,16 +337,21 @@ def _count(counts: dict[int, tuple[float, float]], column: int, seen: tuple[floa
     counts[column] = good + scale * (total - missed), bad + scale * missed
 
 
-def _lived_level(readings: Sequence[Reading], life_s: float) -> float | None:
-    """Mean in flight per replica over a request's life; ``None`` while the number of replicas changed in it."""
+def _lived_level(readings: Sequence[Reading], life_s: float, full: float) -> float | None:
+    """In flight per replica over a request's life; ``None`` while the number of replicas changed in it.
+
+    The mean, unless requests waited meanwhile: who has an answer after a queue lived at the queue's height, whatever is
+    left of it.
+    """
     last = readings[-1]
     if not last.ready:
         return None
-    total, count = 0.0, 0
-    for one in reversed(readings if life_s > 20.0 else readings[-2:]):
-        if life_s > 20.0 and last.at_s - one.at_s > life_s:
+    held = []
+    for one in reversed(readings):
+        if last.at_s - one.at_s > max(life_s, LIFE_AT_LEAST_S):
             break
         if one.ready != last.ready:
             return None
-        total, count = total + one.in_flight, count + 1
-    return total / count / last.ready
+        held.append(one.in_flight / last.ready)
+    top = max(held)
+    return top if top > full else sum(held) / len(held)

@@ -53,8 +53,8 @@ class GroupInput:
 class Need:
     """What a group needs, in replicas of its reference variant."""
 
-    replicas: int
-    """That cost least under the forecast, misses included."""
+    replicas: float
+    """That cost least under the forecast, misses included: a whole number, or what stands already."""
     present: int
     """Fewest that bear the present demand within the objective."""
     standing: float
@@ -66,6 +66,8 @@ class Need:
     """Share of misses expected with ``replicas``."""
     missed_as_is: float
     """With what was asked for."""
+    patience: float
+    """Share of the scale-down window that a decrease must be wanted for; 0..1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,7 @@ def assess(groups: Sequence[GroupInput], snapshot: FleetSnapshot, *, now_s: floa
     rows: dict[int, _Row] = {}
     capacities = []
     for index, (group, table) in enumerate(zip(groups, _tables(groups, looked), strict=True)):
-        share = budget(looked[index].memory, rules)
+        share = budget(looked[index].memory, objective(group.views, rules))
         capacities.append(_capacities(group, looked[index], table, share))
         if looked[index].demand_rps is not None:
             looked[index], told = _foretold(group, looked[index], now_s, rules)
@@ -119,22 +121,25 @@ def assess(groups: Sequence[GroupInput], snapshot: FleetSnapshot, *, now_s: floa
             for index, (seen, capacity) in enumerate(zip(looked, capacities, strict=True))]  # fmt: skip
 
 
-def budget(memory: GroupMemory, rules: Policy) -> float:
+def objective(views: Sequence[VariantView], rules: Policy) -> float:
+    """Share of a model's requests that are to meet their targets: the strictest of its variants'."""
+    return max(view.spec.slo_objective or rules.slo_objective for view in views)
+
+
+def budget(memory: GroupMemory, aim: float) -> float:
     """Share of requests that a plan may expect to miss: less while too many missed of late, more while few did."""
-    allowed = 1.0 - rules.slo_objective
-    return allowed * min(max(BUDGET_START + BUDGET_AIM - _spent(memory, rules), BUDGET_LIMITS[0]), BUDGET_LIMITS[1])
+    allowed = 1.0 - aim
+    return allowed * min(max(BUDGET_START + BUDGET_AIM - _spent(memory, aim), BUDGET_LIMITS[0]), BUDGET_LIMITS[1])
 
 
-def dearness(memory: GroupMemory, rules: Policy) -> float:
+def dearness(memory: GroupMemory, aim: float) -> float:
     """What a miss costs more than usual: much more while the error budget is overspent, less while it is not used."""
-    return min(
-        max(math.exp(DEARER * (_spent(memory, rules) / BUDGET_AIM - 1.0)), DEARNESS_LIMITS[0]), DEARNESS_LIMITS[1]
-    )
+    return min(max(math.exp(DEARER * (_spent(memory, aim) / BUDGET_AIM - 1.0)), DEARNESS_LIMITS[0]), DEARNESS_LIMITS[1])
 
 
-def _spent(memory: GroupMemory, rules: Policy) -> float:
+def _spent(memory: GroupMemory, aim: float) -> float:
     """Misses of late over those that the objective allows; the account begins at the aim."""
-    allowed = 1.0 - rules.slo_objective
+    allowed = 1.0 - aim
     return (memory.missed + BUDGET_PRIOR * BUDGET_AIM * allowed) / (memory.answered + BUDGET_PRIOR) / allowed
 
 
@@ -200,10 +205,18 @@ def _sized(rows: Sequence[_Row], rules: Policy) -> list[Need]:
     chosen = np.maximum(chosen, [_explored(row, count, rules) for row, count in zip(rows, standing, strict=True)])
     both = sizing.outlook(batch, np.maximum(np.stack([standing, chosen], axis=1), 0.05)).missed
     return [
-        Need(replicas=int(n), present=int(p), standing=float(s), demand_rps=float(d), forecast=row.told,
-             missed=float(m), missed_as_is=float(a))
+        Need(replicas=float(n), present=int(p), standing=float(s), demand_rps=float(d), forecast=row.told,
+             missed=float(m), missed_as_is=float(a), patience=_patience(row, float(n), float(m)))
         for row, n, p, s, d, m, a in zip(rows, chosen, present, standing, batch.demand, *both.T[::-1], strict=True)
     ]  # fmt: skip
+
+
+def _tried_rps(row: _Row, factor: float) -> float:
+    """Rate of one replica at so many times the highest level of load that enough requests were seen at."""
+    tallies = row.seen.memory.variants[row.base.spec.name].tallies
+    tried = [one.column for one in tallies if one.good + one.missed >= TRIED]
+    level = row.law.level * float(misses.LEVELS[max(tried)]) if tried else 0.0
+    return row.law.rate(max(factor * level, 1e-3))
 
 
 def _explored(row: _Row, standing: float, rules: Policy) -> float:
@@ -211,18 +224,26 @@ def _explored(row: _Row, standing: float, rules: Policy) -> float:
 
     A single step (one that the HPA's tolerance does not swallow) may always be tried from a load that was.
     """
-    tallies = row.seen.memory.variants[row.base.spec.name].tallies
-    if not tallies and row.told.trials >= TESTED:
-        return 0.0
-    tried = [one.column for one in tallies if one.good + one.missed >= TRIED]
-    level = row.law.level * float(misses.LEVELS[max(tried)]) if tried else 0.0
     if row.told.trials < TESTED:
         return standing
+    if not row.seen.memory.variants[row.base.spec.name].tallies:
+        return 0.0
     demand = row.seen.demand_rps or 0.0
-    least = math.ceil(demand / row.law.rate(max(BOLD * level, 1e-3)) - 1e-9)
-    tried_now = demand <= max(standing, 1.0) * row.law.rate(max(STEP_FROM * level, 1e-3))
+    least = math.ceil(demand / _tried_rps(row, BOLD) - 1e-9)
+    tried_now = demand <= max(standing, 1.0) * _tried_rps(row, STEP_FROM)
     step = math.floor(round(standing) * rules.hpa_tolerance + 1e-9) + 1.0
     return min(least, standing - step if tried_now else standing)
+
+
+def _patience(row: _Row, count: float, missed: float) -> float:
+    """Share of the window that a decrease to ``count`` must be wanted for.
+
+    Where the load of those that stay was tried before, so much of it as the expected misses are of what a decrease may
+    expect; all of it where nobody knows.
+    """
+    if (row.seen.demand_rps or 0.0) > count * _tried_rps(row, 1.0):
+        return 1.0
+    return min(missed / (sizing.CALM * row.budget), 1.0)
 
 
 def _surviving(batch: sizing.Batch, chosen: Array, standing: Array, tolerance: float) -> Array:
@@ -240,7 +261,7 @@ def _surviving(batch: sizing.Batch, chosen: Array, standing: Array, tolerance: f
     cost = np.where(allowed, sizing.weighed(found, grid, batch), np.inf)
     cost = np.where(np.isfinite(cost).any(axis=1, keepdims=True), cost, np.where(allowed, found.cost, np.inf))
     index = np.take_along_axis(order, np.argmin(np.take_along_axis(cost, order, axis=1), axis=1)[:, None], axis=1)
-    return np.asarray(np.ceil(np.take_along_axis(grid, index, axis=1)[:, 0] - 1e-6))
+    return np.asarray(np.take_along_axis(grid, index, axis=1)[:, 0])
 
 
 def _stays(laws: Sequence[Law]) -> Array:
@@ -268,6 +289,6 @@ def _batch(rows: Sequence[_Row], rules: Policy) -> sizing.Batch:
         coming=column(row.replicas("pending") for row in rows), coming_s=0.5 * leads, lead_s=leads,
         react_s=np.full(len(rows), rules.react_s), ttft_s=column(s.slo_ttft_s or rules.slo_ttft_s for s in specs),
         budget=column(row.budget for row in rows),
-        price=column(rules.miss_cost * dearness(row.seen.memory, rules) / row.capacity[row.base.spec.name]
-                     for row in rows),
+        price=column(rules.miss_cost * dearness(row.seen.memory, objective(row.group.views, rules))
+                     / row.capacity[row.base.spec.name] for row in rows),
     )  # fmt: skip

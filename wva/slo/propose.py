@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -87,12 +88,12 @@ class _Plan:
 
 def _planned(views: Sequence[VariantView], found: Assessment, need: Need, around: Circumstances) -> Plan:
     base = reference(views).spec.name
-    wanted = max(need.replicas, 1) * found.capacity[base]
+    wanted = max(need.replicas, 1.0) * found.capacity[base]
     options = [
         Option(name=view.spec.name, capacity=found.capacity[view.spec.name], cost=max(view.spec.cost_per_hour, 1e-6),
                low=_least(view), high=_most(view)) for view in views
     ]  # fmt: skip
-    counts = compose(options, wanted - 1e-6) if len(views) > 1 else {base: max(need.replicas, 1)}
+    counts = compose(options, wanted - 1e-6) if len(views) > 1 else {base: max(math.ceil(need.replicas - 1e-6), 1)}
     serving = sum(min(view.ready, view.requested) * found.capacity[view.spec.name] for view in views)
     plan = _Plan(views=views, found=found, need=need, around=around, spare=serving - wanted,
                  why=_why(need, found, base))  # fmt: skip
@@ -121,7 +122,8 @@ def _changed(plan: _Plan, view: VariantView, count: int) -> Proposal:
             removable = int(max(plan.spare, 0.0) / plan.found.capacity[view.spec.name] + 1e-6)
             count = max(count, held - removable)
         if count < held:
-            return Proposal(replicas=count, reason=Reason.IDLE, detail=f"{why}: {held} -> {count}")
+            return Proposal(replicas=count, reason=Reason.IDLE, detail=f"{why}: {held} -> {count}",
+                            patience=plan.need.patience)  # fmt: skip
         return _hold(view, Reason.NO_HEADROOM, f"{why}; replicas that take over do not serve yet")
     if view.pending:
         return _hold(view, Reason.PENDING, f"{why}; {view.pending} still start(s)")
@@ -144,7 +146,7 @@ def _why(need: Need, found: Assessment, base: str) -> str:
     return (
         f"{need.demand_rps:.3g} requests/s, {told.quantile(0.9):.3g} at 90 % in {found.seen.lead_s:.0f} s "
         f"({told.method}); a replica of {base} bears {found.capacity[base]:.3g}; expected misses "
-        f"{100 * need.missed_as_is:.2g} % as it is, {100 * need.missed:.2g} % with {need.replicas}"
+        f"{100 * need.missed_as_is:.2g} % as it is, {100 * need.missed:.2g} % with {need.replicas:.3g}"
     )
 
 

@@ -75,11 +75,11 @@ def outlook(batch: Batch, candidates: Array) -> Outlook:
     Args:
         candidates: replicas asked for, (groups, candidates); at least a small positive number.
     """
-    start = _until_ready(batch)
+    start = _until_ready(batch, candidates)
     count = candidates[:, :, None]
     rate = batch.ahead[:, None, :] * np.ones_like(count)
     exposed_s = (batch.lead_s + batch.react_s)[:, None, None]
-    flight = start[:, None, :] * np.ones_like(count)
+    flight = start
     missed, flow = np.zeros_like(flight), _Flow(batch, flight, count)
     for _ in range(STEPS):
         missed += rate * _share(batch, flight / count) * exposed_s / STEPS
@@ -92,22 +92,29 @@ def outlook(batch: Batch, candidates: Array) -> Outlook:
     return Outlook(cost=candidates + batch.price[:, None] * lost_rps, missed=share)
 
 
-def _until_ready(batch: Batch) -> Array:
-    """In flight when a replica asked for now serves, by part of the forecast."""
-    flight = batch.in_flight[:, None] * np.ones_like(batch.ahead)
-    flow = _Flow(batch, flight, np.maximum(batch.serving, 1e-3)[:, None])
-    step_s = batch.lead_s / LEAD_STEPS
+def _until_ready(batch: Batch, candidates: Array) -> Array:
+    """In flight when a replica asked for now serves, (groups, candidates, parts).
+
+    Until then what serves and starts already bears the load; what a candidate gives up, it gives up now.
+    """
+    asked, ahead = candidates[:, :, None], batch.ahead[:, None, :]
+    demand, serving = batch.demand[:, None, None], batch.serving[:, None, None]
+    flight = batch.in_flight[:, None, None] * np.ones_like(asked * ahead)
+    flow = _Flow(batch, flight, np.maximum(np.minimum(serving, asked), 1e-3))
+    step_s = (batch.lead_s / LEAD_STEPS)[:, None, None]
     for index in range(LEAD_STEPS):
         middle = (index + 0.5) / LEAD_STEPS
-        rate = batch.demand[:, None] + (batch.ahead - batch.demand[:, None]) * middle
-        there = batch.serving + np.where(batch.coming_s <= middle * batch.lead_s, batch.coming, 0.0)
-        flow.count = np.maximum(there, 1e-3)[:, None]
-        flight = flow.after(flight, rate, step_s[:, None])
+        coming = np.where(batch.coming_s <= middle * batch.lead_s, batch.coming, 0.0)[:, None, None]
+        flow.count = np.maximum(np.minimum(serving + coming, asked), 1e-3)
+        flight = flow.after(flight, demand + (ahead - demand) * middle, step_s)
     return flight
 
 
 class _Flow:
-    """In flight over time; whoever arrived before the beginning goes on leaving at the rate of then for one stay."""
+    """In flight over time; whoever arrived before the beginning leaves as they came, the slower the fuller it gets.
+
+    Until those are through, a pool that fills gives fewer answers than before, not more.
+    """
 
     def __init__(self, batch: Batch, flight: Array, count: Array) -> None:
         self._batch, self.count = batch, count
@@ -115,7 +122,8 @@ class _Flow:
         running = np.minimum(flight, count * self._full)
         self._first_s = _looked_up(batch, batch.stay_s, running / count)
         self._first_rps = running / self._first_s
-        self._passed_s: Array = np.zeros_like(flight)
+        self._done: Array = np.zeros_like(flight)
+        """Part of a stay that has passed since."""
 
     def after(self, flight: Array, rate: Array, step_s: Array) -> Array:
         """In flight after a step: what arrives less what leaves at this level, and less of that at first."""
@@ -124,9 +132,10 @@ class _Flow:
         # a constant stay is followed exactly, so that long steps do not overshoot
         settling = running + (rate * stay_s - running) * -np.expm1(-step_s / stay_s)
         leaving = np.where(flight > running, running / stay_s, rate - (settling - running) / step_s)
-        early = np.clip((self._first_s - self._passed_s) / step_s, 0.0, 1.0)
-        leaving = leaving + early * (np.minimum(leaving, self._first_rps) - leaving)
-        self._passed_s = self._passed_s + step_s
+        early = np.clip((1.0 - self._done) * stay_s / step_s, 0.0, 1.0)
+        first_rps = self._first_rps * np.minimum(self._first_s / stay_s, 1.0)
+        leaving = leaving + early * (np.minimum(leaving, first_rps) - leaving)
+        self._done = self._done + step_s / stay_s
         return np.asarray(np.maximum(flight + (rate - leaving) * step_s, 0.0), dtype=np.float64)
 
 

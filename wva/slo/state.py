@@ -39,7 +39,7 @@ class GroupMemory:
     forecast: Memory = field(default_factory=Memory)
     variants: Mapping[str, VariantMemory] = field(default_factory=dict)
     starting: Mapping[str, float] = field(default_factory=dict)
-    """Replicas that start, and when they were first seen or were created."""
+    """Replicas that start, and when they were asked for; 0 where that was not seen."""
     leads_s: tuple[float, ...] = ()
     """Start-up times seen, newest last."""
     answered: float = 0.0

@@ -37,13 +37,23 @@ def condition(fake: FakeKubernetes, name: str, kind: str) -> tuple[str, str]:
 
 def test_a_variant_of_a_deployment_has_its_pods_costs_gpus_and_bounds(fake: FakeKubernetes, controller: Make) -> None:
     add_deployment(fake, "a", 2, role="decode")
-    add_variant(fake, "a", variantCost="7.98", saturationThreshold=0.7, minReplicas=0, slo={"ttftSeconds": 0.4})
+    add_variant(
+        fake,
+        "a",
+        variantCost="7.98",
+        saturationThreshold=0.7,
+        minReplicas=0,
+        slo={"ttftSeconds": 0.4},
+        startupSeconds=95,
+    )
     variant = seen(controller().ready())["a"]
     assert (variant.spec.model, variant.spec.cost_per_hour, variant.spec.role) == ("toy", 7.98, Role.DECODE)
     assert (variant.spec.accelerator, variant.spec.accelerator_count) == ("h100_sxm", 2)
     assert (variant.spec.min_replicas, variant.spec.max_replicas) == (0, 6)
     assert (variant.spec.saturation_threshold, variant.spec.scale_down_threshold) == (0.7, 0.3)
     assert (variant.spec.slo_ttft_s, variant.spec.slo_tpot_s) == (0.4, None)
+    assert variant.spec.startup_s == 95
+    assert all(each.created_s > 0 for each in variant.replicas)
     assert variant.requested == 2
     assert [each.url for each in variant.replicas] == ["http://10.0.0.1:8000", "http://10.0.0.2:8000"]
     assert variant.count(ReplicaState.READY) == 2
@@ -73,11 +83,16 @@ def test_annotations_declare_a_variant(
     fake: FakeKubernetes, controller: Make, kind: str, spec: dict[str, Any], bounds: tuple[int, int]
 ) -> None:
     add_deployment(fake, "a", 1)
-    notes = {"llm-d.ai/managed": "true", "llm-d.ai/model-id": "toy", "llm-d.ai/variant-cost": "2.5"}
+    notes = {
+        "llm-d.ai/managed": "true",
+        "llm-d.ai/model-id": "toy",
+        "llm-d.ai/variant-cost": "2.5",
+        "llm-d.ai/startup-seconds": "80",
+    }
     ref = {"kind": "Deployment", "name": "a"}
     fake.add(kind, {"metadata": {"name": "scaler", "annotations": notes}, "spec": {"scaleTargetRef": ref, **spec}})
     found = seen(controller().ready())["a"].spec
-    assert (found.model, found.cost_per_hour) == ("toy", 2.5)
+    assert (found.model, found.cost_per_hour, found.startup_s) == ("toy", 2.5, 80.0)
     assert (found.min_replicas, found.max_replicas) == bounds
 
 
