@@ -175,7 +175,9 @@ class Objectives(_Part):
 class Routing(_Part):
     """Who picks the endpoint."""
 
-    mode: Literal["picker", "proxy"] = Field("picker", description="Behind a Gateway, or our own proxy.")
+    mode: Literal["picker", "proxy"] | None = Field(
+        None, description="Behind a Gateway, or our own proxy. Absent: picker, but proxy where prefill is given."
+    )
     gateway: str = Field("inference-gateway", pattern=_LABEL)
     profile: str = Field("default", description="Profile of the router (docs/router.md).")
     replicas: int = Field(2, ge=1, le=64)
@@ -232,6 +234,11 @@ class InferenceCluster(_Part):
                               next_step=f"Set model.shape. {nearest(model.shape or model.name, MODELS)}")  # fmt: skip
         return found
 
+    @property
+    def mode(self) -> Literal["picker", "proxy"]:
+        """Who picks: our own proxy hands KV over between prefill and decode, behind a Gateway nobody would."""
+        return self.spec.routing.mode or ("picker" if self.spec.prefill is None else "proxy")
+
     def roles(self) -> dict[str, Role]:
         """By role name: prefill and decode, or both in one."""
         if self.spec.prefill is None:
@@ -262,6 +269,9 @@ def parse(text: str, *, where: str) -> InferenceCluster:
     if found.spec.routing.profile not in PROFILES:
         profile = found.spec.routing.profile
         raise _at(tree, profile, f"unknown profile {profile!r}", nearest(profile, PROFILES))
+    if found.spec.prefill is not None and found.mode == "picker":
+        raise _at(tree, "picker", "behind a Gateway each decode engine needs a sidecar, which is not rendered",
+                  "Write routing: {mode: proxy}, which hands KV over itself.")  # fmt: skip
     for role in found.roles().values():
         if role.hardware.gpu not in GPUS:
             raise _at(tree, role.hardware.gpu, f"unknown GPU {role.hardware.gpu!r}", nearest(role.hardware.gpu, GPUS))

@@ -68,6 +68,8 @@ def network_policies(cluster: InferenceCluster) -> Iterator[Manifest]:
         {"from": [router], "ports": [_port(engine.EVENTS_PORT), _port(engine.REPLAY_PORT)]},
         {"from": [monitoring], "ports": [_port(ENGINE_PORT)]},
     ]  # fmt: skip
+    if cluster.spec.prefill is not None:  # the proxy asks a Mooncake prefill engine for its id
+        engine_in.append({"from": [router], "ports": [_port(engine.BOOTSTRAP_PORT)]})
     if cluster.spec.prefill is not None or any(role.hardware.nodes > 1 for role in cluster.roles().values()):
         engine_in.append({"from": [peers]})  # KV transfers and collectives take ports as they come
     yield manifest("networking.k8s.io/v1", "NetworkPolicy", f"{cluster.metadata.name}-engines", cluster, "engine",
@@ -75,7 +77,7 @@ def network_policies(cluster: InferenceCluster) -> Iterator[Manifest]:
                                          "matchExpressions": [_in("app.kubernetes.io/component",
                                                                   ["engine", "engine-worker"])]},
                          "policyTypes": ["Ingress"], "ingress": engine_in})  # fmt: skip
-    picker = cluster.spec.routing.mode == "picker"
+    picker = cluster.mode == "picker"
     serving = [_port(GRPC_PORT)] if picker else [_port(PROXY_PORT)]
     metrics = _port(METRICS_PORT if picker else ADMIN_PORT)
     router_in = [{"from": [anywhere], "ports": serving}, {"from": [monitoring], "ports": [metrics]}]

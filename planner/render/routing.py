@@ -54,7 +54,7 @@ def routing(cluster: InferenceCluster, image: str) -> Iterator[Manifest]:
 
 def router_name(cluster: InferenceCluster) -> str:
     """Of the picker's or the proxy's objects."""
-    return f"{cluster.metadata.name}-{'epp' if cluster.spec.routing.mode == 'picker' else 'router'}"
+    return f"{cluster.metadata.name}-{'epp' if cluster.mode == 'picker' else 'router'}"
 
 
 def _access(cluster: InferenceCluster) -> Iterator[Manifest]:
@@ -92,7 +92,7 @@ def _pool(cluster: InferenceCluster) -> Manifest:
         "selector": {"matchLabels": selector(cluster, "engine")},
         "targetPorts": [{"number": ENGINE_PORT}], "appProtocol": "http",
     }  # fmt: skip
-    if cluster.spec.routing.mode == "picker":
+    if cluster.mode == "picker":
         body["endpointPickerRef"] = {
             "group": "", "kind": "Service", "name": router_name(cluster), "port": {"number": GRPC_PORT},
             "failureMode": "FailOpen" if cluster.spec.routing.fail_open else "FailClose",
@@ -123,7 +123,7 @@ def _labels(cluster: InferenceCluster) -> dict[str, str]:
 
 
 def _container(cluster: InferenceCluster, image: str) -> Manifest:
-    picker = cluster.spec.routing.mode == "picker"
+    picker = cluster.mode == "picker"
     pool = ["--discover", f"kube-pool://{cluster.metadata.namespace}/{cluster.metadata.name}"]
     shared = ["--config", "/etc/fleet/router.yaml", "--home", "/var/lib/fleet"]
     shared += ["--kv-events", _events(cluster)]
@@ -172,12 +172,11 @@ def _disaggregation(cluster: InferenceCluster) -> str | None:
         return None
     if cluster.spec.decode.engine == "sglang":
         return "sglang"
-    # Mooncake's hand-over is the business of a sidecar beside the decode engine (docs/disaggregation.md).
-    return {"nixl": "nixl", "shared-storage": "shared-storage", "mooncake": "sidecar"}[cluster.spec.transport.protocol]
+    return cluster.spec.transport.protocol
 
 
 def _service(cluster: InferenceCluster) -> Manifest:
-    if cluster.spec.routing.mode == "picker":
+    if cluster.mode == "picker":
         ports: list[dict[str, Any]] = [
             {"name": "grpc", "port": GRPC_PORT, "targetPort": "grpc", "appProtocol": "kubernetes.io/h2c"},
             {"name": "metrics", "port": METRICS_PORT, "targetPort": "metrics"}]  # fmt: skip
@@ -194,7 +193,7 @@ def _route(cluster: InferenceCluster) -> Manifest:
     """The Gateway's route for this model, by the header that body-based routing sets."""
     match = {"headers": [{"type": "Exact", "name": "X-Gateway-Model-Name", "value": cluster.spec.model.name}],
              "path": {"type": "PathPrefix", "value": "/"}}  # fmt: skip
-    if cluster.spec.routing.mode == "picker":
+    if cluster.mode == "picker":
         backend: dict[str, Any] = {"group": "inference.networking.k8s.io", "kind": "InferencePool",
                                    "name": cluster.metadata.name}  # fmt: skip
     else:

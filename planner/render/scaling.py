@@ -70,7 +70,8 @@ def _hpa(cluster: InferenceCluster, role: str, spec: Role) -> Manifest:
 def _keda(cluster: InferenceCluster, role: str, spec: Role) -> Manifest:
     """``ignoreNullValues: "false"``: KEDA would read an empty answer as 0 and scale down on dead metrics."""
     name, bounds, rules = variant(cluster, role), cluster.bounds(role), cluster.spec.autoscaling
-    query = f'max(wva_desired_replicas{{variant_name="{name}",namespace="{cluster.metadata.namespace}"}})'
+    # Scraped, wva's label namespace is called exported_namespace: the chart's ServiceMonitor honours no labels.
+    query = f'max(wva_desired_replicas{{variant_name="{name}",exported_namespace="{cluster.metadata.namespace}"}})'
     trigger = {"type": "prometheus", "metricType": "AverageValue", "metadata": {
         "serverAddress": rules.prometheus_url, "query": query, "threshold": "1", "activationThreshold": "0",
         "ignoreNullValues": "false"}}  # fmt: skip

@@ -108,6 +108,7 @@ def _container(cluster: InferenceCluster, role: str, spec: Role) -> dict[str, An
              {"name": "kv-replay", "containerPort": engine.REPLAY_PORT}]  # fmt: skip
     if cluster.spec.prefill is not None:
         ports.append({"name": "kv-side", "containerPort": engine.NIXL_PORT})
+        ports.append({"name": "kv-bootstrap", "containerPort": engine.BOOTSTRAP_PORT})
     return {
         "name": "engine", "image": image, "command": engine.command(cluster, role),
         "env": engine.environment(cluster, role), "ports": ports, "resources": {"requests": amount, "limits": amount},
