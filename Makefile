@@ -49,6 +49,7 @@ layers: install-dev ## imports point down, pure modules import no I/O
 generate: install-dev ## write what is generated again: alert rules, reference and performance pages, schema, example manifests, kustomize base
 	$(BIN)/fleet alerts generate --out alerts/generated
 	$(BIN)/python -m benchmarks.overview > docs/performance.md
+	$(BIN)/python -m benchmarks.disaggregation.page docs/disaggregation.md
 	$(BIN)/python -m tests.docs.reference docs/reference
 	$(BIN)/fleet plan schema > deploy/schema/inferencecluster.schema.json
 	$(BIN)/fleet plan render docs/examples/cluster.yaml --out docs/examples/cluster-rendered
