@@ -456,6 +456,13 @@ KV_INDEX_LOOKUPS = _index("llm_d_epp_kv_cache_index_lookup_requests_total", C, "
 KV_INDEX_HITS = _index("llm_d_epp_kv_cache_index_lookup_hits_total", C, "requests", "Look-ups that some pod matches.")
 KV_INDEX_LEFT_OUT = _index("fleet_router_kv_index_left_out_total", C, "blocks",
                            "Blocks not entered, by reason: unresolved parent, or no room.", ("reason",))  # fmt: skip
+KV_BACKEND_UP = _index("fleet_router_kv_backend_up", G, "flag",
+                       "1: the KV index's shared store answers; 0: this router goes on alone.")  # fmt: skip
+KV_BACKEND_ERRORS = _index("fleet_router_kv_backend_errors_total", C, "errors",
+                           "Exchanges with the KV index's shared store that failed.")  # fmt: skip
+KV_BACKEND_BLOCKS = _index("fleet_router_kv_backend_blocks_total", C, "blocks",
+                           "Blocks written to the shared store, loaded from it, and there but unconfirmed by the engine.",
+                           ("direction",))  # fmt: skip
 KV_EVENTS = _index("fleet_router_kv_events_total", C, "events", "KV events applied.")
 KV_EVENT_GAPS = _index("fleet_router_kv_event_gaps_total", C, "gaps", "Gaps seen in engines' KV events.")
 KV_EVENTS_LOST = _index("fleet_router_kv_event_batches_lost_total", C, "batches", "KV event batches given up.")

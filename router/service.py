@@ -297,6 +297,8 @@ class RouterService:
         if self._ears is not None:
             self._ears.precise.tokens.session = self._session
             self._tasks.append(loop.create_task(self._ears.follow.run(self._session)))
+            if (shared := self._ears.shared) is not None:
+                self._tasks += [loop.create_task(shared.run()), loop.create_task(shared.share())]
         if self._fetcher is not None:
             self._tasks.append(loop.create_task(self._fetcher.run(self._session)))
         self._tasks.append(loop.create_task(self._ticks()))
@@ -396,7 +398,7 @@ class RouterService:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._ears is not None:
-            await self._ears.subscriber.close()
+            await self._ears.close()
         await self._session.close()
         if self._platform is not None:
             await self._platform.source.close()

@@ -134,6 +134,9 @@ class RouterSettings(Settings):
     """Engines' KV events, for precise prefix matching: ``auto`` (each engine's ``/kv_event_sources`` says where),
     ``tcp://*:PORT`` (engines connect here) or ``connect:PORT[,REPLAY_PORT]``. Empty: prefixes are guessed from what was
     sent where."""
+    kv_backend: SecretStr = SecretStr("")
+    """Redis or Valkey that several routers share (``redis://HOST:PORT/DATABASE``): one that starts knows the engines'
+    caches at once, and all know what each just sent. Empty: each hears the events alone."""
     tokenizer: str = ""
     """``tokenizer.json`` for plain prompts (package ``tokenizers``); without it engines' ``/tokenize`` are asked."""
     tokenize_s: float = Field(default=0.25, gt=0)

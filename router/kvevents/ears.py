@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fleet.errors import ConfigError
 from router.endpoints import EndpointSet
@@ -15,7 +16,11 @@ from router.kvevents.report import IndexCollector
 from router.kvevents.subscriber import Subscriber
 from router.kvevents.tokens import Local, Tokens, load_tokenizer
 from router.kvindex.index import KVIndex
+from router.kvindex.speculative import Speculation
 from router.settings import RouterSettings
+
+if TYPE_CHECKING:
+    from router.kvevents.backend import Backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +30,19 @@ class Ears:
     subscriber: Subscriber
     follow: Follow
     precise: Precise
+    shared: Backend | None = None
+    """A store that several routers share."""
+
+    async def close(self) -> None:
+        """Hear no more."""
+        await self.subscriber.close()
+        if self.shared is not None:
+            await self.shared.close()
 
     def collector(self) -> IndexCollector:
         """Their metrics."""
-        return IndexCollector(self.subscriber, self.precise.tokens)
+        told = None if self.shared is None else self.shared.told
+        return IndexCollector(self.subscriber, self.precise.tokens, told)
 
 
 def make_ears(
@@ -38,10 +52,26 @@ def make_ears(
 
     Raises: ConfigError for a setting that cannot be used.
     """
-    index = KVIndex()
-    subscriber = Subscriber(index, on_done=on_done)
-    precise = Precise(index, Tokens(_local(settings.tokenizer), timeout_s=settings.tokenize_s), endpoints)
-    return Ears(subscriber, Follow(subscriber, plan(settings.kv_events), endpoints), precise)
+    index, speculation = KVIndex(), Speculation()
+    shared = _shared(settings.kv_backend.get_secret_value(), index, speculation)
+    subscriber = Subscriber(index, on_done=on_done, shared=shared)
+    tokens = Tokens(_local(settings.tokenizer), timeout_s=settings.tokenize_s)
+    precise = Precise(
+        index, tokens, endpoints, speculation=speculation, on_sent=None if shared is None else shared.sent
+    )
+    return Ears(subscriber, Follow(subscriber, plan(settings.kv_events), endpoints), precise, shared)
+
+
+def _shared(url: str, index: KVIndex, speculation: Speculation) -> Backend | None:
+    if not url:
+        return None
+    try:
+        # Imported here: the client is an extra.
+        from router.kvevents.backend import Backend  # noqa: PLC0415
+    except ImportError:
+        raise ConfigError("a shared KV index needs the package redis", where="ROUTER_KV_BACKEND",
+                          next_step="pip install 'llm-fleet[redis]'.") from None  # fmt: skip
+    return Backend(url, index, speculation)
 
 
 def _local(path: str) -> Local | None:

@@ -45,6 +45,8 @@ class Verdict:
     apply: Sequence[Batch] = ()
     ask_from: int | None = None
     """Play back from this number on."""
+    confirmed: bool = False
+    """What :meth:`Feed.resume` was told holds; it comes before what is applied."""
 
 
 class Feed:
@@ -57,8 +59,27 @@ class Feed:
         """Time of the newest batch applied, on the engine's clock."""
         self.gaps = self.lost = 0
         """Gaps seen, and batches given up."""
+        self._resumed_s: float | None = None
         self._held: dict[int, Batch] = {}
         self._held_limit = held_limit
+
+    @property
+    def fresh(self) -> bool:
+        """Nothing was applied yet."""
+        return self.at_s is None and self.next_seq == 0
+
+    def resume(self, seq: int, at_s: float) -> None:
+        """Go on from what another knew up to batch ``seq``, if the engine still has that very batch: ask from there.
+
+        Numbers begin anew with an engine's restart, times do not: the batch of that number has another time then, and
+        what the other knew is of a cache that is gone.
+        """
+        self.next_seq, self.at_s, self._resumed_s = seq, at_s, at_s
+
+    def unconfirmed(self) -> None:
+        """The engine did not confirm it: as if nothing had been told; ask for all that there is."""
+        if self._resumed_s is not None:
+            self.next_seq, self.at_s, self._resumed_s = 0, None, None
 
     @property
     def waiting(self) -> bool:
@@ -69,9 +90,20 @@ class Feed:
         """A batch came, live or played back; what is played back comes in order."""
         if seq < self.next_seq:
             return self._old_or_restarted(seq, batch, replayed=replayed)
+        if seq == self.next_seq and self._resumed_s is not None:
+            return self._confirm(batch)
         if seq == self.next_seq:
             return Verdict(Step.APPLIED, apply=self._run(batch))
         return self._skip_to(seq, batch) if replayed else self._early(seq, batch)
+
+    def _confirm(self, batch: Batch) -> Verdict:
+        """The batch up to which another knew all, or one of another life of the engine."""
+        if batch.at_s != self._resumed_s:
+            self.unconfirmed()
+            return Verdict(Step.RESTARTED, clear=True)
+        self._resumed_s = None
+        self._held = {number: held for number, held in self._held.items() if number > self.next_seq}
+        return Verdict(Step.APPLIED, confirmed=True, apply=self._run(batch)[1:])
 
     def _run(self, batch: Batch) -> Sequence[Batch]:
         """The batch that is due and those that waited for it."""
@@ -88,6 +120,7 @@ class Feed:
         if seq < self.next_seq:
             return Verdict(Step.OLD)
         self.lost += 1
+        self._resumed_s = None
         self._held.clear()
         self.next_seq = seq + 1
         return Verdict(Step.BAD, clear=True)
@@ -97,7 +130,7 @@ class Feed:
         if replayed or self.at_s is None or batch.at_s <= max(newest, self.at_s):
             return Verdict(Step.OLD)
         self._held.clear()
-        self.next_seq, self.at_s = 0, None
+        self.next_seq, self.at_s, self._resumed_s = 0, None, None
         after = self.take(seq, batch)
         return Verdict(Step.RESTARTED, clear=True, apply=after.apply, ask_from=after.ask_from)
 
@@ -114,6 +147,7 @@ class Feed:
     def _skip_to(self, seq: int, batch: Batch) -> Verdict:
         """The engine no longer has what came before ``seq``: begin again there."""
         self.lost += seq - self.next_seq
+        self._resumed_s = None
         self._held = {number: held for number, held in self._held.items() if number > seq}
         self.next_seq = seq
         return Verdict(Step.APPLIED, clear=True, apply=self._run(batch))
@@ -127,7 +161,7 @@ class Feed:
         if not self._held:
             return Verdict(step)
         held = sorted(self._held.items())
-        self._held = {}
+        self._held, self._resumed_s = {}, None
         last = held[-1][0]
         self.lost += last + 1 - self.next_seq - len(held)
         self.next_seq = last + 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from router.dataplane.body import ParsedBody
 from router.endpoints import Endpoint, EndpointSet, address
@@ -32,11 +32,15 @@ class Precise:
         index: fed by a subscriber.
         tokens: finds token ids.
         endpoints: the engines.
+        speculation: what was just sent; ``None``: a new one.
+        on_sent: told of every prompt that is sent, with its keys.
     """
 
     def __init__(
-        self, index: KVIndex, tokens: Tokens, endpoints: EndpointSet, *, speculation: Speculation | None = None
-    ) -> None:
+        self, index: KVIndex, tokens: Tokens, endpoints: EndpointSet, *, speculation: Speculation | None = None,
+        on_sent: Callable[[str, Sequence[int]], None] | None = None,
+    ) -> None:  # fmt: skip
+        self._on_sent = on_sent
         self.index, self.tokens, self._endpoints = index, tokens, endpoints
         self.speculation = Speculation() if speculation is None else speculation
         self._asking: set[asyncio.Task[None]] = set()
@@ -110,6 +114,8 @@ class Precise:
         keys = prompt.keys.get(self.index.block_tokens(name))
         if keys:
             self.speculation.sent(name, keys, now_s=now_s)
+            if self._on_sent is not None:
+                self._on_sent(name, keys)
 
     def gone(self, url: str) -> None:
         """The engine's cache is gone."""

@@ -11,13 +11,14 @@ from fleet import signals as s
 from fleet.signals import Kind, Signal
 from router.kvevents.subscriber import Subscriber
 from router.kvevents.tokens import Tokens
+from router.kvevents.window import Told
 
 
 class IndexCollector(Collector):
     """Gives index, subscriber and token counts to a registry."""
 
-    def __init__(self, subscriber: Subscriber, tokens: Tokens | None = None) -> None:
-        self._subscriber, self._tokens = subscriber, tokens
+    def __init__(self, subscriber: Subscriber, tokens: Tokens | None = None, told: Told | None = None) -> None:
+        self._subscriber, self._tokens, self._told = subscriber, tokens, told
 
     def collect(self) -> Iterable[Metric]:
         """All families."""
@@ -32,6 +33,11 @@ class IndexCollector(Collector):
         for signal, value in plain:
             yield _family(signal, [((), value)])
         yield _family(s.KV_INDEX_LEFT_OUT, [(("unresolved",), counts.unresolved), (("full",), counts.refused)])
+        if (told := self._told) is not None:
+            yield _family(s.KV_BACKEND_UP, [((), told.up)])
+            yield _family(s.KV_BACKEND_ERRORS, [((), told.errors)])
+            blocks = (("written", told.rows), ("loaded", told.loaded), ("unconfirmed", told.refused))
+            yield _family(s.KV_BACKEND_BLOCKS, [((what,), count) for what, count in blocks])
         if self._tokens is not None:
             yield _family(s.KV_PROMPTS, [((origin.value,), n) for origin, n in self._tokens.counts.items()])
 

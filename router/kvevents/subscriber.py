@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,10 @@ import zmq.asyncio
 from fleet.errors import ConfigError
 from router.kvevents.feed import Feed, Step, Verdict
 from router.kvevents.places import Source, base, pod_of, ranked
-from router.kvevents.wire import BadBatchError, apply, decode
+from router.kvevents.window import Shared, Snapshot
+from router.kvevents.wire import BadBatchError, Batch, apply, decode, touched
 from router.kvindex.index import KVIndex
+from router.kvindex.rows import restore
 
 log = logging.getLogger(__name__)
 END = (-1).to_bytes(8, "big", signed=True)
@@ -54,13 +56,19 @@ class Subscriber:
     Args:
         index: where events go.
         on_done: called with each task that ends.
+        shared: a store that several routers share; ``None``: there is none.
     """
 
     def __init__(
-        self, index: KVIndex, *, on_done: Callable[[asyncio.Task[None]], None] = lambda _task: None
+        self, index: KVIndex, *, on_done: Callable[[asyncio.Task[None]], None] = lambda _task: None,
+        shared: Shared | None = None,
     ) -> None:  # fmt: skip
         self.index, self.heard = index, Heard()
-        self._on_done = on_done
+        self._on_done, self._shared = on_done, shared
+        self._snapshots: dict[str, Snapshot] = {}
+        """Read from the store, and to be confirmed by the engine."""
+        self._loaded: set[str] = set()
+        """Publishers for whom the store was asked."""
         self._context = zmq.asyncio.Context()
         self._feeds: dict[str, Feed] = {}
         self._replays: dict[str, str] = {}
@@ -127,6 +135,10 @@ class Subscriber:
         for name in [one for one in {*self._feeds, *self._sockets, *self._replays} if base(one) == pod]:
             self._feeds.pop(name, None)
             self._replays.pop(name, None)
+            self._snapshots.pop(name, None)
+            self._loaded.discard(name)
+            if self._shared is not None:
+                self._shared.forget(name)
             if (socket := self._sockets.pop(name, None)) is not None:
                 socket.close(linger=0)
             self.index.forget(name)
@@ -138,6 +150,7 @@ class Subscriber:
             if now_s - self._anew_s.get(name, -_JUST_S) >= _JUST_S:
                 self._feeds[name] = Feed()
                 self.index.clear(name)
+                self._broken(name)
 
     async def close(self) -> None:
         """Hear no more."""
@@ -192,10 +205,15 @@ class Subscriber:
             log.info("%s counts its KV events anew: it restarted", name)
         if verdict.clear:
             self.index.clear(name)
+            self._broken(name)
+        if verdict.confirmed:
+            self._confirmed(name)
         for batch in verdict.apply:
             self.heard.batches += 1
             self.heard.events += len(batch.events)
             apply(self.index, name, batch)
+        if self._shared is not None and verdict.apply:
+            self._note(self._shared, name, verdict.apply)
         if verdict.apply:
             self.heard.lag_s = max(0.0, time.time() - verdict.apply[-1].at_s)
         if verdict.ask_from is not None:
@@ -205,6 +223,39 @@ class Subscriber:
                     self._start(self._play_back(name, verdict.ask_from))
             else:
                 self._give_up(name)
+
+    def _note(self, shared: Shared, name: str, batches: Sequence[Batch]) -> None:
+        """Batches that follow each other were applied, the last of them the feed's last."""
+        window = shared.window(name)
+        for seq, batch in enumerate(batches, self._feeds[name].next_seq - len(batches)):
+            names, clears = touched(batch)
+            window.took(seq, batch.at_s, names, everything=clears)
+
+    def _broken(self, name: str) -> None:
+        """Something was missed, or the engine restarted: what is known now follows nothing."""
+        if self._shared is not None:
+            self._shared.window(name).broken()
+
+    def _confirmed(self, name: str) -> None:
+        """The engine still has the batch up to which the store knows: take over what the store held."""
+        snapshot = self._snapshots.pop(name, None)
+        if snapshot is not None and self._shared is not None:
+            taken = restore(self.index, name, snapshot.rows, block_tokens=snapshot.block_tokens)
+            self._shared.told.loaded += taken
+            self._shared.window(name).begin(snapshot.version)
+
+    async def _resume(self, name: str, shared: Shared) -> int:
+        """Before an engine is asked for all that it said: what the store knows; the number to ask from."""
+        if name in self._loaded:
+            return 0
+        self._loaded.add(name)
+        snapshot = await shared.load(name)
+        feed = self._feeds.get(name)
+        if snapshot is None or feed is None or not feed.fresh:
+            return 0
+        self._snapshots[name] = snapshot
+        feed.resume(snapshot.version.seq, snapshot.version.at_s)
+        return snapshot.version.seq
 
     def _give_up(self, name: str) -> None:
         feed = self._feeds[name]
@@ -218,8 +269,26 @@ class Subscriber:
 
     async def _play_back(self, name: str, first: int) -> None:
         """Ask an engine for what it said from ``first`` on."""
-        self.heard.replays += 1
         self._asking.add(name)
+        try:
+            if first == 0 and self._shared is not None:
+                first = await self._resume(name, self._shared)
+            await self._ask(name, first)
+            if (unconfirmed := self._snapshots.pop(name, None)) is not None and name in self._feeds:
+                if self._shared is not None:
+                    self._shared.told.refused += len(unconfirmed.rows)
+                self._feeds[name].unconfirmed()
+                await self._ask(name, 0)
+        finally:
+            self._asking.discard(name)
+        if name in self._feeds:
+            self._give_up(name)
+
+    async def _ask(self, name: str, first: int) -> None:
+        """One replay, from ``first`` on."""
+        if name not in self._replays:
+            return  # the engine is gone
+        self.heard.replays += 1
         socket: zmq.asyncio.Socket = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.IPV6, 1)
         try:
@@ -231,9 +300,6 @@ class Subscriber:
             log.warning("%s does not play back its KV events: %s", name, error or "no answer")
         finally:
             socket.close(linger=0)
-            self._asking.discard(name)
-        if name in self._feeds:
-            self._give_up(name)
 
     async def _replayed(self, name: str, frames: list[bytes]) -> bool:
         """One message of a replay; False at its end."""
@@ -249,4 +315,4 @@ class Subscriber:
         self.heard.lost += feed.lost - before
         self._follow_up(name, verdict)
         await asyncio.sleep(0)
-        return True
+        return verdict.step is not Step.RESTARTED  # another life of the engine than the one asked for

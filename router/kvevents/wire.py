@@ -165,6 +165,18 @@ def apply(index: KVIndex, pod: str, batch: Batch) -> None:
             index.clear(pod, tier=None if event.medium is None else tier_of(event.medium))
 
 
+def touched(batch: Batch) -> tuple[set[int], bool]:
+    """Names of the blocks that a batch stores or removes, and whether it clears more than those."""
+    names: set[int] = set()
+    clears = False
+    for event in batch.events:
+        if isinstance(event, _Cleared | _ClearedRow):
+            clears = True
+        else:
+            names.update(_ints(event.block_hashes))
+    return names, clears
+
+
 def _store(index: KVIndex, pod: str, event: _Stored | _StoredRow) -> None:
     parent = event.parent_block_hash
     lora = event.lora_name or (f"#{event.lora_id}" if event.lora_id is not None else None)

@@ -12,10 +12,11 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from router.kvindex.keys import MASK, Tier, chain, extra_bytes, pack, root_key
 from router.kvindex.podsets import BITS, PodSets, pods_of
-from router.kvindex.table import Table
+from router.kvindex.table import Keys, Table
 
 DEFAULT_CAPACITY: Final = 8_000_000
 """Blocks of all pods together; about 600 MB at most."""
@@ -202,6 +203,41 @@ class KVIndex:
 
     def _tidy(self) -> None:
         self.blocks.remap(self._sets.sweep(self.blocks.values_in_use()))
+
+    # ---- the content as it is
+
+    def holding(self, pod: str, name: int) -> tuple[int, int]:
+        """Our key of a block that ``pod`` calls ``name``, and a bit for each tier where it lies; zeros: it has none."""
+        known = self._pods.get(pod)
+        key = known.handles.get(name) if known else 0
+        return (key, self._sets.bits[self.blocks.get(key)] >> known.base & 15) if known and key else (0, 0)
+
+    def content(self, pod: str) -> tuple[Keys, Keys, npt.NDArray[Any]]:
+        """All that ``pod`` holds: its names, our keys, and the tiers of each as bits."""
+        known = self._pods.get(pod)
+        if known is None or not len(known.handles):
+            none = np.zeros(0, dtype=np.uint64)
+            return none, none, none
+        names, keys = known.handles.items()
+        sets, places = np.unique(self.blocks.many(keys.tolist()), return_inverse=True)
+        bits = np.array([self._sets.bits[number] >> known.base & 15 for number in sets.tolist()], dtype=np.uint64)
+        return names, keys, bits[places]
+
+    def place(self, pod: str, name: int, key: int, tiers: int, *, block_tokens: int) -> bool:
+        """Enter a block as :meth:`holding` told it; False where there is no room."""
+        if self.pairs >= self.capacity:
+            self.counts.refused += 1
+            return False
+        known = self._pods.get(pod) or self._new(pod)
+        known.block_tokens = block_tokens
+        before = known.handles.count
+        known.handles.put(name, key)
+        self.pairs += known.handles.count - before
+        number = self.blocks.get(key)
+        self._set(key, self._sets.number(self._sets.bits[number] | tiers << known.base))
+        if self._sets.crowded:
+            self._tidy()
+        return True
 
     # ---- look-ups
 

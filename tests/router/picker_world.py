@@ -117,7 +117,7 @@ class World:
         self.wait(lambda: pattern.search(httpx.get(f"http://127.0.0.1:{self.envoy_admin}/clusters").text), "health")
 
     def wait(self, ready: Any, what: str) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             try:
                 if ready():
