@@ -438,7 +438,8 @@ ROUTER_SPLITS = Signal(
     unit="requests",
     layer=Layer.APPLICATION,
     origin=Origin.ROUTER,
-    meaning="Where prompts are computed: decode, prefill-decode, or fallback after a prefill that failed.",
+    meaning="Where prompts are computed: decode, prefill-decode, fallback after a prefill that failed, or decode-first: the "
+    "decode engine was asked first and had enough cached.",
     labels=("model_name", "decision_type"),
 )
 

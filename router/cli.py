@@ -70,6 +70,8 @@ _SHARED: Final = (
     click.option("--tokenizer", help="tokenizer.json for plain prompts; default: engines are asked."),
     click.option("--disaggregation", help="Prefill and decode apart: nixl, mooncake, shared-storage, sglang, sidecar."),
     click.option("--bootstrap-port", type=int, help="Of prefill engines, for mooncake and sglang (default 8998)."),
+    click.option("--cache-hit-threshold", type=float,
+                 help="shared-storage: ask decode first, to answer if this share is cached (default 0: do not)."),
     click.option("--pd-decider", help="When: always, uncached:TOKENS or prompt:TOKENS (default uncached:1024)."),
     click.option("--explain", is_flag=True, default=None, help="Answer x-fleet-explain: for trusted clients only."),
     click.option("--scrape-s", type=float, help="Seconds between two scrapes of an engine (default 1)."),

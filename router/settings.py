@@ -146,6 +146,10 @@ class RouterSettings(Settings):
     ``sidecar``. Empty: each request is served whole."""
     bootstrap_port: int = Field(default=8998, ge=1, le=65_535)
     """Port of prefill engines' bootstrap servers (Mooncake, SGLang; 8998 is the default of both)."""
+    cache_hit_threshold: float = Field(default=0.0, ge=0.0, le=1.0)
+    """``shared-storage``: the decode engine is asked first, to answer if this share of the prompt is in its cache or
+    the store (LMCache's ``cache_hit_threshold``, which not every vLLM has); only else is the prompt computed
+    elsewhere. 0: it is not asked."""
     pd_decider: str = "uncached:1024"
     """When a prompt is computed elsewhere: ``always``, ``uncached:TOKENS`` or ``prompt:TOKENS``."""
     kv_bytes_per_token: float = Field(default=131_072.0, gt=0)

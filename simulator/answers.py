@@ -21,6 +21,8 @@ _PERIOD = len(_TEXTS)
 _HOLE = "\x00text\x00"
 """Stands for a token's text while an event's frame is made."""
 DONE = b"data: [DONE]\n\n"
+CACHE_THRESHOLD = "cache_threshold"
+"""``finish_reason`` of an answer that was not begun: too little of its prompt is cached."""
 
 
 def event(body: Any) -> bytes:
@@ -107,6 +109,11 @@ class Answer:
         piece = self._piece(choice, "", (choice.sent, choice.sent), "abort")
         return event({**self._header(), "choices": [piece], **self._stamp()})
 
+    def unmet(self, choice: Choice) -> bytes:
+        """The only event of a choice that is not answered: too little of its prompt is cached."""
+        piece = self._piece(choice, "", (0, 0), CACHE_THRESHOLD)
+        return event({**self._header(), "choices": [piece], **self._stamp()})
+
     def _token(self, choice: Choice, finish: str | None, stop: str | int | None) -> bytes:
         generation, plan = self._generation, choice.plan
         first, choice.sent = choice.sent, choice.sent + 1
@@ -150,8 +157,13 @@ class Answer:
 
     # ---- whole answers
 
-    def whole(self, transfer: dict[str, Any] | None) -> bytes:
-        """The answer of a request that does not stream; ``transfer`` are its ``kv_transfer_params``."""
+    def whole(self, transfer: dict[str, Any] | None, *, unfinished: str = "abort") -> bytes:
+        """The answer of a request that does not stream.
+
+        Args:
+            transfer: its ``kv_transfer_params``.
+            unfinished: why a choice without all its tokens ended.
+        """
         generation = self._generation
         created = 0 if generation.chat else None
         usage = {
@@ -163,18 +175,18 @@ class Answer:
         ids = tokens.unpack(self.choices[0].prompt.packed) if generation.return_token_ids else None
         prompt = {"prompt_logprobs": None, "prompt_token_ids": ids, "prompt_text": None} if generation.chat else {}
         return _encode({
-            **self._header(whole=True), "choices": [self._choice(choice) for choice in self.choices],
+            **self._header(whole=True), "choices": [self._choice(choice, unfinished) for choice in self.choices],
             "service_tier": None, "system_fingerprint": self._fingerprint, "usage": usage, **prompt,
             "kv_transfer_params": transfer, "ec_transfer_params": None, "metrics": None,
         })  # fmt: skip
 
-    def _choice(self, choice: Choice) -> dict[str, Any]:
+    def _choice(self, choice: Choice, unfinished: str) -> dict[str, Any]:
         generation, plan = self._generation, choice.plan
         complete = choice.sent == plan.tokens
         ids = _token_ids(0, choice.sent) if generation.return_token_ids else None
         common = {
             "logprobs": _logprobs(0, choice.sent, chat=generation.chat) if generation.logprobs else None,
-            "finish_reason": plan.finish_reason if complete else "abort",
+            "finish_reason": plan.finish_reason if complete else unfinished,
             "stop_reason": plan.stop_reason if complete else None, "token_ids": ids,
         }  # fmt: skip
         text = plan.text()[: plan.shown(choice.sent)]

@@ -61,6 +61,7 @@ class Body(msgspec.Struct, kw_only=True):
     priority: int = 0
     cache_salt: Salt | None = None
     kv_transfer_params: dict[str, Any] | None = None
+    cache_hit_threshold: float | None = None
     request_id: str | None = None
 
     @property

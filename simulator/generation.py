@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from simulator import tokens
 from simulator.answer_plan import Plan
-from simulator.answers import DONE, Answer, Choice
+from simulator.answers import CACHE_THRESHOLD, DONE, Answer, Choice
 from simulator.api_types import ApiError
 from simulator.asgi import Message, Receive, Send, begin_stream, break_connection, header, read, reply, send_part
 from simulator.connector import Connector
@@ -22,7 +22,7 @@ from simulator.openai_api import PARSERS, Generation, Prompt, Served
 from simulator.realtime import Mailbox, Runner, TokenStream
 from simulator.refusals import WRONG_MEDIA_TYPE
 from simulator.sequence import EngineRequest
-from simulator.tokens import BLOCK_BYTES
+from simulator.tokens import BLOCK_BYTES, BLOCK_TOKENS
 from simulator.transfer import Leg, check_rank, check_role
 
 _FAILED = ApiError(500, "Internal server error", kind="InternalServerError")
@@ -80,6 +80,9 @@ class Generator:
         fate = self._parts.faults.fate()
         if fate.error is not None:
             raise fate.error
+        if generation.cache_hit_threshold and not self._cached_enough(generation):
+            await self._decline(generation, scope, send)
+            return 200
         job = self._submit(generation, scope, send, fate)
         watch = asyncio.ensure_future(receive())  # comes back when the client hangs up
         watch.add_done_callback(lambda _: job.mailbox.hang_up())
@@ -92,6 +95,33 @@ class Generator:
             self._forget(job)
         return 200
 
+    # ---- a threshold of cached tokens
+
+    def _cached_enough(self, generation: Generation) -> bool:
+        """Whether every prompt meets the request's threshold, by what the cache holds when it comes."""
+        kv = self._parts.runner.engine.kv
+        for prompt in generation.prompts:
+            hashes = tokens.chain(prompt.packed, parent=generation.root)
+            if kv.match(hashes, len(hashes)) * BLOCK_TOKENS < generation.cache_hit_threshold * prompt.tokens:
+                return False
+        return True
+
+    async def _decline(self, generation: Generation, scope: Message, send: Send) -> None:
+        """Say that it was not answered, and why."""
+        answer = self._answer_to(generation, scope)
+        if not generation.stream:
+            await reply(send, 200, answer.whole(None, unfinished=CACHE_THRESHOLD))
+            return
+        await begin_stream(send)
+        for choice in answer.choices:
+            await send_part(send, answer.opening(choice) + answer.unmet(choice))
+        await send_part(send, answer.usage(), last=True)
+
+    def _answer_to(self, generation: Generation, scope: Message) -> Answer:
+        name = header(scope, b"x-request-id") or generation.request_id or secrets.token_hex(8)
+        return Answer(generation, request_id=("chatcmpl-" if generation.chat else "cmpl-") + name,
+                      created=int(time.time()), fingerprint=self._parts.fingerprint)  # fmt: skip
+
     # ---- into the engine
 
     def _submit(self, generation: Generation, scope: Message, send: Send, fate: Fate) -> _Job:
@@ -99,9 +129,7 @@ class Generator:
         if connector is not None:
             check_role(generation.transfer, connector.role)
             check_rank(generation.transfer, connector.kind, header(scope, b"x-data-parallel-rank"))
-        name = header(scope, b"x-request-id") or generation.request_id or secrets.token_hex(8)
-        answer = Answer(generation, request_id=("chatcmpl-" if generation.chat else "cmpl-") + name,
-                        created=int(time.time()), fingerprint=self._parts.fingerprint)  # fmt: skip
+        answer = self._answer_to(generation, scope)
         job = _Job(scope=scope, send=send, generation=generation, answer=answer, mailbox=Mailbox(), fate=fate,
                    open=[], streams=[], contents=[])  # fmt: skip
         for choice in answer.choices:

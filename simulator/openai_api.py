@@ -83,6 +83,8 @@ class Generation:
     return_token_ids: bool
     priority: int
     transfer: Transfer | None
+    cache_hit_threshold: float
+    """Answer only if this share of the prompt is cached; 0: always."""
     request_id: str | None
 
     @property
@@ -271,6 +273,9 @@ def _generation(
     check_sampling(body, n, min(rooms))
     if n > 1 and body.temperature is not None and body.temperature < GREEDY_TEMPERATURE:
         raise ApiError(400, f"n must be 1 when using greedy sampling, got {n}.")
+    threshold = body.cache_hit_threshold or 0.0
+    if not 0.0 <= threshold <= 1.0:
+        raise bad_value("cache_hit_threshold must be in [0.0, 1.0].", "cache_hit_threshold", threshold)
     adapter = body.model if body.model in served.adapters else None
     prompts = tuple(
         Prompt(packed=packed, text=text, plans=_plans(body, packed, room, n, served.law))
@@ -283,7 +288,7 @@ def _generation(
         n=n, stream=bool(body.stream), include_usage=bool(options and options.include_usage),
         continuous_usage=bool(options and options.include_usage and options.continuous_usage_stats), echo=echo,
         prompt_only=prompt_only, logprobs=logprobs, return_token_ids=bool(body.return_token_ids),
-        priority=body.priority, request_id=body.request_id,
+        priority=body.priority, cache_hit_threshold=threshold, request_id=body.request_id,
         transfer=parse_transfer(body.kv_transfer_params, served.transfers) if served.transfers else None,
     )  # fmt: skip
 

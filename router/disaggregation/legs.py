@@ -29,6 +29,7 @@ from router.disaggregation.protocols import (
     prefill_body,
     ranks,
     with_cached,
+    with_threshold,
 )
 from router.endpoints import address
 from router.ticket import Ticket
@@ -36,6 +37,10 @@ from router.ticket import Ticket
 log = logging.getLogger(__name__)
 _ERROR: Final = re.compile(rb'data: *\{ *"(error|object" *: *"error)"')
 """A stream's first event when the decode engine failed."""
+_UNMET: Final = re.compile(rb'"finish_reason" *: *"cache_threshold"')
+_TOKEN: Final = re.compile(rb'"(?:text|content|reasoning|reasoning_content)" *: *"[^"]')
+_OPENING: Final = 2
+"""Events that may come before the one that ends an answer without a token: a chat's role, and that one."""
 _TELLS: Final = 32
 """Bytes of an answer by which that can be seen."""
 _ASK_S: Final = 5.0
@@ -68,7 +73,9 @@ class Legs:
         "_meeting",
         "_original",
         "_request",
+        "_threshold",
         "_ticket",
+        "_trying",
         "_url",
         "cached",
         "header",
@@ -89,6 +96,9 @@ class Legs:
         self._leg: PrefillLeg | None = None
         self._ask: PrefillLeg | None = None
         self._held = b""
+        self._threshold = hub.settings.cache_hit_threshold
+        self._trying = False
+        """The decode engine was asked first, and has not said yet whether it answers."""
         self.header = b""
         """A line for the decode leg's head."""
         self.used = False
@@ -106,6 +116,10 @@ class Legs:
         elif self.protocol is Protocol.MOONCAKE:
             known = self._hub.engine_ids.get(self._url)
             self._meet(known) if known else self._find()
+        elif self.protocol is Protocol.SHARED and self._threshold:
+            self._trying = True
+            self._request.body = with_threshold(self._original, self._threshold)
+            self._go()
         else:
             self._send()
 
@@ -146,7 +160,7 @@ class Legs:
 
     def _send(self) -> None:
         pool = self._hub.pool(self._url)
-        body = prefill_body(self.protocol, self._original, self._meeting)
+        body = prefill_body(self.protocol, self._whatever_is_cached(), self._meeting)
         request = self._request
         head = request.head
         if self._meeting.engine_id:
@@ -186,8 +200,13 @@ class Legs:
         if answer is not None or self.protocol.at_once:
             body = decode_body(self.protocol, self._original, self._meeting, answer=answer)
         self.used = body is not None
-        self._request.body = self._original if body is None else body
+        self._request.body = self._whatever_is_cached() if body is None or body is self._original else body
         self._go()
+
+    def _whatever_is_cached(self) -> bytes:
+        """The request for an engine that is to answer it: a threshold of the engine's own does not count."""
+        asked_first = self.protocol is Protocol.SHARED and self._threshold
+        return with_threshold(self._original, 0.0) if asked_first else self._original
 
     def _alone(self) -> None:
         """From here on the decode engine gets the whole request."""
@@ -209,6 +228,8 @@ class Legs:
         Engines send the head of a stream before they have the KV: nothing of an answer is passed on before its body
         says that the decode engine could use what was prefilled.
         """
+        if self._trying:
+            return self._tried(reader, data)
         if not self.used:
             return data
         self._held += data
@@ -221,6 +242,23 @@ class Legs:
             self._go() if reader.done else self._anew()
             return None
         self._held = b""
+        return held
+
+    def _tried(self, reader: ResponseReader, data: bytes) -> bytes | None:
+        """The answer of a decode engine that was asked first; ``None``: not known yet, or the prompt goes elsewhere."""
+        self._held += data
+        held = self._held
+        unmet = _UNMET.search(held)
+        begun = reader.status != 200 or (reader.events and (_TOKEN.search(held) or held.count(b"data:") > _OPENING))
+        if not reader.done and (unmet or not begun):
+            return None
+        self._trying, self._held = False, b""
+        if unmet and reader.status == 200:
+            self._request.body = self._original
+            self._send()
+            return None
+        self._director.prefilled(self._ticket)
+        self._director.metrics.split(self._ticket.model, "decode-first")
         return held
 
     def _fall_back(self) -> None:

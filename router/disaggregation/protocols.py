@@ -93,6 +93,17 @@ def clean(body: bytes) -> bytes:
     return msgspec.json.encode(fields)
 
 
+def with_threshold(body: bytes, share: float) -> bytes:
+    """The request, to be answered only if ``share`` of its prompt is cached.
+
+    >>> with_threshold(b'{"model":"m"}', 0.5)
+    b'{"model":"m","cache_hit_threshold":0.5}'
+    """
+    fields = _decode(body)
+    fields["cache_hit_threshold"] = _raw(share)
+    return msgspec.json.encode(fields)
+
+
 def prefill_body(protocol: Protocol, body: bytes, meeting: Meeting) -> bytes:
     """What the prefill engine gets: one token and no stream, or for SGLang the whole request."""
     fields = _decode(body)
