@@ -249,6 +249,8 @@ class ReplicaObservation:
     """Share of the prompt tokens of the window that the prefix cache held."""
     age_s: float | None = None
     """Age of ``sample`` at the snapshot's time; ``None`` when never scraped."""
+    gpu_active: float | None = None
+    """0..1, of its busiest GPU, where DCGM tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -164,5 +164,5 @@ class Collector:
         return ReplicaObservation(
             replica=replica, sample=reading.sample, generation_tps=reading.generation_tps,
             prompt_tps=reading.prompt_tps, request_rps=reading.request_rps, prefix_hit_ratio=reading.prefix_hit_ratio,
-            age_s=max(now_s - reading.sample.at_s, 0.0),
+            age_s=max(now_s - reading.sample.at_s, 0.0), gpu_active=reading.gpu_active,
         )  # fmt: skip

@@ -22,7 +22,7 @@ from wva import snapshot_file
 from wva.actuate import Actuated, actuate, changes
 from wva.collect import Collector, Problem
 from wva.decide import decide
-from wva.doubt import held
+from wva.doubt import held, uncontradicted
 from wva.metrics import WvaMetrics
 from wva.operator import Keeper, Operator
 from wva.overrides import Overrides, told
@@ -147,7 +147,7 @@ class ControlLoop:
         laid = self.operator.now if self.operator else Overrides()
         specs = self._targets.completed(narrowed(snapshot, laid))
         decisions, self.state = decide(snapshot, specs, self.state, now_s, self._policy)
-        decisions = told(held(decisions, _source_failure(problems)), laid)
+        decisions = told(uncontradicted(held(decisions, _source_failure(problems)), snapshot), laid)
         done = actuate(self._platform, decisions, dry_run=self._dry_run)
         self._publish(snapshot, decisions, done)
         problems = (*problems, *done.problems, *self._saved(), *self._history_problems())

@@ -82,6 +82,7 @@ def _of_replica(spec: VariantSpec, seen: ReplicaObservation, at_s: float, *, new
         "prompt_tps": seen.prompt_tps,
         "request_rps": seen.request_rps,
         "prefix_hit_ratio": seen.prefix_hit_ratio,
+        s.GPU_ACTIVE.name: seen.gpu_active,
     }
     for name, value in values.items() if new else ((SAMPLE_AGE, seen.age_s),):
         if value is not None:

@@ -74,6 +74,7 @@ class LargeFleet:
             queries.kv_utilisation(): self._by_host("vllm:kv_cache_usage_perc", load),
             queries.cache_config(): ({"instance": host, **config, "_v": "1"} for host in self.hosts),
             queries.sampled_at(): ({"instance": host, "_v": f"{at_s - 7.5}"} for host in self.hosts),
+            queries.gpu_active(): self._by_pod(load),
             queries.router_queue(): self._by_model("0"),
             queries.router_queue_sampled_at(): self._by_model(f"{at_s - 7.5}"),
             queries.router_traffic(): self._traffic(ROUTER.series, index),
@@ -89,6 +90,14 @@ class LargeFleet:
     def _by_model(self, value: str) -> Iterator[dict[str, str]]:
         for model in self.models:
             yield {"model_name": model, "target_model_name": model, "_v": value}
+
+    def _by_pod(self, values: Array) -> Iterator[dict[str, str]]:
+        for n, value in enumerate(values.tolist()):
+            yield {
+                "exported_pod": f"v{n // self.size.each:04d}-{n % self.size.each}",
+                "pod": "dcgm",
+                "_v": f"{value:.4g}",
+            }
 
     def _by_host(self, name: str, values: Array) -> Iterator[dict[str, str]]:
         for host, value in zip(self.hosts, values.tolist(), strict=True):

@@ -18,6 +18,8 @@ class EngineReading:
     prompt_tps: float | None = None
     request_rps: float | None = None
     prefix_hit_ratio: float | None = None
+    gpu_active: float | None = None
+    """0..1, of the busiest GPU of the engine's pod; only a source that has DCGM's metrics tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

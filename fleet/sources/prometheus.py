@@ -69,6 +69,8 @@ class Labels(msgspec.Struct, gc=False):
     engine: str = ""
     num_gpu_blocks: str = ""
     block_size: str = ""
+    pod: str = ""
+    exported_pod: str = ""
 
     @property
     def model(self) -> str:
@@ -156,6 +158,7 @@ class PrometheusSource:
         """See :class:`fleet.sources.base.MetricSource`."""
         ages = self._ages()
         fields = self._fields()
+        busy = self._gpus()
         rate = {name: self._values(queries.rate(signal, self._window_s)) for name, signal in queries.RATES.items()}
         found = {}
         for replica in replicas:
@@ -165,7 +168,9 @@ class PrometheusSource:
                     name: by_instance[instance] for name, by_instance in fields.items() if instance in by_instance
                 }
                 sample = EngineSample(at_s=now_s - ages[instance], **values)
-                found[replica.url] = _reading(sample, {name: rate[name].get(instance) for name in rate})
+                found[replica.url] = _reading(
+                    sample, {name: rate[name].get(instance) for name in rate}, busy.get(replica.name)
+                )
         return found
 
     def router_queue(self) -> RouterQueue:
@@ -211,6 +216,15 @@ class PrometheusSource:
             if _usable(at_s := entry.number):
                 name = entry.metric.instance
                 found[name] = max(entry.value[0] - at_s, found.get(name, 0.0))
+        return found
+
+    def _gpus(self) -> dict[str, float | None]:
+        """Activity by pod; ``None`` for a name that several pods have (in different namespaces)."""
+        found: dict[str, float | None] = {}
+        for entry in self._query(queries.gpu_active()):
+            one, value = entry.metric, entry.number
+            if (name := one.exported_pod or one.pod) and _usable(value):
+                found[name] = None if name in found else min(value, 1.0)
         return found
 
     def _fields(self) -> dict[str, Values]:
@@ -292,9 +306,10 @@ def _first(named: Mapping[str, Values], signal: Signal) -> Values:
     return merged
 
 
-def _reading(sample: EngineSample, rate: Mapping[str, float | None]) -> EngineReading:
+def _reading(sample: EngineSample, rate: Mapping[str, float | None], gpu_active: float | None) -> EngineReading:
     return EngineReading(
         sample=sample,
+        gpu_active=gpu_active,
         generation_tps=rate["generation_tps"],
         prompt_tps=rate["prompt_tps"],
         request_rps=rate["request_rps"],

@@ -72,6 +72,12 @@ def rate(signal: Signal, window_s: float) -> str:
     return _each(signal, lambda name: _summed(promql.rate(name, window)))
 
 
+def gpu_active() -> str:
+    """How busy the busiest GPU of each pod is, 0..1, where DCGM is scraped; the pod's label is DCGM's or renamed."""
+    whole = f"{promql.selector(s.GPU_UTIL)} / 100"
+    return promql.max_by(promql.first_of(promql.selector(s.GPU_ACTIVE), whole), "pod", "exported_pod")
+
+
 def router_traffic() -> str:
     """What the router counts of each model's requests; several routers are added up."""
     return _by_model(ROUTER.series, "streaming")

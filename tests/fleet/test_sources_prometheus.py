@@ -75,10 +75,19 @@ def test_the_number_of_queries_does_not_depend_on_the_fleet() -> None:
         source.read(fleet_of(1), now_s=NOW)
         one = len(asked)
         source.read(fleet_of(200), now_s=NOW)
-        assert one == len(asked) - one == 9
+        assert one == len(asked) - one == 10
         source.router_queue()
         source.traffic()
-    assert len(asked) == 2 * 9 + 6, "a pass asks 15"
+    assert len(asked) == 2 * 10 + 6, "a pass asks 16"
+
+
+def test_dcgm_tells_of_pods_by_either_label_and_not_of_names_that_two_have() -> None:
+    up = [({"instance": f"10.0.0.{i}:8000"}, "1") for i in range(4)]
+    gpus = [({"pod": "dcgm-x", "exported_pod": "r0"}, "0.9"), ({"pod": "r1"}, "1.2"), ({"pod": "r2"}, "0.1"),
+            ({"pod": "dcgm-x", "exported_pod": "r2"}, "0.8"), ({}, "0.7"), ({"pod": "r3"}, "NaN")]  # fmt: skip
+    with api(lambda query: vector(*(gpus if query == queries.gpu_active() else up))) as (url, _):
+        found = PrometheusSource(url).read(fleet_of(4), now_s=NOW)
+    assert [one.gpu_active for one in found.values()] == [0.9, 1.0, None, None]
 
 
 def test_the_router_s_queue_has_the_age_of_its_oldest_sample_by_prometheus_own_clock() -> None:

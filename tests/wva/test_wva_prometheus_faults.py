@@ -56,7 +56,9 @@ class Fleet:
         self.scalings: list[int] = []
 
     def variants(self) -> tuple[Variant, ...]:
-        replicas = tuple(Replica(name=url, url=url, variant="a", since_s=1.0) for url in self.urls)
+        replicas = tuple(
+            Replica(name=f"engine-{i}", url=url, variant="a", since_s=1.0) for i, url in enumerate(self.urls)
+        )
         return (Variant(spec=self.spec, requested=len(self.urls), replicas=replicas),)
 
     def scale(self, variant: str, replicas: int) -> None:
@@ -92,6 +94,11 @@ class World:
         self.steady_s += every_s
         return made.decisions[0]
 
+    def activity(self) -> list[float | None]:
+        """What DCGM says of each engine."""
+        found = self.source.read(self.fleet.variants()[0].replicas, now_s=self.now_s)
+        return [found[url].gpu_active if url in found else None for url in self.fleet.urls]
+
     def sees(self, kv: float) -> bool:
         """Whether Prometheus tells of all engines at this load."""
         try:
@@ -108,10 +115,25 @@ def real(prometheus_binary: str, tmp_path_factory: pytest.TempPathFactory) -> It
     """Three engines, and a real Prometheus that scrapes each by two jobs."""
     with ExitStack() as stack:
         engines = [Engine(100.0, ranks=1) for _ in range(3)]
-        urls = [stack.enter_context(serve(engine.page)) for engine in engines]
+        urls = [stack.enter_context(serve(page_of(engine, i))) for i, engine in enumerate(engines)]
         folder = tmp_path_factory.mktemp("prometheus")
         jobs = {"pods": urls, "services": urls}
         yield Fleet(urls, engines), stack.enter_context(prometheus(prometheus_binary, folder, port(), jobs))
+
+
+DCGM: dict[int, float] = {}
+"""Utilisation of an engine's GPU, percent, where DCGM tells."""
+
+
+def page_of(engine: Engine, index: int) -> Callable[[], str]:
+    """The engine's page, and what DCGM would say of its pod's two GPUs."""
+
+    def page() -> str:
+        told = "".join(f'DCGM_FI_DEV_GPU_UTIL{{gpu="{gpu}",pod="engine-{index}"}} {DCGM[index] - 5 * gpu}\n'
+                       for gpu in range(2) if index in DCGM)  # fmt: skip
+        return engine.page() + told
+
+    return page
 
 
 def port() -> int:
@@ -268,10 +290,27 @@ def test_when_our_clock_jumps_while_prometheus_is_down_nothing_looks_fresh(world
     assert here.fleet.scalings[:1] == [2]
 
 
+def test_a_gpu_that_works_contradicts_an_engine_that_claims_to_idle(world: Make) -> None:
+    here = world()
+    here.fleet.may_shrink()
+    try:
+        DCGM[1] = 90.0
+        until(lambda: here.activity() == [None, 0.9, None], "Prometheus has scraped DCGM's word")
+        decision = here.decide()
+        assert (decision.direction, decision.reason, decision.desired) == (Direction.HOLD, Reason.NO_SIGNAL, 3)
+        assert "engine-1 claims to idle, but its GPU is 90 % active" in decision.detail
+        assert here.fleet.scalings == []
+        DCGM[1] = 5.0
+        until(lambda: here.activity() == [None, 0.05, None], "and that it rests")
+        assert here.decide().reason is Reason.IDLE
+    finally:
+        DCGM.clear()
+
+
 def test_a_fault_does_not_change_how_often_prometheus_is_asked(world: Make) -> None:
     here = world()
     here.decide()
     healthy = len(here.proxy.asked)
     here.proxy.fault = Fault(change=valued("NaN"))
     here.decide()
-    assert len(here.proxy.asked) == 2 * healthy == 30
+    assert len(here.proxy.asked) == 2 * healthy == 32
