@@ -30,12 +30,13 @@ class HttpPeers:
         Raises: LoadFailedError when the other engine is gone, or does not keep them.
         """
         try:
+            body: dict[str, object] = {"engine_id": transfer.engine_id}
             if transfer.bootstrap:
                 transfer = await self._found(transfer)
-                body = {"engine_id": transfer.engine_id, "transfer_id": transfer.request_id}
+                body["transfer_id"] = transfer.request_id
                 status = await self._post(transfer, "meet", body, timeout_s=MEET_S)
             else:
-                body = {"engine_id": transfer.engine_id, "request_id": transfer.request_id, "blocks": transfer.blocks}
+                body |= {"request_id": transfer.request_id, "blocks": transfer.blocks}
                 status = await self._post(transfer, "pull", body)
         except _ERRORS as error:
             raise LoadFailedError(f"the prefill engine does not answer ({error})") from None

@@ -17,6 +17,8 @@ from typing import Any, Final
 
 import msgspec
 import redis.asyncio as redis_client
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from fleet.errors import ConfigError
@@ -28,6 +30,8 @@ from router.kvindex.speculative import Speculation
 log = logging.getLogger(__name__)
 _ERRORS = (RedisError, OSError, TimeoutError)
 _TIMEOUT_S: Final = 1.0
+_LOAD_S: Final = 3.0
+"""A router that starts waits this long for the store before it asks the engine for all."""
 EXPIRE_S: Final = 3600
 """What nobody has written for this long is forgotten: its engine is gone."""
 _STAGED_S: Final = 60
@@ -69,7 +73,7 @@ class Backend:
     def __init__(self, url: str, index: KVIndex, speculation: Speculation, *, every_s: float = 0.5) -> None:
         try:
             self._client: Any = redis_client.Redis.from_url(
-                url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
+                url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S, retry=Retry(NoBackoff(), 1)
             )
         except ValueError as error:
             raise ConfigError(f"no address of a Redis or Valkey: {error}", where="ROUTER_KV_BACKEND",
@@ -104,7 +108,7 @@ class Backend:
         """What the store holds of a publisher; ``None``: nothing, or it cannot be asked."""
         at, blocks, _ = self._names(name)
         try:
-            async with self._client.pipeline(transaction=True) as pipe:
+            async with asyncio.timeout(_LOAD_S), self._client.pipeline(transaction=True) as pipe:
                 version, rows = await pipe.get(at).hgetall(blocks).execute()
         except _ERRORS as error:
             self._failed(error)

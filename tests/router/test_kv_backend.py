@@ -363,6 +363,16 @@ def test_what_one_router_just_sent_the_others_know(server: Server):
     run(work)
 
 
+def test_a_router_that_starts_does_not_wait_for_a_store_that_is_not_there():
+    async def work() -> None:
+        backend = Backend(f"redis://127.0.0.1:{free_port()}/0", KVIndex(), Speculation())
+        assert await asyncio.wait_for(backend.load(POD), 10) is None
+        assert (backend.told.up, backend.told.errors) == (False, 1)
+        await backend.close()
+
+    run(work)
+
+
 @pytest.mark.parametrize("url", ["localhost:6379", "http://x", "redis://h:port"])
 def test_an_address_that_is_none(url: str):
     with pytest.raises(ConfigError):
