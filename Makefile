@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up install install-dev test test-fast lint fmt types layers generate screenshots docs test-engine bench-load bench-peers tools clean
+.PHONY: help up install install-dev test test-fast lint fmt types layers generate screenshots docs test-engine bench-load bench-peers compile uncompile tools clean
 
 help: ## show these targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -74,6 +74,12 @@ bench-peers: ## the proxies that fleet bench compares ours with, each in an envi
 bench-load: install-dev ## public load generators against a simulated engine (1.5 GB; ARGS="--vllm PYTHON" for vLLM's own)
 	test -x .venvs/load/bin/guidellm || ($(PYTHON) -m venv .venvs/load && .venvs/load/bin/pip install --quiet --disable-pip-version-check guidellm==0.8.1 torch==2.13.0)
 	.venvs/load/bin/python tests/peers/load_generators.py --engine-python $(BIN)/python $(ARGS)
+
+compile: install-dev ## the router's hot path as native code, in place (a C compiler, a few minutes; then twice as fast)
+	$(BIN)/python -m router.compiled
+
+uncompile: ## back to plain Python
+	$(BIN)/python -m router.compiled --clean
 
 tools: install-dev ## what tests need beside Debian packages: Helm and kubectl (36 MB), Envoy (102 MB), into .venvs
 	test -x .venvs/helm/helm || $(BIN)/python tests/deploy/get_helm.py .venvs/helm

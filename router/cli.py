@@ -22,6 +22,7 @@ from fleet.errors import ConfigError
 from fleet.history import History
 from fleet.settings import FleetSettings, load
 from fleet.shell import die_with_parent, on_stop, setup_logging
+from router import compiled
 from router.config_file import load_profile
 from router.picker_server.service import PickerService
 from router.picker_server.settings import PickerSettings
@@ -177,6 +178,7 @@ def _run(
     setup_logging(name)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     _raise_descriptor_limit()
+    log.info("the hot path is %s", "native code" if compiled.check() else "plain Python")
     fleet = load(FleetSettings, home=home, history_url=history_url)
     profile = load_profile(settings.config)
     for note in profile.notes:

@@ -19,11 +19,11 @@ from prometheus_client.registry import Collector
 from fleet import signals as s
 from fleet.signals import Signal
 
-LATENCY_BOUNDS: Final = (
+LATENCY_BOUNDS: Final[Sequence[float]] = (
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0,
 )  # fmt: skip
 """Seconds; 0.2, the default target of the TTFT, is one of them."""
-TPOT_BOUNDS: Final = (
+TPOT_BOUNDS: Final[Sequence[float]] = (
     0.001,
     0.0025,
     0.005,
@@ -42,10 +42,25 @@ TPOT_BOUNDS: Final = (
     1.0,
     5.0,
 )
-SCHEDULER_BOUNDS: Final = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+SCHEDULER_BOUNDS: Final[Sequence[float]] = (
+    0.0001,
+    0.0002,
+    0.0005,
+    0.001,
+    0.002,
+    0.005,
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+    5.0,
+)
 """Seconds; upstream's end at 0.1, which hides how bad a bad one is."""
-TOKEN_BOUNDS: Final = tuple(float(2**power) for power in range(18))
-RATIO_BOUNDS: Final = tuple(step / 10 for step in range(11))
+TOKEN_BOUNDS: Final[Sequence[float]] = tuple(float(2**power) for power in range(18))
+RATIO_BOUNDS: Final[Sequence[float]] = tuple(step / 10 for step in range(11))
 OTHER: Final = "other"
 """Stands for every model name beyond the limit, and for names that no engine serves."""
 _MAX_MODELS: Final = 1000
