@@ -1,0 +1,128 @@
+"""What sizing believes of a pool between now and a correction, and at which load misses are booked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fleet.types import VariantObservation
+from tests.wva.slo_fleet import SPEC, ToyFleet
+from wva.decide import decide
+from wva.slo import misses, sizing
+from wva.slo.demand import Reading
+from wva.slo.law import first, law
+from wva.slo.mix import Mix, cost
+from wva.slo.observe import _lived_level
+from wva.slo.plan import _stays
+from wva.types import WvaState
+
+MIX = Mix(prompt=4000.0, output=1000.0)
+LAW = law(cost(SPEC, MIX), first(True), MIX, ttft_s=3.0, tpot_s=0.1, max_running=None, kv_tokens=307_328.0)
+
+
+def batch(*, in_flight: float, serving: float, demand: float, ahead: float) -> sizing.Batch:
+    """One group whose forecast is ``ahead`` in its upper three parts, the present demand in the others."""
+    one = np.array([1.0])
+    parts = np.array([[demand] * 4 + [ahead] * 3])
+    return sizing.Batch(
+        stay_s=_stays([LAW]), full=one * LAW.full, level=one * LAW.level,
+        misses=misses.expected(misses.prior(LAW.spread))[None, :], demand=one * demand, ahead=parts,
+        in_flight=one * in_flight, serving=one * serving, standing=one * serving, coming=one * 0.0, coming_s=one * 50.0,
+        lead_s=one * 100.0, react_s=one * 30.0, ttft_s=one * 3.0, budget=one * 0.01, price=one * 7.0,
+    )  # fmt: skip
+
+
+def steady(replicas: float, rps: float) -> float:
+    """In flight on so many replicas at a steady rate."""
+    levels = np.linspace(1.0, LAW.full, 400)
+    rates = np.array([LAW.rate(level) for level in levels])
+    return float(np.interp(rps / replicas, rates, levels)) * replicas
+
+
+def test_a_pool_that_fills_answers_fewer_requests_at_first() -> None:
+    """Who is there is slowed by who comes: after a step from 5 to 8 requests/s fewer than 5 are answered."""
+    inside = np.array([[steady(5.0, 5.0)]])
+    flow = sizing._Flow(batch(in_flight=0.0, serving=5.0, demand=5.0, ahead=5.0), inside, np.array([[5.0]]))
+    before, step_s = inside, np.array([[5.0]])
+    for index in range(4):
+        after = flow.after(before, np.array([[8.0]]), step_s)
+        answered = 8.0 - float((after - before)[0, 0]) / 5.0
+        assert answered <= 5.0 + 1e-6
+        assert index == 0 or answered < 5.0
+        before = after
+
+
+def test_a_steady_pool_stays_as_it_is() -> None:
+    inside = np.array([[steady(5.0, 5.0)]])
+    flow = sizing._Flow(batch(in_flight=0.0, serving=5.0, demand=5.0, ahead=5.0), inside, np.array([[5.0]]))
+    after = inside
+    for _ in range(10):
+        after = flow.after(after, np.array([[5.0]]), np.array([[20.0]]))
+    assert float(after[0, 0]) == pytest.approx(float(inside[0, 0]), rel=0.03)
+
+
+def test_what_a_decrease_gives_up_it_gives_up_now() -> None:
+    """Four of eight replicas kept: the same misses as if four had served all along."""
+    four = np.array([[4.0]])
+    many = sizing.outlook(batch(in_flight=150.0, serving=8.0, demand=5.0, ahead=7.0), four).missed
+    few = sizing.outlook(batch(in_flight=150.0, serving=4.0, demand=5.0, ahead=7.0), four).missed
+    assert many == pytest.approx(few)
+
+
+def test_more_replicas_never_miss_more() -> None:
+    found = sizing.outlook(batch(in_flight=190.0, serving=5.0, demand=6.0, ahead=8.0), np.arange(2.0, 12.0)[None, :])
+    assert np.all(np.diff(found.missed[0]) <= 1e-9)
+
+
+# ---- where misses are booked
+
+
+def readings(levels: Sequence[float], *, ready: int = 2, every_s: float = 5.0) -> list[Reading]:
+    return [Reading(at_s=every_s * index, arrived=0.0, prompt_tokens=0.0, finished=0.0, generation_tokens=0.0,
+                    in_flight=level * ready, ready=ready) for index, level in enumerate(levels)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("levels", "lived"),
+    [
+        pytest.param([10.0, 12.0, 14.0, 12.0, 12.0], 12.0, id="the mean while nobody waits"),
+        pytest.param([90.0, 70.0, 40.0, 20.0, 10.0], 90.0, id="the queue's height after one"),
+        pytest.param([90.0, 10.0, 10.0, 10.0, 10.0, 10.0, 10.0], 10.0, id="a queue that is long over is over"),
+    ],
+)
+def test_answers_after_a_queue_lived_at_its_height(levels: list[float], lived: float) -> None:
+    assert _lived_level(readings(levels), 5.0, 60.0) == pytest.approx(lived)
+
+
+def test_nothing_is_booked_while_the_number_of_replicas_changes() -> None:
+    before, after = readings([20.0] * 3), readings([20.0] * 5, ready=3)
+    assert _lived_level([*before, *after[3:]], 5.0, 60.0) is None
+
+
+# ---- several variants
+
+
+def test_a_mixed_fleet_at_rest_wants_no_replica_more() -> None:
+    """Replicas of another GPU are a fraction of the reference's: where nothing is to change, none rounds up."""
+    fleet = ToyFleet(replicas=6, follow=False)
+    own = replace(SPEC, min_replicas=3, max_replicas=3)
+    other = replace(SPEC, name="slow", accelerator="a100_sxm", cost_per_hour=5.0)
+    state, asked = WvaState(), set[int]()
+    for index in range(80):
+        for _ in range(15):
+            fleet._second(6.0)
+        seen = fleet.snapshot()
+        entry = seen.variants[0]
+        fast, slow = entry.replicas[:3], entry.replicas[3:]
+        slow = tuple(replace(one, replica=replace(one.replica, variant="slow")) for one in slow)
+        mixed = replace(seen, variants=(
+            VariantObservation(spec=own, requested=3, replicas=fast),
+            VariantObservation(spec=other, requested=3, replicas=slow),
+        ))  # fmt: skip
+        made, state = decide(mixed, [own, other], state, fleet.now_s, fleet.rules)
+        if index > 20:
+            asked.add(made[1].desired)
+    assert max(asked) <= 3
