@@ -25,17 +25,21 @@ class Platform(Protocol):
         """
         ...
 
-    def inventory(self) -> GpuInventory | None:
-        """GPUs that variants may use, as of the last :meth:`variants`; ``None``: nothing limits them.
-
-        Raises: SourceError when the platform does not say.
-        """
-        ...
-
     def scale(self, variant: str, replicas: int) -> None:
         """Ask for ``replicas`` of ``variant``.
 
         Raises: SourceError when the platform refuses or does not answer.
+        """
+        ...
+
+
+class LimitedPlatform(Platform, Protocol):
+    """A platform that knows of GPUs too."""
+
+    def inventory(self) -> GpuInventory | None:
+        """GPUs that variants may use, as of the last :meth:`variants`; ``None``: nothing limits them.
+
+        Raises: SourceError when the platform does not say.
         """
         ...
 
@@ -59,7 +63,7 @@ class HttpPlatform:
         return found
 
     def inventory(self) -> GpuInventory | None:
-        """See :class:`Platform`."""
+        """See :class:`LimitedPlatform`."""
         return self._inventory
 
     def scale(self, variant: str, replicas: int) -> None:

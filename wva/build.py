@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fleet.errors import ConfigError, SourceError
 from fleet.history import History
-from fleet.platform import HttpPlatform, Platform, StaticPlatform
+from fleet.platform import HttpPlatform, LimitedPlatform, StaticPlatform
 from fleet.settings import FleetSettings, load_slos
 from fleet.shell import bind
 from fleet.slo import SloBook
@@ -74,7 +74,7 @@ def build_loop(settings: WvaSettings, fleet: FleetSettings, cluster: KubeParts |
     Raises: FleetError (one line) when a setting or the history cannot be used, or the source not be reached.
     """
     policy, targets = settings.policy(), settings.targets(named_slos(fleet))
-    platform: Platform = cluster.platform if cluster else build_platform(settings)
+    platform: LimitedPlatform = cluster.platform if cluster else build_platform(settings)
     source = build_source(settings)
     if not settings.wait:
         check_source(source)
@@ -104,7 +104,7 @@ def named_slos(fleet: FleetSettings) -> SloBook | None:
     return load_slos(fleet.slo_file) if fleet.slo_file else None
 
 
-def build_platform(settings: WvaSettings) -> Platform:
+def build_platform(settings: WvaSettings) -> LimitedPlatform:
     """The platform API, or a fixed list of engines.
 
     Raises: ConfigError unless exactly one of the two is given.

@@ -72,10 +72,10 @@ def proxied(upstream: str) -> Iterator[Proxy]:
             if not status:
                 self.close_connection = True
                 return
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.end_headers()
             try:
+                self.send_response(status)
+                self.send_header("content-type", "application/json")
+                self.end_headers()
                 self.wfile.write(body)
             except (BrokenPipeError, ConnectionResetError):
                 self.close_connection = True  # who asked did not wait so long

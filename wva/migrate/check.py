@@ -26,7 +26,8 @@ def problem(spec: Any) -> str:
 
 def _faults(value: Any, schema: Mapping[str, Any], path: str) -> Iterator[str]:
     kind = schema["type"]
-    if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "boolean"):
+    fits: bool = isinstance(value, _TYPES[kind]) and (kind == "boolean" or not isinstance(value, bool))
+    if not fits:
         yield f"{path} is no {kind}"
     elif kind == "object":
         yield from _inside(value, schema, path)
@@ -34,9 +35,9 @@ def _faults(value: Any, schema: Mapping[str, Any], path: str) -> Iterator[str]:
         if not schema.get("minimum", value) <= value <= schema.get("maximum", value):
             yield f"{path} is {value}, outside {schema.get('minimum')} to {schema.get('maximum')}"
     elif kind == "string":
-        fits = schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value))
+        short_enough = schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value))
         known = value in schema.get("enum", (value,))
-        if not (fits and known and re.search(schema.get("pattern", ""), value)):
+        if not (short_enough and known and re.search(schema.get("pattern", ""), value)):
             yield f"{path} cannot be {value[:40]!r}"
 
 

@@ -224,7 +224,7 @@ def _queueing(data: Mapping[str, Any], space: str, found: Configuration, tell: T
     for key, entry in _documents(data, tell):
         model, named = _subject(key, entry, space)
         at = f"data[{key}]."
-        targets = {}
+        targets: dict[str, Any] = {}
         for each, ours in (("targetTTFT", "ttft_s"), ("targetITL", "tpot_s")):
             if each in entry:
                 targets |= _target(entry[each], at + each, ours, tell)
@@ -256,7 +256,7 @@ def _classes(data: Mapping[str, Any], space: str, found: Configuration, tell: Te
             if model in ("", DEFAULT, "default/default"):
                 tell.dropped(f"{at}data[{model}]", "names no model; see WVA_SLO_TTFT_S and WVA_SLO_TPOT_S")
                 continue
-            rules: dict[str, float] = {}
+            rules: dict[str, Any] = {}
             for each, ours in (("slo-ttft", "ttft_s"), ("slo-tpot", "tpot_s")):
                 if each in one:
                     rules |= _target(one[each], f"{at}data[{model}].{each}", ours, tell)

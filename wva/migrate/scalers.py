@@ -184,12 +184,13 @@ def _scaled_object(item: Object, variant: str, tell: Teller) -> Object:
     spec = mapping(item.get("spec"))
     triggers = entries(spec.get("triggers"))
     ours = [index for index, text in enumerate(metrics_of(item)) if ENGINE.search(text)]
-    replaced = triggers[ours[0]] if ours else {}
+    replaced: Object = triggers[ours[0]] if ours else {}
     about = mapping(replaced.get("metadata"))
     trigger: Object = {each: replaced[each] for each in ("name", "authenticationRef") if each in replaced}
+    access: Object = {each: str(about[each]) for each in _ACCESS if each in about}
     trigger |= {"type": "prometheus", "metricType": "AverageValue", "metadata": {
-        **{each: str(about[each]) for each in _ACCESS if each in about}, "query": query(variant, about.get("query")),
-        "threshold": "1", "activationThreshold": "0", "ignoreNullValues": "false"}}  # fmt: skip
+        **access, "query": query(variant, about.get("query")), "threshold": "1", "activationThreshold": "0",
+        "ignoreNullValues": "false"}}  # fmt: skip
     if "serverAddress" not in about:
         trigger["metadata"]["serverAddress"] = "http://prometheus-operated.monitoring.svc:9090"
         tell.note("spec.triggers", f"no Prometheus is named: {trigger['metadata']['serverAddress']}; put yours there")
