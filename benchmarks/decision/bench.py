@@ -18,6 +18,7 @@ import numpy as np
 from benchmarks.decision.fleet import DecisionFleet, every_scorer
 from benchmarks.options import BenchOptions
 from benchmarks.result import Bar, Outcome, Table
+from router import compiled
 from router.prefix import PrefixIndex
 from router.profile import DEFAULT, Profile
 
@@ -153,5 +154,6 @@ def _outcome(
         "Timed: Director.open and Director.route, that is from the parsed body to the engine's URL with the request in "
         "the ledger, the prefix index and the recent decisions. Scrapes come every 100 decisions.",
         f"Every scorer: {', '.join(entry.name for entry in every_scorer().scorers)}.",
+        "Measured as native code (make compile)." if compiled.check() else "Measured in plain Python.",
         "The index is bounded: 31 250 blocks of 64 tokens an endpoint, or what its KV cache holds once it said so.",
     ])  # fmt: skip

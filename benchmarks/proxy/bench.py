@@ -15,6 +15,7 @@ from benchmarks.proxy.arms import OURS, Arm, Start, arms
 from benchmarks.proxy.tools import Load
 from benchmarks.result import Bar, Outcome, Table
 from fleet.errors import ConfigError
+from router import compiled
 
 BARS: Final = (
     "rps_ratio_vs_best_peer", "rps_ratio_vs_vllm_router_cache_aware", "added_p50_ms", "added_p99_ms",
@@ -179,6 +180,7 @@ def _notes(missing: Sequence[str]) -> list[str]:
         "scorers and safeties on.",
         "The best peer is the best of Envoy and the Rust routers, at 16 and at 64 connections; the rank is the worst "
         "of the three numbers of connections, by the median time to the first byte of a streamed body.",
+        "Our hot path ran as native code (make compile)." if compiled.check() else "Our hot path ran as plain Python.",
     ]
     if missing:
         notes.append(f"Missing: {', '.join(missing)}. Run make bench-peers.")

@@ -44,17 +44,23 @@ def split(data: bytes) -> tuple[bytes, int] | None:
 
 
 class Heads(Generic[T]):
-    """What good heads mean, by their bytes."""
+    """What good heads mean, by their bytes.
 
-    __slots__ = ("_known", "get")
+    Args:
+        limit: heads remembered; 0: none.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_known", "_limit", "get")
+
+    def __init__(self, limit: int = MAX_HEADS) -> None:
+        self._limit = limit
         self._known: dict[bytes, T] = {}
         self.get = self._known.get
         """What that head means, or ``None``."""
 
     def put(self, head: bytes, meaning: T) -> None:
         """Remember a head; when there are too many, start afresh."""
-        if len(self._known) >= MAX_HEADS:
+        if len(self._known) >= self._limit:
             self._known.clear()
-        self._known[head] = meaning
+        if self._limit:
+            self._known[head] = meaning
