@@ -75,6 +75,7 @@ ANALYZERS: Final[tuple[str, ...]] = get_args(UpSettings.model_fields["analyzer"]
 @click.option("--seed", default=1, show_default=True, help="Seed of traffic and tie-breaks.")
 @click.option("--traffic/--no-traffic", default=True, help="Replay traffic, or wait for yours.")
 @click.option("--console/--no-console", default=True, help="Start the console.")
+@click.option("--actions", is_flag=True, help="Let the console's viewers pause variants, narrow bounds, dry-run.")
 @click.option(
     "--prometheus", "prometheus_url", default="", metavar="URL", help="Read engine metrics from this Prometheus."
 )
@@ -101,6 +102,7 @@ def up(*, headless: bool, as_json: bool, **asked: Any) -> None:
     Examples:
       fleet up                                        live table, Ctrl-C ends it
       fleet up --duration 120 --headless --json       two minutes, one JSON object
+      fleet up --actions                              with the console's operator panel
       fleet up --engines http://gpu1:8000,http://gpu2:8000 --no-traffic
       fleet up --vllm Qwen/Qwen2.5-0.5B-Instruct --replicas 2     real servers, started and stopped as load asks
     """
@@ -152,9 +154,10 @@ def _options(shared: FleetSettings, asked: dict[str, Any]) -> tuple[UpOptions, t
         home=shared.home.absolute(), history_url=shared.resolved_history_url(), host=settings.host, engines=engines,
         config=(asked["config"] or _DEMO).absolute(), trace=asked["trace"], traces=asked["traces"] or shared.traces,
         mean_rps=settings.mean_rps, period_s=settings.period_s, duration_s=asked["duration"], seed=asked["seed"],
-        traffic=asked["traffic"], console=asked["console"], prometheus_url=asked["prometheus_url"],
-        slo_file=slo_file, router_config=asked["router_config"], wva_interval_s=settings.wva_interval_s,
-        scale_down_stabilisation_s=settings.scale_down_stabilisation_s, analyzer=settings.analyzer,
+        traffic=asked["traffic"], console=asked["console"], actions=asked["actions"],
+        prometheus_url=asked["prometheus_url"], slo_file=slo_file, router_config=asked["router_config"],
+        wva_interval_s=settings.wva_interval_s, scale_down_stabilisation_s=settings.scale_down_stabilisation_s,
+        analyzer=settings.analyzer,
     )  # fmt: skip
     _check_prometheus(options.prometheus_url)
     if engines:

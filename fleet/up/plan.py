@@ -34,6 +34,8 @@ class UpOptions:
     seed: int = 1
     traffic: bool = True
     console: bool = True
+    actions: bool = False
+    """Whether the console's viewers may pause variants, narrow bounds and switch to a dry run."""
     prometheus_url: str = ""
     slo_file: Path | None = None
     router_config: Path | None = None
@@ -102,7 +104,8 @@ def parts(options: UpOptions, ports: Ports) -> tuple[Part, ...]:
                          *_source(options), "--router-url", f"{base}:{ports.router_admin}",
                          "--interval-s", options.wva_interval_s, "--state-file", options.home / "wva-state.json",
                          "--scale-down-stabilisation-s", options.scale_down_stabilisation_s,
-                         "--analyzer", options.analyzer, *slo)),
+                         "--analyzer", options.analyzer, *slo,
+                         *(("--allow-overrides",) if options.actions else ()))),
         Part(name="alerts", role="watches the SLOs", after=first, health_url=f"{base}:{ports.alerts}/healthz",
              argv=_fleet("alerts", "watch", *_listen(options, ports.alerts), *engines,
                          "--router", f"{base}:{ports.router_admin}",
@@ -155,7 +158,8 @@ def _console(options: UpOptions, ports: Ports, base: str, slo: tuple[object, ...
     urls = {"wva": ports.wva, "router": ports.router_admin, "predictor": ports.predictor, "alerts": ports.alerts}
     sources = [word for name, port in urls.items() for word in (f"--{name}", f"{base}:{port}")]
     return Part(name="console", role="shows it all", health_url=f"{base}:{ports.console}/_stcore/health",
-                argv=_fleet("console", *_listen(options, ports.console), *sources, *slo))  # fmt: skip
+                argv=_fleet("console", *_listen(options, ports.console), *sources, *slo,
+                            *(("--actions",) if options.actions else ())))  # fmt: skip
 
 
 def _traffic(options: UpOptions, ports: Ports, base: str) -> Part:

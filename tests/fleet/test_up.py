@@ -53,6 +53,13 @@ def test_real_engines_need_no_simulator() -> None:
     assert "http://a:1,http://b:2" in plan["router"].argv
 
 
+@pytest.mark.parametrize("actions", [True, False])
+def test_the_operators_panel_is_asked_for_at_both_ends(actions: bool) -> None:
+    plan = {part.name: part for part in parts(_options(actions=actions), Ports())}
+    assert ("--actions" in plan["console"].argv) is actions
+    assert ("--allow-overrides" in plan["wva"].argv) is actions
+
+
 def test_two_runs_that_start_at_once_never_choose_the_same_port(tmp_path: Path) -> None:
     first, second = PortBook(tmp_path), PortBook(tmp_path)
     ours, _ = choose("127.0.0.1", Ports(), first)
