@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
+from dashboards.chart import Figure, bar, heatmap, scatter
 from dashboards.queries import broken_at_gaps
 from dashboards.words import endpoint_name
 
@@ -103,14 +103,13 @@ class Band:
     severe: bool = True
 
 
-def blank(axis: TimeAxis, unit: Unit, *, height: int = HEIGHT) -> Any:
+def blank(axis: TimeAxis, unit: Unit, *, height: int = HEIGHT) -> Figure:
     """An empty time chart: axes, margins, crosshair, no data yet."""
-    figure = go.Figure()
+    figure = Figure()
     figure.update_layout(
         height=height,
-        margin={"l": 58, "r": 14, "t": 10, "b": 30},
+        margin={"l": 58, "r": 14, "t": 34, "b": 30},
         hovermode="x unified",
-        template="none",
         uirevision=axis.revision,
         showlegend=True,
         dragmode="zoom",
@@ -128,7 +127,6 @@ def blank(axis: TimeAxis, unit: Unit, *, height: int = HEIGHT) -> Any:
         },
         yaxis=_y_axis(unit),
     )
-    figure.update_layout(margin_t=34)
     return figure
 
 
@@ -158,7 +156,7 @@ def _y_axis(unit: Unit) -> dict[str, Any]:
 
 
 def line(
-    figure: Any,
+    figure: Figure,
     axis: TimeAxis,
     frame: pd.DataFrame,
     *,
@@ -177,7 +175,7 @@ def line(
 ) -> None:
     """Add one series; NaN breaks it."""
     figure.add_trace(
-        go.Scatter(
+        scatter(
             x=axis.local(frame[x]),
             y=frame[y].to_numpy(dtype=float),
             name=name,
@@ -193,9 +191,9 @@ def line(
     )
 
 
-def limits(figure: Any, marks: Sequence[Limit]) -> None:
+def limits(figure: Figure, marks: Sequence[Limit]) -> None:
     """Thin horizontal lines with their word; an unseen point stretches the axis so that each one shows."""
-    ends = list(figure.layout.xaxis.range)
+    ends = list(figure.layout["xaxis"]["range"])
     for mark in marks:
         figure.add_hline(y=mark.value, line={"color": mark.colour, "width": 1, "dash": "dot"})
         if mark.label:
@@ -212,7 +210,7 @@ def limits(figure: Any, marks: Sequence[Limit]) -> None:
                 borderpad=1,
             )
         figure.add_trace(
-            go.Scatter(
+            scatter(
                 x=ends,
                 y=[mark.value * 1.04] * 2,
                 mode="markers",
@@ -223,15 +221,13 @@ def limits(figure: Any, marks: Sequence[Limit]) -> None:
         )
 
 
-def bands(figure: Any, axis: TimeAxis, stretches: Sequence[Band]) -> None:
+def bands(figure: Figure, axis: TimeAxis, stretches: Sequence[Band]) -> None:
     """Shade stretches of time, cut to the window."""
     for stretch in stretches:
         if stretch.to_s <= axis.since_s or stretch.from_s >= axis.until_s:
             continue
         ends = axis.local([max(stretch.from_s, axis.since_s), min(stretch.to_s, axis.until_s)])
-        figure.add_vrect(
-            x0=str(ends[0]), x1=str(ends[1]), fillcolor=SHADES[stretch.severe], line_width=0, layer="below"
-        )
+        figure.add_vrect(x0=str(ends[0]), x1=str(ends[1]), fillcolor=SHADES[stretch.severe])
 
 
 def by_variant(
@@ -284,11 +280,11 @@ def latency(
     return figure
 
 
-def _key(figure: Any, *, name: str, colour: str, group: str) -> None:
+def _key(figure: Figure, *, name: str, colour: str, group: str) -> None:
     """One legend entry for a group of traces."""
     ghost = {"color": colour, "symbol": "square", "size": 11, "opacity": 0.5}
     figure.add_trace(
-        go.Scatter(x=[None], y=[None], mode="markers", marker=ghost, name=name, legendgroup=group, hoverinfo="skip")
+        scatter(x=[None], y=[None], mode="markers", marker=ghost, name=name, legendgroup=group, hoverinfo="skip")
     )
 
 
@@ -299,7 +295,7 @@ def stacked(
     figure = blank(axis, unit, height=height)
     for column, colour in columns.items():
         figure.add_trace(
-            go.Bar(
+            bar(
                 x=axis.local(frame["bin_s"]),
                 y=frame[column].to_numpy(dtype=float),
                 name=column,
@@ -309,16 +305,18 @@ def stacked(
         )
     highest = float(frame[list(columns)].sum(axis=1).max()) if len(frame) else 0.0
     figure.update_layout(barmode="stack", bargap=0)
-    figure.update_yaxes(dtick=max(1, math.ceil(highest / 4)), range=[0, max(1.0, highest) * 1.08], tickformat="d")
+    figure.update_axis(
+        "yaxis", dtick=max(1, math.ceil(highest / 4)), range=[0, max(1.0, highest) * 1.08], tickformat="d"
+    )
     return figure
 
 
 def heat(table: pd.DataFrame, axis: TimeAxis, *, title: str) -> Any:
     """Ratios: one row an endpoint, worst at the top, viridis from 0 to 100 %; an empty cell is a gap."""
     figure = blank(axis, Unit(title="", ticks=""), height=66 + 26 * max(1, len(table)))
-    bar = {"title": {"text": title, "side": "right", "font": {"size": 11}}, "thickness": 10, "outlinewidth": 0}
+    scale = {"title": {"text": title, "side": "right", "font": {"size": 11}}, "thickness": 10, "outlinewidth": 0}
     figure.add_trace(
-        go.Heatmap(
+        heatmap(
             x=axis.local(table.columns),
             y=list(range(len(table))),
             z=table.to_numpy(dtype=float),
@@ -328,7 +326,7 @@ def heat(table: pd.DataFrame, axis: TimeAxis, *, title: str) -> Any:
             colorscale="Viridis",
             ygap=2,
             hoverongaps=False,
-            colorbar=bar | {"tickformat": ".0%", "tickvals": [0, 0.5, 1]},
+            colorbar=scale | {"tickformat": ".0%", "tickvals": [0, 0.5, 1]},
             hovertemplate="%{customdata}<br>%{x|%H:%M:%S}<br>%{z:.1%}<extra></extra>",
         )
     )
@@ -339,7 +337,7 @@ def heat(table: pd.DataFrame, axis: TimeAxis, *, title: str) -> Any:
         margin={"l": 175, "t": 8},
         yaxis=rows | {"range": [len(table) - 0.5, -0.5], "autorange": False, "title": None, "showgrid": False},
     )
-    figure.update_yaxes(rangemode="normal", tickformat="", nticks=0)
+    figure.update_axis("yaxis", rangemode="normal", tickformat="", nticks=0)
     return figure
 
 

@@ -12,6 +12,7 @@ from dashboards.settings import ConsoleSettings
 from fleet.errors import ConfigError
 from fleet.settings import load, load_slos
 from fleet.shell import bind, die_with_parent, on_stop, setup_logging
+from fleet.sources.prometheus import checked_url
 
 
 def _checked(settings: ConsoleSettings) -> ConsoleSettings:
@@ -23,6 +24,8 @@ def _checked(settings: ConsoleSettings) -> ConsoleSettings:
                 limit="http:// or https://",
                 next_step="Write http://host:port, or '' for none.",
             )
+    if settings.prometheus_url:
+        checked_url(settings.prometheus_url)
     check_oidc(settings)
     load_slos(settings.resolved_slo_file())  # a broken file is said here, once, not on every page
     return settings
@@ -39,6 +42,7 @@ def _hand_over(settings: ConsoleSettings, port: int) -> None:
 @click.option("--host", help="Address to listen on (default 127.0.0.1).")
 @click.option("--port", type=int, help="Port to listen on (default 8501; 0: any free one).")
 @click.option("--history-url", help="SQLAlchemy URL of the history (default: FLEET_HISTORY_URL, else .fleet).")
+@click.option("--prometheus-url", help="Prometheus that series are read from (default: all from the history).")
 @click.option("--wva", help="Controller's address (default http://127.0.0.1:8070; '' for none).")
 @click.option("--router", help="Router's admin address (default http://127.0.0.1:8081; '' for none).")
 @click.option("--predictor", help="Predictor's address (default http://127.0.0.1:8090; '' for none).")
@@ -59,6 +63,7 @@ def console(follow: bool, **options: str | int | Path | None) -> None:
     Examples:
       fleet console
       fleet console --port 0 --history-url sqlite:////var/lib/fleet/history.sqlite3
+      fleet console --prometheus-url http://prometheus:9090 --wva http://fleet-wva:8070
       fleet console --host 0.0.0.0 --slo slos.yaml --alerts ''
     """
     setup_logging("console")

@@ -14,9 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from dashboards import diagnosis
 from dashboards.metricspage import Page
 from dashboards.parts import Answer, Parts
+from dashboards.prometheus import Client, PrometheusReader
 from dashboards.rollup import Rollup
 from dashboards.settings import ConsoleSettings
 from dashboards.source import Reader
@@ -30,8 +30,8 @@ R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
-_KEEP_S: Final = 120.0
-_ENTRIES: Final = 48
+_KEEP_S: Final = 60.0
+_ENTRIES: Final = 160
 
 
 @st.cache_resource(show_spinner=False)
@@ -108,7 +108,27 @@ def opened(url: str, chosen: ConsoleSettings, book: SloBook) -> Reader:
     return reader
 
 
-def reader() -> Reader:
+@st.cache_resource(show_spinner=False, max_entries=4)
+def _over_prometheus(url: str, identity: int) -> PrometheusReader:
+    """A reader of series in Prometheus, with the history beside it where there is one."""
+    chosen = settings()
+    client = Client(chosen.prometheus_url, timeout_s=chosen.prometheus_timeout_s,
+                    most_samples=chosen.prometheus_max_samples)  # fmt: skip
+    return PrometheusReader(client, slos(), _opened(url, identity) if identity else None)
+
+
+def reader() -> Reader | PrometheusReader:
+    """Prometheus where one is configured, else the history; a file put in place of the old one is opened anew.
+
+    Raises: HistoryError when there is no history yet or it cannot be read.
+    """
+    if settings().prometheus_url:
+        url = settings().resolved_history_url()
+        return _over_prometheus(url, file_identity(url))
+    return history()
+
+
+def history() -> Reader:
     """The history; a file that was put in place of the old one is opened anew.
 
     Raises: HistoryError when there is none yet or it cannot be read.
@@ -172,4 +192,4 @@ def decision(number: int) -> pd.DataFrame:
 def evidence(since_s: float, until_s: float, model: str) -> Mapping[str, float | None]:
     """Evidence for the decision trees at the end of a window; asked for at most every 20 s, as it reads single rows."""
     window = Window(since_s=since_s, until_s=until_s, model=model)
-    return dict(diagnosis.evidence(reader().history, window))
+    return dict(reader().evidence(window))

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import pandas as pd
-import plotly.graph_objects as go
 
+from dashboards.chart import Figure, scatter
 from dashboards.charts import (
     GREY,
     HEIGHT,
     INK,
+    OKABE_ITO,
     REPLICAS,
     REQUESTS_PER_S,
     Band,
@@ -56,7 +57,7 @@ def replicas(
     names = sorted(set(timeline["variant"]) | set(moves["variant"] if len(moves) else ()))
     figure = blank(axis, REPLICAS, height=64 + row_height * max(1, len(names)))
     bands(figure, axis, alerts)
-    figure.update_xaxes(anchor="y" if len(names) < 2 else f"y{len(names)}")
+    figure.update_axis("xaxis", anchor="y" if len(names) < 2 else f"y{len(names)}")
     whole = broken_at_gaps(timeline, at="bin_s", by=("variant", "mark"), width_s=width_s)
     for index, name in enumerate(names):
         rows, colour = whole[whole["variant"] == name], palette.get(name, GREY)
@@ -81,7 +82,7 @@ def _strip_axis(figure: Any, rows: pd.DataFrame, name: str, colour: str, index: 
         "zeroline": False,
         "anchor": "x",
     }
-    figure.update_layout({f"yaxis{number}": strip})
+    figure.update_axis(f"yaxis{number}", **strip)
     label = f'<span style="color:{colour}">■</span> {name}'
     place = {"x": 0.004, "xref": "paper", "y": 1, "yref": f"y{number} domain", "xanchor": "left", "yanchor": "top"}
     figure.add_annotation(text=label, font={"size": 12}, showarrow=False, **place)
@@ -122,7 +123,7 @@ def _marks(figure: Any, axis: TimeAxis, rows: pd.DataFrame, colour: str, index: 
             **style,
         )
     for trace in figure.data[first:]:
-        trace.update(yaxis=f"y{number}")
+        trace["yaxis"] = f"y{number}"
 
 
 def _segments(rows: pd.DataFrame) -> list[pd.DataFrame]:
@@ -136,16 +137,16 @@ def _moves(figure: Any, axis: TimeAxis, moves: pd.DataFrame, index: int, *, lege
     for direction, symbol, word in (("up", "triangle-up", "scaled up"), ("down", "triangle-down", "scaled down")):
         rows = moves[moves["direction"] == direction] if len(moves) else moves
         figure.add_trace(
-            go.Scatter(
+            scatter(
                 x=axis.local(rows["at_s"]) if len(rows) else [],
-                y=rows["desired"] if len(rows) else [],
+                y=rows["desired"].tolist() if len(rows) else [],
                 mode="markers",
                 name=word,
                 legendgroup=direction,
                 showlegend=legend,
                 yaxis=f"y{number}",
                 customdata=rows["id"].tolist() if len(rows) else [],
-                text=rows["reason"] if len(rows) else [],
+                text=rows["reason"].tolist() if len(rows) else [],
                 marker={"symbol": symbol, "size": 12, "color": PLANNED, "line": {"width": 1, "color": "white"}},
                 hovertemplate=f"{word} to %{{y:d}}: %{{text}}",
             )
@@ -188,7 +189,7 @@ def demand(
     for name, all_rows in frame.groupby("variant", sort=True) if len(frame) else ():
         rows, colour = all_rows.dropna(subset=[y]), palette.get(str(name), GREY)  # plotly would stack gaps as zeros
         figure.add_trace(
-            go.Scatter(
+            scatter(
                 x=axis.local(rows["bin_s"]),
                 y=rows[y].to_numpy(dtype=float),
                 name=str(name) or "no endpoint",
@@ -205,11 +206,11 @@ def demand(
 def predicted_against_actual(pairs: pd.DataFrame, palette: Mapping[str, str], *, what: str, height: int = 340) -> Any:
     """Every dot a request; on the diagonal the guess was right."""
     ends = _log_ends(pairs)
-    figure = go.Figure(go.Scatter(x=ends, y=ends, mode="lines", name="a perfect guess", hoverinfo="skip"))
-    figure.data[0].update(line={"color": GREY, "width": 1, "dash": "dot"})
+    figure, dotted = Figure(), {"color": GREY, "width": 1, "dash": "dot"}
+    figure.add_trace(scatter(x=ends, y=ends, mode="lines", name="a perfect guess", hoverinfo="skip", line=dotted))
     for name, rows in pairs.groupby("variant", sort=True) if len(pairs) else ():
         figure.add_trace(
-            go.Scatter(
+            scatter(
                 x=rows["actual"].to_numpy(),
                 y=rows["predicted"].to_numpy(),
                 mode="markers",
@@ -220,7 +221,6 @@ def predicted_against_actual(pairs: pd.DataFrame, palette: Mapping[str, str], *,
         )
     figure.update_layout(
         height=height,
-        template="none",
         uirevision=what,
         margin={"l": 64, "r": 14, "t": 34, "b": 46},
         font={"size": 12},
@@ -244,6 +244,45 @@ def _log_ends(pairs: pd.DataFrame) -> list[float]:
     values = pd.concat([pairs["actual"], pairs["predicted"]])
     values = values[values > 0]
     return [float(values.min()), float(values.max())] if len(values) else [0.01, 1.0]
+
+
+def learning_curve(points: pd.DataFrame, names: Mapping[str, str], *, height: int = HEIGHT) -> Any:
+    """Error by rows trained on, a colour for each method (``names``: method -> its words), TPOT dashed."""
+    sizes = sorted(points["n"].dropna().unique()) if len(points) else []
+    figure = Figure()
+    for index, (method, rows) in enumerate(points.groupby("method", sort=False) if len(points) else ()):
+        colour = INK if method == "ours" else OKABE_ITO[index % len(OKABE_ITO)]
+        for target, own in rows.groupby("target", sort=False):
+            first = target == "ttft"
+            figure.add_trace(
+                scatter(
+                    x=own["n"].to_numpy(dtype=float),
+                    y=own["mape"].to_numpy(dtype=float),
+                    mode="lines+markers",
+                    name=names.get(str(method), str(method)),
+                    legendgroup=str(method),
+                    showlegend=first,
+                    line={
+                        "color": colour,
+                        "width": 2.5 if method == "ours" else 1.3,
+                        "dash": None if first else "dash",
+                    },
+                    hovertemplate=f"{str(target).upper()} %{{y:.1%}}",
+                )
+            )
+    named = {"text": "requests trained on", "font": {"size": 11}}
+    figure.update_layout(
+        height=height,
+        uirevision="learning",
+        margin={"l": 58, "r": 14, "t": 34, "b": 42},
+        font={"size": 12},
+        hovermode="x unified",
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        xaxis={"type": "log", "tickvals": sizes, "ticktext": [f"{size:.0f}" for size in sizes], "title": named},
+        yaxis={"tickformat": ".0%", "rangemode": "tozero", "zeroline": False, "nticks": 5,
+               "title": {"text": "mean error", "font": {"size": 11}}},
+    )  # fmt: skip
+    return figure
 
 
 def prediction_error(table: pd.DataFrame, axis: TimeAxis, *, height: int = HEIGHT) -> Any:

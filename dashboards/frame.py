@@ -28,10 +28,10 @@ from dashboards.pages import (
     whatif,
 )
 from dashboards.summary import Level
-from dashboards.timing import DRAWN
+from dashboards.timing import DRAWN, PACE
 from dashboards.view import View
 from dashboards.words import ago, clock, seconds
-from fleet.errors import HistoryError
+from fleet.errors import HistoryError, SourceError
 
 Render = Callable[[View], None]
 
@@ -198,7 +198,16 @@ def body(page: Entry) -> None:
     every = view.tick_s(st.session_state["range"]) if st.session_state["at"] is None else None
     with st.sidebar:
         st.fragment(parts, run_every=every)()
-    st.fragment(lambda: guarded(page), run_every=every, key="page")()
+    st.fragment(lambda: paced(page, every), run_every=every, key="page")()
+
+
+def paced(page: Entry, every_s: float | None) -> None:
+    """A page, and the whole script again when the time between draws is to be another one."""
+    begun = time.thread_time()
+    guarded(page)
+    PACE.note(time.thread_time() - begun)
+    if every_s is not None and st.session_state["at"] is None and view.tick_s(st.session_state["range"]) != every_s:
+        st.rerun()
 
 
 def guarded(page: Entry) -> None:
@@ -213,6 +222,9 @@ def guarded(page: Entry) -> None:
     except HistoryError as error:
         st.html(heading(page))
         without_history(error)
+    except SourceError as error:
+        st.html(heading(page))
+        st.html(html.empty("Prometheus cannot be read", f"{error}", icon="✕"))
 
 
 def heading(page: Entry, note: str = "") -> str:

@@ -6,7 +6,6 @@ Times are Unix seconds, errors relative to the actual value: +0.2 means 20 % too
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -58,21 +57,6 @@ def close_share(
     table = work.groupby("bin_s", as_index=False).agg(value=("close", "mean"), n=("close", "size"))
     table["value"] = table["value"].where(table["n"] >= fewest)
     return pd.DataFrame({"bin_s": starts}).merge(table, on="bin_s", how="left")
-
-
-def fits(events: pd.DataFrame) -> pd.DataFrame:
-    """Recorded fits: ``at_s``, ``target``, ``value`` (error on unseen requests), ``samples``."""
-    rows = []
-    for event in events.to_dict("records") if len(events) else ():
-        data = event["data"] if isinstance(event["data"], Mapping) else {}
-        for target in ("ttft", "tpot"):
-            error = data.get(f"{target}_mape", data.get(f"{target}_error"))
-            if error is None and (said := re.search(rf"{target}\D{{0,12}}?([\d.]+) ?%", str(event["message"]), re.I)):
-                error = float(said[1]) / 100
-            if isinstance(error, int | float):
-                ratio = float(error) / 100 if error > 3 else float(error)
-                rows.append({"at_s": event["at_s"], "target": target, "value": ratio, "samples": data.get("samples")})
-    return pd.DataFrame(rows, columns=["at_s", "target", "value", "samples"]).sort_values("at_s", ignore_index=True)
 
 
 def drift(pairs: Mapping[str, pd.DataFrame], since_s: float, until_s: float) -> pd.DataFrame:

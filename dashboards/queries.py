@@ -160,18 +160,18 @@ def broken_at_gaps(frame: pd.DataFrame, *, at: str, by: Sequence[str], width_s: 
 
     A pause is longer than 2.5 times the series' usual spacing and than two bins: sparse scrapes still make a line.
     """
-    if frame.empty:
-        return frame
-    pieces = []
-    for _, series in frame.dropna(subset=["value"]).groupby(list(by), sort=False):
-        ordered = series.sort_values(at)
-        spacing = ordered[at].diff()
-        pause = max(2.5 * float(spacing.median()), 2.0 * width_s) if len(ordered) > 1 else math.inf
-        gaps = ordered[spacing > pause].copy()
-        gaps[at] = gaps[at] - width_s / 2
-        gaps["value"] = np.nan
-        pieces.append(pd.concat([ordered, gaps]).sort_values(at))
-    return pd.concat(pieces, ignore_index=True) if pieces else frame.iloc[:0]
+    rows = frame.dropna(subset=["value"]) if len(frame) else frame
+    if rows.empty:
+        return rows
+    ordered = rows.sort_values([*by, at], ignore_index=True)
+    series = ordered.groupby(list(by), sort=False)[at]
+    spacing = series.diff()
+    usual = spacing.groupby([ordered[name] for name in by], sort=False).transform("median")
+    gaps = ordered[spacing > np.maximum(2.5 * usual, 2.0 * width_s)]
+    if gaps.empty:
+        return ordered
+    gaps = gaps.assign(**{at: gaps[at] - width_s / 2, "value": np.nan})
+    return pd.concat([ordered, gaps], ignore_index=True).sort_values([*by, at], ignore_index=True)
 
 
 def counter_increase(frame: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
@@ -185,6 +185,13 @@ def counter_increase(frame: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
     ordered = frame.sort_values([*by, "bin_s"], ignore_index=True)
     step = ordered.groupby(list(by), sort=False)["high"].diff()
     return ordered.assign(value=step.where(~(step < 0), ordered["high"]))
+
+
+def joined(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Parts of one table put together; empty ones are left out, as their untyped columns would make all so."""
+    found = list(parts)
+    full = [part for part in found if len(part)]
+    return pd.concat(full, ignore_index=True) if full else found[0]
 
 
 def pick(signals: pd.DataFrame, name: str | Sequence[str], *, how: str = "mean") -> pd.DataFrame:
@@ -212,7 +219,10 @@ def averaged(frame: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
 def newest(frame: pd.DataFrame, *, by: Sequence[str], since_s: float = 0.0) -> pd.DataFrame:
     """The last row of each series that has one at or after ``since_s``."""
     rows = frame[frame["bin_s"] >= since_s] if len(frame) else frame
-    return rows if rows.empty else rows.sort_values("bin_s").groupby(list(by), as_index=False).last()
+    if rows.empty:
+        return rows
+    last = rows.sort_values("bin_s", kind="stable").drop_duplicates(list(by), keep="last")
+    return last.sort_values(list(by), ignore_index=True)
 
 
 def fresh_since(signals: pd.DataFrame, *, fresh_s: float = 30.0) -> float:

@@ -13,18 +13,20 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
+from dashboards.queries import joined
 from fleet.errors import FleetError
 from fleet.slo import SloBook
 
 if TYPE_CHECKING:
     from dashboards.source import Reader
+    from dashboards.window import Window
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,10 @@ CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS signals (width_s REAL, bin_s REAL, signal TEXT, model TEXT, variant TEXT, endpoint TEXT,
   mean REAL, high REAL, low REAL);
 CREATE INDEX IF NOT EXISTS signals_at ON signals (width_s, signal, bin_s);
+CREATE INDEX IF NOT EXISTS signals_of_variants ON signals (width_s, signal, bin_s, variant, model, mean, high, low)
+  WHERE endpoint = '';
+CREATE INDEX IF NOT EXISTS signals_of_engines ON signals (width_s, signal, endpoint, bin_s, variant, model, mean, high,
+  low) WHERE endpoint != '';
 CREATE TABLE IF NOT EXISTS request_bins (width_s REAL, bin_s REAL, model TEXT, variant TEXT, requests REAL, ok REAL,
   error REAL, timeout REAL, rejected REAL, aborted REAL, input_tokens REAL, output_tokens REAL, cached_tokens REAL,
   ttft_n REAL, ttft_ok REAL, tpot_n REAL, tpot_ok REAL, e2e_n REAL, e2e_ok REAL, good REAL);
@@ -61,6 +67,7 @@ COUNTS: Final = (
     "ttft_n", "ttft_ok", "tpot_n", "tpot_ok", "e2e_n", "e2e_ok", "good",
 )  # fmt: skip
 _BIN_COLUMNS: Final = ("bin_s", "model", "variant", *COUNTS)
+_NUMBERS: Final = frozenset({"bin_s", "mean", "high", "low", *COUNTS})
 LATENCIES: Final = (
     "done_s", "model", "variant", "endpoint", "outcome", "input_tokens", "output_tokens", "ttft_s", "tpot_s", "e2e_s",
     "predicted_ttft_s", "predicted_tpot_s",
@@ -158,24 +165,36 @@ class Rollup:
 
     def _frame(self, query: str, values: tuple[Any, ...], columns: tuple[str, ...]) -> pd.DataFrame:
         with self._open() as db:
-            return pd.DataFrame(db.execute(query, values).fetchall(), columns=list(columns))
+            frame = pd.DataFrame(db.execute(query, values).fetchall(), columns=list(columns))
+        return frame if len(frame) else frame.astype(dict.fromkeys(set(columns) & _NUMBERS, float))
+
+    def worst(self, since_s: float, until_s: float, name: str, window: Window, most: int) -> tuple[str, ...]:
+        """The engines in which a signal was highest, the highest first."""
+        own = "AND (? = '' OR model = ?)" + (f" AND variant IN ({_marks(window.variants)})" if window.variants else "")
+        query = (
+            f"SELECT endpoint, AVG(high) AS badness FROM signals WHERE width_s = ? AND signal = ? AND bin_s >= ? "
+            f"AND bin_s < ? AND endpoint != '' {own} GROUP BY endpoint ORDER BY badness DESC LIMIT ?"
+        )
+        width_s = FINE_S if until_s - since_s < 4 * COARSE_S else COARSE_S
+        values = (width_s, name, since_s, until_s, window.model, window.model, *window.variants, most)
+        return tuple(self._frame(query, values, ("endpoint", "badness"))["endpoint"])
 
     def signal_bins(
-        self, since_s: float, until_s: float, names: tuple[str, ...], width_s: float, *, endpoints: bool
+        self, since_s: float, until_s: float, names: tuple[str, ...], width_s: float, *, only: tuple[str, ...] = ()
     ) -> pd.DataFrame:
-        """Signals in bins of ``width_s``, a whole number of minutes: of variants, or of single engines."""
-        own = "endpoint != ''" if endpoints else "endpoint = ''"
+        """Signals in bins of ``width_s``, a whole number of minutes: of variants, or of some engines (``only``)."""
+        own = f"endpoint != '' AND endpoint IN ({_marks(only)})" if only else "endpoint = ''"
         step = COARSE_S if width_s % COARSE_S == 0 else FINE_S
         query = (
             f"SELECT CAST(bin_s / ? AS INTEGER) * ? AS b, signal, model, variant, endpoint, AVG(mean), MAX(high), "
-            f"MIN(low) FROM signals WHERE width_s = ? AND signal IN ({','.join('?' * len(names))}) AND bin_s >= ? "
+            f"MIN(low) FROM signals WHERE width_s = ? AND signal IN ({_marks(names)}) AND bin_s >= ? "
             f"AND bin_s < ? AND {own} GROUP BY b, signal, model, variant, endpoint"
         )
         parts = [
-            self._frame(query, (width_s, width_s, level, *names, start, end), tuple(_SIGNALS.split(", ")))
+            self._frame(query, (width_s, width_s, level, *names, start, end, *only), tuple(_SIGNALS.split(", ")))
             for level, start, end in _levels(step, since_s, until_s)
         ]
-        return pd.concat(parts, ignore_index=True)
+        return joined(parts)
 
     def request_bins(self, since_s: float, until_s: float, width_s: float, model: str) -> pd.DataFrame:
         """Requests by bin, model and variant, as :meth:`dashboards.source.Reader.request_bins` has them."""
@@ -189,7 +208,7 @@ class Rollup:
             self._frame(query, (width_s, width_s, level, start, end, model, model), _BIN_COLUMNS)
             for level, start, end in _levels(step, since_s, until_s)
         ]  # fmt: skip
-        return pd.concat(parts, ignore_index=True)
+        return joined(parts)
 
     def latencies(
         self, since_s: float, until_s: float, model: str, variants: tuple[str, ...], most: int
@@ -212,6 +231,10 @@ class Rollup:
         """Variants that served, with their model."""
         query = "SELECT DISTINCT variant, model FROM request_bins WHERE width_s = ? AND bin_s >= ? AND bin_s < ?"
         return self._frame(query, (COARSE_S, since_s, until_s), ("variant", "model"))
+
+
+def _marks(values: Sequence[str]) -> str:
+    return ",".join("?" * len(values))
 
 
 def _levels(step_s: float, since_s: float, until_s: float) -> list[tuple[float, float, float]]:

@@ -32,6 +32,13 @@ class ConsoleSettings(Settings):
     summaries: str = ""
     """File of the console's summaries of the history, which make long ranges quick; empty: beside an SQLite history,
     else ``console.sqlite3`` in ``FLEET_HOME``; ``-``: none, long ranges read single rows."""
+    prometheus_url: str = ""
+    """Base URL of a Prometheus (Thanos, Mimir) API: series come from it by the alerts' own expressions, the rest from
+    the history where there is one; empty: all comes from the history."""
+    prometheus_timeout_s: float = Field(default=10.0, gt=0, le=120)
+    """Longest wait for one answer of Prometheus, which is told to give up by then, too."""
+    prometheus_max_samples: int = Field(default=200_000, ge=1_000)
+    """Samples that one answer of Prometheus may hold; more is an error that says so, never a cut answer."""
     wva: str = "http://127.0.0.1:8070"
     """Controller's address; empty: there is none, nothing is asked."""
     router: str = "http://127.0.0.1:8081"

@@ -5,15 +5,18 @@ Every answer is a pandas frame. A request counts in the bin in which it finished
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from dashboards import diagnosis
+from dashboards.binned import Bins
+from dashboards.queries import bin_starts, joined, percentiles
 from dashboards.queries import thinned as queries_thinned
 from dashboards.rollup import FINE_S, PER_ENDPOINT, Rollup
 from dashboards.window import (
@@ -47,17 +50,18 @@ class Reader:
         self._sqlite = _must_exist(url)
         self._slos = slos
         self.rollup = rollup
+        self._bins = Bins()
         self.history = History(url, read_only=True)
 
     def _frame(self, query: sa.Select[Any]) -> pd.DataFrame:
         try:
-            rows = self.history.select(query)
+            rows = self.history.select_tuples(query)
         except SQLAlchemyError as error:
             cause = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise HistoryError(
                 f"cannot be read: {cause}", where=self.history.url, next_step="Check that the file is there and intact."
             ) from None
-        return pd.DataFrame(rows, columns=[column.name for column in query.selected_columns])
+        return typed(pd.DataFrame(rows, columns=[column.name for column in query.selected_columns]))
 
     def _bin(self, moment: sa.ColumnElement[float], width_s: float) -> sa.ColumnElement[Any]:
         """Start of the bin of ``moment``; SQLite without its math functions has no floor, its cast truncates."""
@@ -114,7 +118,7 @@ class Reader:
         rows = rows.assign(accelerator="", namespace="", at_s=0.0)
         both = pd.concat([table, rows[~rows["variant"].isin(table["variant"])]], ignore_index=True)
         both = both.sort_values("at_s").drop_duplicates("variant", keep="last").sort_values("variant")
-        return _only(both, window)
+        return only(both, window)
 
     def request_bins(self, window: Window, width_s: float) -> pd.DataFrame:
         """Requests by bin, model and variant: outcomes, tokens, and how many kept each promise. Exact."""
@@ -122,15 +126,21 @@ class Reader:
         if known is None or self.rollup is None:
             return self._request_bins(window, width_s)
         low, high = known
-        parts = [_only(self.rollup.request_bins(low, high, width_s, window.model), window)]
+        parts = [only(self.rollup.request_bins(low, high, width_s, window.model), window)]
         parts += [
             self._request_bins(window.over(start, end), width_s)
             for start, end in ((window.since_s, low), (high, window.until_s)) if start < end
         ]  # fmt: skip
-        both = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+        both = joined(parts)
         return both.groupby(["bin_s", "model", "variant"], as_index=False).sum() if len(both) else both
 
     def _request_bins(self, window: Window, width_s: float) -> pd.DataFrame:
+        return self._bins.read(
+            ("requests", width_s, window.model, window.variants), window.since_s, window.until_s, width_s,
+            lambda since_s, until_s: self._requests_of(window.over(since_s, until_s), width_s),
+        )  # fmt: skip
+
+    def _requests_of(self, window: Window, width_s: float) -> pd.DataFrame:
         bin_s = self._bin(DONE, width_s).label("bin_s")
         query = sa.select(bin_s, requests.c.model, requests.c.variant, *counts(self._slos))
         query = chosen(query.where(*finished(window)), requests, window)
@@ -145,8 +155,36 @@ class Reader:
         half = MAX_LATENCIES // 2
         older, step = self.rollup.latencies(window.since_s, known[1], window.model, window.variants, half)
         newer, _ = self._latencies(window.over(known[1], window.until_s))
-        both = pd.concat([older, queries_thinned(newer, MAX_LATENCIES // 4)], ignore_index=True)
+        both = joined([older, queries_thinned(newer, MAX_LATENCIES // 4)])
         return _numeric(both), max(2, step)
+
+    def percentile_bins(
+        self, window: Window, width_s: float, quantiles: tuple[float, ...]
+    ) -> dict[str, tuple[pd.DataFrame, pd.DataFrame, int]]:
+        """Percentiles of each latency (``ttft``, ``tpot``, ``e2e``) by bin: of all requests, and by variant.
+
+        Returns: both frames as :func:`dashboards.queries.percentiles` has them, and the step of the sample behind
+            them (1: every request; 0: they are read from histogram buckets).
+        """
+        rows, step = self.latencies(window)
+        starts = bin_starts(window.since_s, window.until_s, width_s)
+        span: dict[str, Any] = {"starts": starts, "width_s": width_s, "quantiles": quantiles}
+        return {
+            what: (
+                percentiles(rows, f"{what}_s", **span),
+                percentiles(rows, f"{what}_s", by=("variant",), **span),
+                step,
+            )
+            for what in ("ttft", "tpot", "e2e")
+        }
+
+    def percentiles_now(self, window: Window) -> Mapping[tuple[str, str], float]:
+        """(model, promise) -> promised percentile, for sources without single requests; here: none."""
+        return {}
+
+    def evidence(self, window: Window) -> Mapping[str, float | None]:
+        """Evidence for the decision trees at the end of a window."""
+        return dict(diagnosis.evidence(self.history, window))
 
     def _latencies(self, window: Window) -> tuple[pd.DataFrame, int]:
         counted: sa.Select[Any] = sa.select(sa.func.count().label("n")).where(*finished(window))
@@ -160,6 +198,12 @@ class Reader:
 
     def signal_bins(self, window: Window, names: Sequence[str], width_s: float) -> pd.DataFrame:
         """Signals by bin and series: mean, highest, lowest."""
+        return self._bins.read(
+            ("series", tuple(names), width_s, window.model, window.variants), window.since_s, window.until_s, width_s,
+            lambda since_s, until_s: self._series_of(window.over(since_s, until_s), names, width_s),
+        )  # fmt: skip
+
+    def _series_of(self, window: Window, names: Sequence[str], width_s: float) -> pd.DataFrame:
         bin_s = self._bin(samples.c.at_s, width_s).label("bin_s")
         series = (samples.c.signal, samples.c.model, samples.c.variant, samples.c.endpoint)
         value = samples.c.value
@@ -190,18 +234,23 @@ class Reader:
         if known is None:
             return self._variant_bins(window, names, width_s)
         low, high = known
-        parts = [self.rollup.signal_bins(low, high, names, width_s, endpoints=False)] if self.rollup else []
+        parts = [self.rollup.signal_bins(low, high, names, width_s)] if self.rollup else []
         for start, end in ((window.since_s, low), (high, window.until_s)):
             if start < end:
                 parts.append(self._variant_bins(window.over(start, end), names, width_s))
-        both = pd.concat(parts, ignore_index=True)
-        both = _only(both, window, shared=True)
+        both = only(joined(parts), window, shared=True)
         if both.empty:
             return both
         keys = ["bin_s", "signal", "model", "variant", "endpoint"]
         return both.groupby(keys, as_index=False).agg(mean=("mean", "mean"), high=("high", "max"), low=("low", "min"))
 
     def _variant_bins(self, window: Window, names: tuple[str, ...], width_s: float) -> pd.DataFrame:
+        return self._bins.read(
+            ("variants", names, width_s, window.model, window.variants), window.since_s, window.until_s, width_s,
+            lambda since_s, until_s: self._variants_of(window.over(since_s, until_s), names, width_s),
+        )  # fmt: skip
+
+    def _variants_of(self, window: Window, names: tuple[str, ...], width_s: float) -> pd.DataFrame:
         bin_s = self._bin(samples.c.at_s, width_s).label("bin_s")
         series = (samples.c.signal, samples.c.model, samples.c.variant)
         value = samples.c.value
@@ -234,11 +283,12 @@ class Reader:
             frame = self.signal_bins(window, (name,), width_s)
         else:
             low, high = known
-            tail = window.over(high, window.until_s)
-            parts = [self.rollup.signal_bins(low, high, (name,), width_s, endpoints=True)]
-            parts += [self.signal_bins(tail, (name,), width_s)] if high < window.until_s else []
-            frame = pd.concat(parts, ignore_index=True)
-            frame = _only(frame, window)
+            worst = self.rollup.worst(max(low, high - 6 * width_s), high, name, window, most)
+            tail = self.signal_bins(window.over(high, window.until_s), (name,), width_s)
+            parts = [self.rollup.signal_bins(low, high, (name,), width_s, only=worst)] if worst else []
+            frame = only(joined([*parts, tail]), window)
+            if worst:
+                return frame[frame["endpoint"].isin(worst)].reset_index(drop=True)
         if frame.empty or frame["endpoint"].nunique() <= most:
             return frame
         recent = frame[frame["bin_s"] >= frame["bin_s"].max() - 6 * width_s]
@@ -258,10 +308,8 @@ class Reader:
         window = Window(since_s=since_s, until_s=until_s)
         known = self._frame(sa.select(samples.c.signal).where(within(samples.c.at_s, window)).distinct())["signal"]
         names = tuple(sorted(known))
-        signals = pd.concat(
-            [self._variant_bins(window, names, width_s), self.signal_bins(window, per_endpoint, width_s)],
-            ignore_index=True,
-        ).drop_duplicates(["bin_s", "signal", "model", "variant", "endpoint"])
+        both = [self._variant_bins(window, names, width_s), self.signal_bins(window, per_endpoint, width_s)]
+        signals = joined(both).drop_duplicates(["bin_s", "signal", "model", "variant", "endpoint"])
         bins = self._request_bins(window, width_s)
         single = self._latencies(window)[0]
         if len(single):
@@ -285,6 +333,14 @@ class Reader:
         if changes_only:
             query = query.where(decisions.c.direction != "hold")
         return self._frame(query.order_by(decisions.c.at_s.desc(), decisions.c.id.desc()).limit(limit))
+
+    def plans(self, window: Window, most: int = 1_000) -> pd.DataFrame:
+        """Decisions spread evenly over a window, newest first: for what they expected, over time."""
+        here = chosen(sa.select(sa.func.count().label("n")).where(within(decisions.c.at_s, window)), decisions, window)
+        step = max(1, -(-int(self._frame(here)["n"].iloc[0]) // most))
+        query = sa.select(decisions).where(within(decisions.c.at_s, window), decisions.c.id % step == 0)
+        query = chosen(query, decisions, window).order_by(decisions.c.at_s.desc(), decisions.c.id.desc())
+        return self._frame(query.limit(2 * most))
 
     def last_decisions(self, window: Window) -> pd.DataFrame:
         """The newest decision of each variant."""
@@ -318,13 +374,27 @@ def _must_exist(url: str) -> bool:
     return sqlite
 
 
+_WORDS: Final = frozenset(
+    {"signal", "model", "variant", "endpoint", "outcome", "tenant", "accelerator", "namespace", "direction", "reason",
+     "detail", "signals", "kind", "subject", "message", "severity", "data", "id"}
+)  # fmt: skip
+"""Columns that are no plain numbers."""
+
+
+def typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Columns of numbers as floats where the database left them untyped (no rows, or only NULLs): pandas works on
+    untyped columns in Python, row by row."""
+    untyped = [name for name in frame.columns if name not in _WORDS and frame[name].dtype == object]
+    return frame.astype(dict.fromkeys(untyped, float)) if untyped else frame
+
+
 def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
     """Latency columns that hold only NULLs come as objects: make them floats."""
     latency = [name for name in frame.columns if name.endswith("_s")]
     return frame.astype(dict.fromkeys(latency, float))
 
 
-def _only(frame: pd.DataFrame, window: Window, *, shared: bool = False) -> pd.DataFrame:
+def only(frame: pd.DataFrame, window: Window, *, shared: bool = False) -> pd.DataFrame:
     """Rows of the window's model and variants; ``shared``: and those that belong to none."""
     for column, names in (("model", [window.model] if window.model else []), ("variant", list(window.variants))):
         if names:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from typing import Final
 
 from prometheus_client import Histogram
@@ -12,3 +15,43 @@ DRAWN: Final = Histogram(
     ["page"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0),
 )
+
+
+class Pace:
+    """How much less often live pages are drawn than asked for, so that many viewers do not wait for each other.
+
+    Drawing holds Python's one lock: all draws together may take this share of a core; above it the time between
+    draws is doubled for everybody, well below it halved again.
+
+    Args:
+        clock: seconds that only grow.
+    """
+
+    SHARE: Final = 0.4
+    OVER_S: Final = 10.0
+    """The share is judged over so long, and the pace changes no more often."""
+    MOST: Final = 16
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._worked_s, self._since_s = 0.0, clock()
+        self.times = 1
+        """The time between draws is so many times what was asked for: a power of two."""
+
+    def note(self, worked_s: float) -> None:
+        """One draw took so much of a core."""
+        with self._lock:
+            self._worked_s += worked_s
+            if (passed := self._clock() - self._since_s) < self.OVER_S:
+                return
+            share = self._worked_s / passed
+            self._worked_s, self._since_s = 0.0, self._clock()
+            while share > self.SHARE and self.times < self.MOST:
+                self.times, share = 2 * self.times, share / 2
+            if share < self.SHARE / 3 and self.times > 1:
+                self.times //= 2
+
+
+PACE: Final = Pace()
+"""Of this process."""

@@ -17,8 +17,9 @@ from dashboards import data
 from dashboards.charts import Band, TimeAxis, colours
 from dashboards.queries import alert_spells, bin_starts, bin_width
 from dashboards.source import Reader
+from dashboards.timing import PACE
 from dashboards.window import Window
-from fleet.errors import HistoryError
+from fleet.errors import HistoryError, SourceError
 
 RANGES: Final[Mapping[str, float]] = {"5m": 300.0, "15m": 900.0, "1h": 3600.0, "6h": 21_600.0, "24h": 86_400.0,
                                               "7d": 604_800.0}  # fmt: skip
@@ -31,6 +32,7 @@ NONE_SUCH: Final = "\0"
 FEW_ENGINES: Final = 24
 """From more engines on, charts read what each variant's engines did together."""
 BY_VARIANT_FROM_S: Final = 6 * 3600.0
+_NAMES_S: Final = 10.0
 ALERT_LOOKBACK_S: Final = 6 * 3600.0
 """An alert that still fires may have begun this long before the window."""
 
@@ -72,11 +74,26 @@ class View:
 
     def requests_before(self) -> pd.DataFrame:
         """Totals of the stretch of the same length just before."""
-        return data.read(Reader.request_bins, self.window.before(), self.window.span_s)
+        span = self.window.span_s
+        step = max(30.0, span / 30)  # ticks in a row compare with the same stretch
+        end = self.window.since_s // step * step
+        return data.read(Reader.request_bins, self.window.over(end - span, end), span)
+
+    def newest_latencies(self, span_s: float) -> pd.DataFrame:
+        """Single requests of the newest so many seconds."""
+        return data.read(Reader.latencies, self.window.over(self.window.until_s - span_s, self.window.until_s))[0]
 
     def latencies(self) -> tuple[pd.DataFrame, int]:
         """Single requests, and the sampling step."""
         return data.read(Reader.latencies, self.window)
+
+    def percentiles(self, what: str, *quantiles: float) -> tuple[pd.DataFrame, pd.DataFrame, int]:
+        """Percentiles of a latency by bin, of all requests and by variant; the sampling step, 0: from buckets."""
+        return data.read(Reader.percentile_bins, self.window, self.width_s, quantiles)[what]
+
+    def percentiles_now(self) -> Mapping[tuple[str, str], float]:
+        """(model, promise) -> promised percentile, where there are no single requests to tell."""
+        return data.read(Reader.percentiles_now, self.window)
 
     def signals(self, *names: str) -> pd.DataFrame:
         """Signals by bin and series: engine by engine in a small fleet, variant by variant in a large one."""
@@ -118,12 +135,12 @@ class View:
 
 
 def tick_s(range_key: str) -> float:
-    """Time between refreshes: long ranges move slowly and cost more.
+    """Time between refreshes: long ranges move slowly and cost more, and many viewers make all of them rarer.
 
     >>> tick_s("24h")
     48.0
     """
-    return max(data.settings().refresh_s, RANGES[range_key] / 1800)
+    return PACE.times * max(data.settings().refresh_s, RANGES[range_key] / 1800)
 
 
 def viewer_zone() -> tzinfo:
@@ -208,7 +225,8 @@ def look(now_s: float | None = None) -> View:
 
 
 def _known_variants(end_s: float) -> pd.DataFrame:
-    """Variants of the last day, whatever the filters say."""
+    """Variants of the last day, whatever the filters say; asked for anew every ten seconds."""
+    end_s = -(-end_s // _NAMES_S) * _NAMES_S
     found: pd.DataFrame = data.read(Reader.variants, Window(since_s=end_s - RANGES["24h"], until_s=end_s))
     return found
 
@@ -223,10 +241,10 @@ def _passing(known: pd.DataFrame, filters: tuple[str, ...]) -> pd.DataFrame:
 
 def known_models() -> list[str]:
     """Models to choose from; none while there is no history."""
-    end = until_s(time.time())
+    end = -(-until_s(time.time()) // _NAMES_S) * _NAMES_S
     try:
         found: list[str] = data.models(end - RANGES["24h"], end)
-    except HistoryError:
+    except (HistoryError, SourceError):
         return []
     return found
 
@@ -235,6 +253,6 @@ def choices(name: str) -> list[str]:
     """Namespaces or variants to choose from under the wider filters, and what the address asks for."""
     try:
         known = _passing(_known_variants(until_s(time.time())), FILTERS[: FILTERS.index(name)])
-    except HistoryError:
+    except (HistoryError, SourceError):
         known = pd.DataFrame(columns=list(FILTERS))
     return sorted({*known[name], st.session_state[name]} - {""})

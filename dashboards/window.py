@@ -13,7 +13,7 @@ from fleet.slo import SloBook
 LOOKBACK_S: Final = 900.0
 """A request that finishes in a window may have arrived this long before it."""
 MAX_BINS: Final = 400
-MAX_LATENCIES: Final = 20_000
+MAX_LATENCIES: Final = 10_000
 MAX_ROWS: Final = 2_000
 
 TENANTS_S: Final = 3_600.0

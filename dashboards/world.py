@@ -144,8 +144,14 @@ def broken_since(series: pd.DataFrame, objective: float, *, fewest: int = 3) -> 
     return start
 
 
-def promises(slo: Slo, bins: pd.DataFrame, latencies: pd.DataFrame, *, until_s: float) -> tuple[Promise, ...]:
-    """The latency promises of one model against its request bins and single latencies."""
+def promises(
+    slo: Slo, bins: pd.DataFrame, latencies: pd.DataFrame, *, until_s: float, told: Mapping[str, float] | None = None
+) -> tuple[Promise, ...]:
+    """The latency promises of one model against its request bins and single latencies.
+
+    Args:
+        told: promise -> its percentile now, seconds, where the source has no single requests.
+    """
     found = []
     recent = latencies[latencies["done_s"] >= until_s - RECENT_S] if len(latencies) else latencies
     for name in ("ttft", "tpot", "e2e"):
@@ -153,6 +159,7 @@ def promises(slo: Slo, bins: pd.DataFrame, latencies: pd.DataFrame, *, until_s: 
         if target is None:
             continue
         now = queries.percentile(recent, f"{name}_s", target.objective)
+        now = (told or {}).get(name) if now is None else now
         since = broken_since(_coarse_attainment(bins, name), target.objective)
         found.append(
             Promise(
@@ -184,10 +191,11 @@ def model_states(
     signals: pd.DataFrame,
     *,
     until_s: float,
+    told: Mapping[tuple[str, str], float] | None = None,
 ) -> tuple[ModelState, ...]:
-    """One state a model."""
+    """One state a model; ``told`` as in :func:`promises`, by model and promise."""
     since_s = queries.fresh_since(signals)
-    waiting = queries.newest(queries.pick(signals, WAITING), by=("model", "endpoint"), since_s=since_s)
+    waiting = queries.newest(queries.pick(signals, WAITING), by=("model", "variant", "endpoint"), since_s=since_s)
     states = []
     for name in names:
         own = bins[bins["model"] == name] if len(bins) else bins
@@ -197,7 +205,7 @@ def model_states(
         states.append(
             ModelState(
                 name=name,
-                promises=promises(slo, own, rows, until_s=until_s),
+                promises=promises(slo, own, rows, until_s=until_s, told=_of_model(told, name)),
                 success=queries.success_rate(own),
                 requests=int(own["requests"].sum()) if len(own) else 0,
                 success_target=slo.success_rate,
@@ -208,36 +216,37 @@ def model_states(
     return tuple(states)
 
 
+def _of_model(told: Mapping[tuple[str, str], float] | None, model: str) -> dict[str, float]:
+    return {promise: value for (name, promise), value in (told or {}).items() if name == model}
+
+
 def variant_states(variants: pd.DataFrame, signals: pd.DataFrame, last: pd.DataFrame) -> tuple[VariantState, ...]:
     """One state a variant from the newest signals and its last decision."""
     decided: dict[str, dict[Hashable, Any]] = {str(row["variant"]): row for row in last.to_dict("records")}
+    by = ("variant", "signal", "endpoint")
+    newest = queries.newest(signals, by=by, since_s=queries.fresh_since(signals))
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row in newest.to_dict("records"):
+        found.setdefault((row["variant"], row["signal"]), []).append((float(row["mean"]), float(row["high"])))
     return tuple(
-        _variant_state(
-            str(row["variant"]),
-            str(row["model"]),
-            str(row["accelerator"]),
-            signals,
-            decided.get(str(row["variant"]), {}),
-        )
+        _variant_state(str(row["variant"]), str(row["model"]), str(row["accelerator"]), found,
+                       decided.get(str(row["variant"]), {}))
         for row in variants.to_dict("records")
-    )
+    )  # fmt: skip
 
 
 def _variant_state(
-    name: str, model: str, accelerator: str, signals: pd.DataFrame, decision: Mapping[Hashable, Any]
-) -> VariantState:
-    own = signals[signals["variant"] == name] if len(signals) else signals
-    since_s = queries.fresh_since(signals)
-
-    def last(signal: str, how: str = "mean") -> pd.Series[float]:
-        rows = queries.newest(queries.pick(own, signal, how=how), by=("endpoint",), since_s=since_s)
-        return rows["value"].astype(float)
+    name: str, model: str, accelerator: str, newest: Mapping[tuple[str, str], list[tuple[float, float]]],
+    decision: Mapping[Hashable, Any],
+) -> VariantState:  # fmt: skip
+    def means(signal: str) -> list[float]:
+        return [mean for mean, _ in newest.get((name, signal), ()) if math.isfinite(mean)]
 
     def only(signal: str) -> float | None:
-        values = last(signal, "high")
-        return float(values.iloc[-1]) if len(values) else None
+        highs = [high for _, high in newest.get((name, signal), ()) if math.isfinite(high)]
+        return highs[-1] if highs else None
 
-    kv, waiting, generation = last(KV), last(WAITING), last(GENERATION)
+    kv, waiting, generation = means(KV), means(WAITING), means(GENERATION)
     ready = _count(only(CURRENT)) if only(CURRENT) is not None else _count(decision.get("current"))
     wanted = _count(only(DESIRED)) if only(DESIRED) is not None else _count(decision.get("desired"))
     saturation = only(SATURATION)
@@ -249,9 +258,9 @@ def _variant_state(
         wanted=wanted,
         requested=_count(only(REQUESTED)),
         saturation=saturation if saturation is not None else _number(decision.get("saturation")),
-        kv=float(kv.mean()) if len(kv) else None,
-        waiting=float(waiting.sum()) if len(waiting) else None,
-        generation_tps=float(generation.sum()) if len(generation) else None,
+        kv=sum(kv) / len(kv) if kv else None,
+        waiting=sum(waiting) if waiting else None,
+        generation_tps=sum(generation) if generation else None,
         cost_per_hour=_cost(only(COST), accelerator, ready),
         reason=str(decision.get("reason", "")),
         detail=str(decision.get("detail", "")),

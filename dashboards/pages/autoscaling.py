@@ -42,7 +42,7 @@ def _demand(view: View) -> None:
     bins = queries.summed(view.request_bins(), by=("variant",), columns=("requests",))
     rates = queries.rates(bins, ("requests",), since_s=window.since_s, until_s=window.until_s, width_s=view.width_s)
     served = queries.summed(rates, by=(), columns=("requests",)) if len(rates) else rates
-    said = scaling.decision_series(data.read(Reader.decisions, window, False, 2_000), FORECAST)
+    said = scaling.decision_series(data.read(Reader.plans, window), FORECAST)
     plan = scaling.planned_load(said, width_s=view.width_s)
     bears = plan["capacity"].notna().any() if len(plan) else False
     note = "requests per second: finished, expected by the controller with its 90 % bound, borne by ready replicas"

@@ -23,16 +23,15 @@ _NO_REQUESTS = "No request finished. Send traffic through the router, or choose 
 
 def render(view: View) -> None:
     """Draw the page."""
-    bins, before, (latencies, step) = view.request_bins(), view.requests_before(), view.latencies()
+    bins, before = view.request_bins(), view.requests_before()
     st.html(html.tiles(tiles(view, bins, before)))
     _attainment(view, bins)
-    note = "P95 by variant over the band of all requests" + (f"; one request in {step} is read" if step > 1 else "")
     left, right = st.columns(2, gap="small")
     with left:
-        _latency(view, latencies, "ttft", "Time to first token (TTFT)", note)
-        _latency(view, latencies, "e2e", "Whole request (E2E)", note)
+        _latency(view, "ttft", "Time to first token (TTFT)")
+        _latency(view, "e2e", "Whole request (E2E)")
     with right:
-        _latency(view, latencies, "tpot", "Time per output token (TPOT)", note)
+        _latency(view, "tpot", "Time per output token (TPOT)")
         _throughput(view, bins)
     left, right = st.columns(2, gap="small")
     with left:
@@ -153,11 +152,12 @@ def _attainment(view: View, bins: pd.DataFrame) -> None:
     )
 
 
-def _latency(view: View, latencies: pd.DataFrame, what: str, heading: str, note: str) -> None:
-    column, target = f"{what}_s", getattr(data.slos().of(view.window.model), what)
-    span = {"starts": view.starts, "width_s": view.width_s, "quantiles": _QUANTILES}
-    fleet = queries.percentiles(latencies, column, **span)
-    variants = queries.percentiles(latencies, column, by=("variant",), **span)
+def _latency(view: View, what: str, heading: str) -> None:
+    target = getattr(data.slos().of(view.window.model), what)
+    fleet, variants, step = view.percentiles(what, *_QUANTILES)
+    note = "P95 by variant over the band of all requests" + (f"; one request in {step} is read" if step > 1 else "")
+    if not step:
+        note = "P95 by model over the router's band of all requests, read between bucket bounds over at least 5 min"
     marks = () if target is None else (Limit(value=target.threshold_s, label=f"limit {seconds(target.threshold_s)}"),)
     panel(
         view,

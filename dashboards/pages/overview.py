@@ -31,7 +31,8 @@ _VARIANT_HEAD = (
 
 def render(view: View) -> None:
     """Draw the page."""
-    bins, (latencies, _), signals = view.request_bins(), view.latencies(), view.signals(*world.FLEET_SIGNALS)
+    bins, signals = view.request_bins(), view.signals(*world.FLEET_SIGNALS)
+    latencies = view.newest_latencies(world.RECENT_S)
     state = gather(view, bins, latencies, signals)
     st.html(html.banner(summarise(state, view.zone), links=way_on(state)))
     st.html(html.tiles(tiles(state, bins, view.requests_before(), view)))
@@ -78,7 +79,9 @@ def gather(view: View, bins: pd.DataFrame, latencies: pd.DataFrame, signals: pd.
         now_s=view.now_s if view.live else view.window.until_s,
         span_s=view.window.span_s,
         newest_s=_newest(view),
-        models=world.model_states(names, data.slos(), bins, latencies, signals, until_s=view.window.until_s),
+        models=world.model_states(
+            names, data.slos(), bins, latencies, signals, until_s=view.window.until_s, told=view.percentiles_now()
+        ),
         variants=variants,
         alerts=world.firing(spells),
         parts_down=down if view.live else {},
@@ -306,7 +309,7 @@ def _feed(view: View) -> None:
 def feed_items(view: View, *, limit: int = 9) -> list[str]:
     """Scalings, alerts and process events in one list, newest first."""
     entries: list[tuple[float, str]] = []
-    for row in scaling.scalings(view.moves()).to_dict("records"):
+    for row in scaling.scalings(view.moves()).tail(limit).to_dict("records"):
         arrow = f"{row['before']} → {row['desired']}"
         entries.append(
             (
@@ -321,7 +324,7 @@ def feed_items(view: View, *, limit: int = 9) -> list[str]:
                 ),
             )
         )
-    events = data.read(Reader.events, view.window, ("alert", "process", "model", "config"))
+    events = data.read(Reader.events, view.window, ("alert", "process", "model", "config")).head(limit)
     for row in events.to_dict("records"):
         page = {"alert": "alerts", "process": "infrastructure"}.get(row["kind"], "prediction")
         over = isinstance(row["data"], Mapping) and row["data"].get("state") == "resolved"

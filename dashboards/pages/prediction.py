@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboards import charts, data, figures, html, metricspage, predictions, queries
+from dashboards import charts, data, evaluated, figures, html, predictions, queries
 from dashboards.pages.infrastructure import unreachable
 from dashboards.panels import panel, section, table
 from dashboards.parts import Answer
-from dashboards.source import Reader
 from dashboards.summary import Level
 from dashboards.view import View
-from dashboards.words import clock, percent, si
+from dashboards.words import clock, percent, si, significant
 
+TARGETS: Final = ("ttft", "tpot")
 _DOTS = 1_500
 _NO_GUESS = (
     "No request with a prediction finished. The router records one as soon as the predictor has learnt from "
@@ -30,9 +31,11 @@ _WITHIN = 0.25
 def render(view: View) -> None:
     """Draw the page."""
     latencies, step = view.latencies()
-    pairs = {what: predictions.prediction_pairs(latencies, what) for what in ("ttft", "tpot")}
-    status, page = data.ask("predictor", "/status"), data.page("predictor")
-    st.html(html.tiles(tiles(latencies, pairs, status)))
+    pairs = {what: predictions.prediction_pairs(latencies, what) for what in TARGETS}
+    status, measured = data.ask("predictor", "/status"), data.ask("predictor", "/evaluation")
+    document = measured.document if measured is not None else None
+    points = evaluated.curve(document)
+    st.html(html.tiles(tiles(latencies, pairs, status, points)))
     note = f"one request in {step} is read; " if step > 1 else ""
     for column, what in zip(st.columns(2, gap="small"), pairs, strict=True):
         with column:
@@ -40,17 +43,17 @@ def render(view: View) -> None:
             _error(view, pairs[what], what.upper())
     left, right = st.columns(2, gap="small")
     with left:
-        _coverage(view, pairs, page)
+        _coverage(view, pairs, document)
+        _drift(view, pairs, _document(status))
     with right:
-        _learning(view)
-    left, right = st.columns(2, gap="small")
-    with left:
-        _drift(view, pairs, page)
-    with right:
+        _learning(view, points)
         _model(view, status)
+    _evaluation(view, points, document)
 
 
-def tiles(latencies: pd.DataFrame, pairs: Mapping[str, pd.DataFrame], status: Answer | None) -> list[str]:
+def tiles(
+    latencies: pd.DataFrame, pairs: Mapping[str, pd.DataFrame], status: Answer | None, points: pd.DataFrame
+) -> list[str]:
     """How far off, how many, how cold."""
     document = _document(status)
     share = len(pairs["ttft"]) / len(latencies) if len(latencies) else None
@@ -70,6 +73,11 @@ def tiles(latencies: pd.DataFrame, pairs: Mapping[str, pd.DataFrame], status: An
         ),
         html.tile(
             "TPOT error", percent(predictions.mean_absolute_error(pairs["tpot"])), limit="mean, of the actual value"
+        ),
+        html.tile(
+            "90 % interval held",
+            " / ".join(percent(evaluated.figure_of(points, what, "coverage")) for what in TARGETS),
+            limit="TTFT / TPOT, newest evaluation",
         ),
         html.tile("Requests with a prediction", percent(share), limit="of those read"),
         html.tile(
@@ -121,51 +129,87 @@ def _error(view: View, pairs: pd.DataFrame, what: str) -> None:
     )
 
 
-def _coverage(view: View, pairs: Mapping[str, pd.DataFrame], page: metricspage.Page) -> None:
-    """How many guesses were close, bin by bin, and what the predictor says of its intervals."""
-    series = {
-        what: predictions.close_share(rows, view.starts, view.width_s, within=_WITHIN) for what, rows in pairs.items()
-    }
+def _coverage(view: View, pairs: Mapping[str, pd.DataFrame], document: object) -> None:
+    """How often the actual value lay inside the 90 % interval, bin by bin; without one, how many guesses were close."""
+    ends = {what: evaluated.interval(document, what) for what in pairs}
+    known = {what: found for what, found in ends.items() if found is not None}
+    if known:
+        series = {what: evaluated.share_inside(pairs[what], view.starts, view.width_s, found)
+                  for what, found in known.items()}  # fmt: skip
+        said = "; ".join(f"{what.upper()} {significant(low, 2)} to {significant(high, 2)} times the prediction"
+                         for what, (low, high) in known.items())  # fmt: skip
+        note = f"share of requests inside the 90 % interval as wide as the newest evaluation found it: {said}"
+        marks: tuple[charts.Limit, ...] = (charts.Limit(value=0.9, label="promised 90 %"),)
+    else:
+        series = {what: predictions.close_share(rows, view.starts, view.width_s, within=_WITHIN)
+                  for what, rows in pairs.items()}  # fmt: skip
+        note = f"share of guesses within {percent(_WITHIN)} of the actual value; no evaluation tells the interval yet"
+        marks = ()
     whole = pd.concat([rows.assign(target=what) for what, rows in series.items()])
-    told = page.by("fleet_predictor_interval_coverage_ratio", "target")
-    said = (
-        "; its 90 % intervals held " + ", ".join(f"{n.upper()} {percent(v)}" for n, v in told.items()) if told else ""
-    )
 
     def figure() -> Any:
         chart = charts.blank(view.axis, charts.RATIO, height=220)
-        for (what, rows), dash in zip(series.items(), (None, "dash"), strict=True):
+        for what, rows in series.items():
+            dash = None if what == "ttft" else "dash"
             charts.line(chart, view.axis, rows, name=what.upper(), colour=charts.INK, unit=charts.RATIO, dash=dash)
+        charts.limits(chart, marks)
         return chart
 
-    panel(view, key="coverage", heading="Coverage", frame=whole, figure=figure, nothing=_NO_GUESS,
-          note=f"share of guesses within {percent(_WITHIN)} of the actual value{said}")  # fmt: skip
+    panel(view, key="coverage", heading="Coverage", frame=whole, figure=figure, nothing=_NO_GUESS, note=note)
 
 
-def _learning(view: View) -> None:
-    """Each fit that was recorded: samples against the error it had on what it had not seen."""
-    events = data.read(Reader.events, view.window, ("model",))
-    frame = predictions.fits(events)
-    unit = charts.Unit(title="error on unseen requests", ticks=".0%", hover=".1%")
-
-    def figure() -> Any:
-        chart = charts.blank(view.axis, unit, height=220)
-        for what, dash in (("ttft", None), ("tpot", "dash")):
-            rows = frame[frame["target"] == what]
-            if len(rows):
-                charts.line(
-                    chart, view.axis, rows, name=what.upper(), colour=charts.INK, unit=unit, dash=dash, x="at_s"
-                )
-        chart.update_traces(mode="lines+markers")
-        return chart
-
-    panel(view, key="learning", heading="Learning curve", frame=frame, figure=figure,
-          note="error of each fit on later requests, by the time of the fit",
-          nothing="No fit was recorded in this range; the newest one is under Model in use.")  # fmt: skip
+def _learning(view: View, points: pd.DataFrame) -> None:
+    """Error on later requests by the number of requests trained on, beside other methods."""
+    frame = points[points["regime"] == "all"]
+    panel(view, key="learning", heading="Learning curve", frame=frame, column="mape", group="",
+          note="mean error on the newest 40 % of requests, trained on so many before; TPOT dashed",
+          nothing="Nothing was measured yet: the predictor does so some minutes after its first fit.",
+          figure=lambda: figures.learning_curve(frame, evaluated.METHODS, height=220))  # fmt: skip
 
 
-def _drift(view: View, pairs: Mapping[str, pd.DataFrame], page: metricspage.Page) -> None:
-    """The newest quarter of the range against the first: does the model still fit?"""
+def _evaluation(view: View, points: pd.DataFrame, document: object) -> None:
+    """The figures of ``fleet predictor evaluate``, of the newest measurement."""
+    with st.container(border=True, key="panel-evaluation"):
+        at_s = _number(document.get("at_s")) if isinstance(document, Mapping) else None
+        when = f", measured at {clock(at_s, view.zone)}" if at_s else ""
+        section("Evaluation", f"as fleet predictor evaluate prints it: the largest training, later requests{when}")
+        if points.empty:
+            st.html(html.empty("Nothing was measured yet", "The predictor measures itself some minutes after its first "
+                               "fit; or run it over the history:", command="fleet predictor evaluate"))  # fmt: skip
+            return
+        table(_in_words(evaluated.newest(points)), view, key="evaluation")
+        own = evaluated.by_endpoint(document)
+        if len(own):
+            st.html('<p class="fl-sub">By endpoint; unseen: left out of training, then after 10 of its requests</p>')
+            table(_in_words(own.drop(columns=["width", "pinball_s"])), view, key="evaluation-endpoints")
+
+
+_HEADS: Final = {"n": "trained on", "rows": "predicted", "mape": "MAPE", "median_ape": "median", "bias": "bias",
+                 "coverage": "90 % interval held", "width": "width, log", "pinball_s": "pinball, ms",
+                 "unseen": "MAPE unseen", "after": "MAPE after 10"}  # fmt: skip
+
+
+def _in_words(rows: pd.DataFrame) -> pd.DataFrame:
+    """Ratios as percentages, seconds as milliseconds, heads for people."""
+    shown = rows.copy()
+    for name in shown.columns:
+        if name in {"mape", "median_ape", "bias", "coverage", "unseen", "after"}:
+            shown[name] = [percent(value) if math.isfinite(value) else "–" for value in rows[name].astype(float)]
+        elif name == "width":
+            shown[name] = [significant(value) if math.isfinite(value) else "–" for value in rows[name]]
+        elif name == "pinball_s":
+            shown[name] = [significant(1000 * value) if math.isfinite(value) else "–" for value in rows[name]]
+        elif name in {"n", "rows"}:
+            shown[name] = [f"{value:.0f}" if math.isfinite(value) else "–" for value in rows[name]]
+        elif name == "method":
+            shown[name] = [evaluated.METHODS.get(value, value) for value in rows[name]]
+        elif name == "target":
+            shown[name] = rows[name].str.upper()
+    return shown.rename(columns=_HEADS)
+
+
+def _drift(view: View, pairs: Mapping[str, pd.DataFrame], document: Mapping[str, Any]) -> None:
+    """The newest quarter of the range against the first, and endpoints whose scale began anew."""
     with st.container(border=True, key="panel-drift"):
         section("Drift", "error of the newest quarter of this range against the quarters before")
         rows = predictions.drift(pairs, view.window.since_s, view.window.until_s)
@@ -174,12 +218,10 @@ def _drift(view: View, pairs: Mapping[str, pd.DataFrame], page: metricspage.Page
             return
         said = [_verdict(a, b) for a, b in zip(rows["before"], rows["newest"], strict=True)]
         words = {name: [percent(value) for value in rows[name]] for name in ("before", "newest")}
-        shown = rows.assign(**words, verdict=said)
-        table(shown, view, key="drift")
-        known = page.by("fleet_predictor_error_ratio", "target")
-        if known:
-            told = ", ".join(f"{name.upper()} {percent(value)}" for name, value in known.items())
-            st.html(f'<p class="fl-sub">The predictor itself says: {told} over its newest requests.</p>')
+        table(rows.assign(**words, verdict=said), view, key="drift")
+        lines = evaluated.changed(document)
+        if lines:
+            st.html(html.feed([html.happening("", "predictor", line, mark="▲") for line in lines], label="Drift"))
 
 
 def _verdict(before: float, newest: float) -> str:
@@ -220,7 +262,8 @@ def model_facts(document: Mapping[str, Any], view: View) -> list[tuple[str, str]
             "state",
             "cold, stays neutral" if cold else "warm" if cold is False else "not known",
         ),
-        ("model", str(document.get("model_type") or "–")),
+        ("model", _rungs(document)),
+        ("version", f"{document.get('version') or '–'}{' (pinned)' if document.get('pinned') else ''}"),
         (
             "samples learnt",
             f"{si(_number(document.get('samples')))} (at least {si(_number(document.get('min_samples')))})",
@@ -231,9 +274,21 @@ def model_facts(document: Mapping[str, Any], view: View) -> list[tuple[str, str]
             f"{document.get('fits', '–')}, {document.get('fit_failures', '–')}, {document.get('fit_refusals', '–')}",
         ),
     ]
+    facts += [("drifts found", str(document["drifts"]))] if "drifts" in document else []
     facts += [
-        (name.replace("_", " "), percent(_number(value))) for name, value in errors.items() if name.endswith("mape")
+        (name.replace("_", " ").replace("mape", "error"), percent(_number(value)))
+        for name, value in errors.items()
+        if name.endswith("mape")
     ]
     facts += [("last note", str(document["last_fit"]))] if document.get("last_fit") else []
     facts += [("last error", str(document["last_error"]))] if document.get("last_error") else []
     return facts
+
+
+def _rungs(document: Mapping[str, Any]) -> str:
+    """Which model answers for each target: boosted, physics, prior, heuristic."""
+    rung = document.get("rung")
+    found = {str(value) for value in rung.values()} if isinstance(rung, Mapping) else set()
+    if len(found) == 1:
+        return found.pop()
+    return ", ".join(f"{name.upper()} {value}" for name, value in rung.items()) if isinstance(rung, Mapping) else "–"

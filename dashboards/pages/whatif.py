@@ -198,7 +198,7 @@ def _chart(view: View, load: whatif.Load, both: pd.DataFrame) -> None:
 
     def figure() -> Any:
         chart = charts.blank(view.axis, charts.REPLICAS, height=210)
-        chart.update_yaxes(dtick=max(1, int(frame["value"].max() // 4)), nticks=0)
+        chart.update_axis("yaxis", dtick=max(1, int(frame["value"].max() // 4)), nticks=0)
         for which, dash in (("as it is", "dot"), ("what if", None)):
             rows = frame[frame["which"] == which]
             charts.line(chart, view.axis, rows, name=which, colour=colour, unit=charts.REPLICAS, dash=dash, step=True)

@@ -149,6 +149,11 @@ class History:
         with self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
+    def select_tuples(self, query: sa.Select[Any]) -> list[tuple[Any, ...]]:
+        """As :meth:`select`, rows as tuples in the order of the columns: for many of them."""
+        with self._engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(query)]
+
     def count(self, table: str) -> int:
         """Rows in ``table``."""
         with self._engine.connect() as connection:

@@ -9,6 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from dashboards.timing import PACE
 from fleet.history import History
 from tests.dashboards import synthetic
 
@@ -42,6 +43,12 @@ def empty_history(tmp_path: Path) -> str:
 def missing_history(tmp_path: Path) -> str:
     """A history that nobody has made yet."""
     return f"sqlite:///{tmp_path}/nowhere.sqlite3"
+
+
+@pytest.fixture(autouse=True)
+def _steady_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests draw pages as fast as they can: that must not make the console's live pages rarer."""
+    monkeypatch.setattr(PACE, "note", lambda _worked_s: None)
 
 
 @pytest.fixture

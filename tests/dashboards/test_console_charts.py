@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dashboards import charts, figures
+from dashboards.chart import Figure
 from dashboards.charts import Band, Limit, TimeAxis
 
 T0 = 1_790_000_000.0
 AXIS = TimeAxis(since_s=T0, until_s=T0 + 100, revision="5m")
 SERIES = pd.DataFrame({"bin_s": [T0, T0 + 10, T0 + 20, T0 + 90], "variant": "a", "value": [1.0, 2.0, 3.0, 1.0]})
 PALETTE = charts.colours(["a", "b"])
+
+
+def checked(make: Callable[..., Figure], *args: Any, **options: Any) -> Any:
+    """The figure, put through plotly's own checks of every property; its JSON must be readable."""
+    figure = make(*args, **options)
+    assert set(json.loads(figure.to_json())) == {"data", "layout"}
+    return go.Figure(figure.to_dict())
 
 
 def shown(figure) -> list[str]:
@@ -37,7 +49,7 @@ def test_times_are_the_viewers_wall_clock():
 
 
 def test_a_line_has_its_variants_colour_breaks_at_the_gap_and_keeps_its_zoom():
-    figure = charts.by_variant(SERIES, AXIS, charts.REQUESTS, PALETTE, width_s=5)
+    figure = checked(charts.by_variant, SERIES, AXIS, charts.REQUESTS, PALETTE, width_s=5)
     trace = figure.data[0]
     assert trace.line.color == PALETTE["a"]
     assert trace.connectgaps is False
@@ -50,14 +62,20 @@ def test_a_line_has_its_variants_colour_breaks_at_the_gap_and_keeps_its_zoom():
     "unit", [charts.SECONDS, charts.RATIO, charts.TOKENS_PER_S, charts.REQUESTS_PER_S, charts.REQUESTS]
 )
 def test_every_axis_names_its_unit(unit: charts.Unit):
-    figure = charts.by_variant(SERIES, AXIS, unit, PALETTE, width_s=5)
+    figure = checked(charts.by_variant, SERIES, AXIS, unit, PALETTE, width_s=5)
     assert figure.layout.yaxis.title.text == unit.title
     assert unit.title
 
 
 def test_a_limit_is_a_thin_line_with_its_word_and_is_always_in_sight():
-    figure = charts.by_variant(
-        SERIES, AXIS, charts.SECONDS, PALETTE, width_s=5, marks=(Limit(value=9.0, label="limit 9 s"),)
+    figure = checked(
+        charts.by_variant,
+        SERIES,
+        AXIS,
+        charts.SECONDS,
+        PALETTE,
+        width_s=5,
+        marks=(Limit(value=9.0, label="limit 9 s"),),
     )
     assert figure.layout.shapes[0].y0 == 9.0
     assert figure.layout.shapes[0].line.width == 1
@@ -68,14 +86,14 @@ def test_a_limit_is_a_thin_line_with_its_word_and_is_always_in_sight():
 def test_alerts_are_shaded_and_cut_to_the_window():
     inside = Band(from_s=T0 - 50, to_s=T0 + 20)
     outside = Band(from_s=T0 - 50, to_s=T0 - 20, severe=False)
-    figure = charts.by_variant(SERIES, AXIS, charts.REQUESTS, PALETTE, width_s=5, alerts=(inside, outside))
+    figure = checked(charts.by_variant, SERIES, AXIS, charts.REQUESTS, PALETTE, width_s=5, alerts=(inside, outside))
     assert len(figure.layout.shapes) == 1
     assert str(figure.layout.shapes[0].x0) == AXIS.range()[0]
 
 
 def test_latency_shows_p95_of_variants_over_the_band_of_all():
     table = pd.DataFrame({"bin_s": [T0], "p50": 0.1, "p95": 0.2, "p99": 0.3, "n": 5})
-    figure = charts.latency(table, table.assign(variant="b"), AXIS, PALETTE)
+    figure = checked(charts.latency, table, table.assign(variant="b"), AXIS, PALETTE)
     assert shown(figure) == ["all, P50 to P99", "b"]
     assert figure.data[1].fill == "tonexty"
 
@@ -83,7 +101,7 @@ def test_latency_shows_p95_of_variants_over_the_band_of_all():
 def test_a_heat_map_is_viridis_from_nothing_to_all():
     index = pd.MultiIndex.from_tuples([("a", "http://127.0.0.1:1"), ("b", "http://127.0.0.1:2")])
     table = pd.DataFrame([[0.5, np.nan], [0.1, 0.2]], index=index, columns=[T0, T0 + 10])
-    figure = charts.heat(table, AXIS, title="of blocks")
+    figure = checked(charts.heat, table, AXIS, title="of blocks")
     heat = figure.data[0]
     assert (heat.zmin, heat.zmax) == (0, 1)
     assert heat.colorscale[0][1] == "#440154"
@@ -99,7 +117,7 @@ def test_planned_requested_and_observed_are_three_marks_on_a_strip_a_variant():
     moves = pd.DataFrame(
         {"at_s": [T0 + 5], "variant": "a", "direction": "up", "desired": 2, "id": 7, "reason": "saturated"}
     )
-    figure = figures.replicas(timeline, moves, AXIS, PALETTE, width_s=5)
+    figure = checked(figures.replicas, timeline, moves, AXIS, PALETTE, width_s=5)
     assert shown(figure)[:3] == ["observed", "requested", "planned"]
     marks = [trace for trace in figure.data if trace.mode == "markers" and len(trace.x)]
     assert [(list(mark.customdata), mark.marker.symbol) for mark in marks] == [([7], "triangle-up")]
@@ -108,32 +126,35 @@ def test_planned_requested_and_observed_are_three_marks_on_a_strip_a_variant():
 
 def test_replicas_without_moves_or_rows_still_make_a_figure():
     empty = pd.DataFrame(columns=["bin_s", "variant", "mark", "value"])
-    assert figures.replicas(empty, pd.DataFrame(), AXIS, PALETTE, width_s=5).layout.height > 0
+    assert checked(figures.replicas, empty, pd.DataFrame(), AXIS, PALETTE, width_s=5).layout.height > 0
 
 
 def test_saturation_has_both_thresholds():
-    figure = figures.saturation(SERIES, AXIS, PALETTE, width_s=5)
+    figure = checked(figures.saturation, SERIES, AXIS, PALETTE, width_s=5)
     assert sorted(shape.y0 for shape in figure.layout.shapes) == [0.3, 0.8]
     assert {note.text for note in figure.layout.annotations} == {"scale up above 0.8", "scale down below 0.3"}
 
 
 def test_the_diagonal_of_the_scatter_spans_the_data():
     pairs = pd.DataFrame({"variant": "a", "actual": [0.1, 2.0], "predicted": [0.2, 1.0]})
-    figure = figures.predicted_against_actual(pairs, PALETTE, what="TTFT")
+    figure = checked(figures.predicted_against_actual, pairs, PALETTE, what="TTFT")
     assert list(figure.data[0].x) == [0.1, 2.0]
     assert "seconds" in figure.layout.xaxis.title.text
-    assert figures.predicted_against_actual(pairs.iloc[:0], PALETTE, what="TTFT").data[0].name == "a perfect guess"
+    assert (
+        checked(figures.predicted_against_actual, pairs.iloc[:0], PALETTE, what="TTFT").data[0].name
+        == "a perfect guess"
+    )
 
 
 def test_error_over_time_has_size_and_direction():
     table = pd.DataFrame({"bin_s": [T0], "absolute": [0.1], "signed": [-0.1], "n": [9]})
-    assert len(shown(figures.prediction_error(table, AXIS))) >= 2
+    assert len(shown(checked(figures.prediction_error, table, AXIS))) >= 2
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 12, 40])
 def test_replicas_of_any_number_of_variants_have_strips_inside_the_figure(count: int):
     names = [f"v{i:02}" for i in range(count)]
     timeline = pd.DataFrame([{"bin_s": T0, "variant": name, "mark": "observed", "value": 1.0} for name in names])
-    figure = figures.replicas(timeline, pd.DataFrame(), AXIS, charts.colours(names), width_s=5)
+    figure = checked(figures.replicas, timeline, pd.DataFrame(), AXIS, charts.colours(names), width_s=5)
     spans = [figure.layout[f"yaxis{'' if i == 0 else i + 1}"].domain for i in range(count)]
     assert all(0 <= low < high <= 1 for low, high in spans)

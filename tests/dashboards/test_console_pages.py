@@ -35,7 +35,7 @@ MENTIONS = {
     "alerts": ["Firing", "HighTTFT", "Diagnosis"],
 }
 CHARTS = {"overview": 2, "business": 7, "vllm": 7, "resources": 2, "infrastructure": 1, "autoscaling": 3, "whatif": 0,
-          "routing": 4, "prediction": 6, "cache": 3, "planner": 0, "alerts": 0}  # fmt: skip
+          "routing": 4, "prediction": 5, "cache": 3, "planner": 0, "alerts": 0}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
