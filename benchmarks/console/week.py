@@ -1,7 +1,7 @@
 """A week of a fleet of 200 engines, as a console that has run all along finds it.
 
-The newest hour lies in the history row by row (scrapes every 15 s, decisions every 30 s, single requests); what is
-older lies in the console's summaries, written by the same code that folds rows, and in a week of decisions and events.
+The newest hour lies in the history row by row (scrapes every 15 s, decisions every 30 s, single requests); all but the
+newest minute lies in the console's summaries, in the same tables that folding fills, beside a week of decisions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fleet.slo import DEFAULT_SLOS
 from fleet.types import Direction, Reason
 
 ENGINES, VARIANTS, MODELS = 200, 5, 2
-SCRAPE_S, DECIDE_S, WEEK_S, RAW_S = 15.0, 30.0, 7 * 86_400.0, 3_600.0
+SCRAPE_S, DECIDE_S, RAW_S = 15.0, 30.0, 3_600.0
 RPS: Final = 20.0
 SIGNALS: Final = (
     "vllm:kv_cache_usage_perc", "vllm:num_requests_waiting", "vllm:num_requests_running", "generation_tps",
@@ -52,31 +52,40 @@ def _level(times: np.ndarray, seed: float) -> np.ndarray:
     return np.clip(day + 0.05 * np.sin(times / 97 + 3 * seed), 0.02, 1.0)
 
 
-def build(folder: Path, *, now_s: float, seed: int) -> tuple[str, Size]:
-    """Write history and summaries; gives the history's URL."""
+def build(
+    folder: Path, *, now_s: float, seed: int, engines: int = ENGINES, days: float = 7.0, ahead_s: float = 0.0
+) -> tuple[str, Size]:
+    """Write history and summaries; gives the history's URL.
+
+    Args:
+        folder: where the files go.
+        now_s: when the console looks, Unix seconds.
+        engines: of all variants together; a smaller fleet or fewer days are for looking at one page quickly.
+        ahead_s: rows (no summaries) go on so long after ``now_s``, for pages that stay live.
+    """
     url = f"sqlite:///{folder}/history.sqlite3"
-    rng = np.random.default_rng(seed)
-    raw = _history(url, now_s, rng)
+    rng, per = np.random.default_rng(seed), engines // VARIANTS
+    raw = _history(url, now_s, now_s + ahead_s, rng, per=per, span_s=days * 86_400.0)
     path = folder / "history.console.sqlite3"
-    rows = _summaries(path, (now_s - RAW_S) // FINE_S * FINE_S, rng)
+    rows = _summaries(path, (now_s - FINE_S) // FINE_S * FINE_S, rng, per=per, span_s=days * 86_400.0)
     size = sum(file.stat().st_size for file in folder.glob("history*")) / 2**20
     return url, Size(raw_rows=raw, summary_rows=rows, mib=size)
 
 
-def _history(url: str, now_s: float, rng: np.random.Generator) -> int:
+def _history(url: str, now_s: float, until_s: float, rng: np.random.Generator, *, per: int, span_s: float) -> int:
     history, count = History(url), 0
     with sqlite3.connect(url.removeprefix("sqlite:///")) as db:
-        count += _samples(db, now_s, rng) + _decisions(db, now_s)
-    count += _requests(history, now_s, rng)
+        count += _samples(db, (now_s - RAW_S, until_s), rng, per) + _decisions(db, (now_s - span_s, until_s))
+    count += _requests(history, (now_s - RAW_S, until_s), rng)
     history.close()
     return count
 
 
-def _samples(db: sqlite3.Connection, now_s: float, rng: np.random.Generator) -> int:
+def _samples(db: sqlite3.Connection, span: tuple[float, float], rng: np.random.Generator, per: int) -> int:
     """The newest hour scrape by scrape, written past the history's own code: its rows are its own, its speed is not
     what is measured here."""
-    per, count = ENGINES // VARIANTS, 0
-    for start in np.arange(now_s - RAW_S, now_s, SCRAPE_S):
+    count = 0
+    for start in np.arange(*span, SCRAPE_S):
         rows: list[tuple[float, str, float, str, str, str]] = []
         for index in range(VARIANTS):
             name, model = variant(index)
@@ -93,8 +102,8 @@ def _samples(db: sqlite3.Connection, now_s: float, rng: np.random.Generator) -> 
     return count
 
 
-def _requests(history: History, now_s: float, rng: np.random.Generator) -> int:
-    times = np.sort(rng.uniform(now_s - RAW_S, now_s, int(RAW_S * RPS)))
+def _requests(history: History, span: tuple[float, float], rng: np.random.Generator) -> int:
+    times = np.sort(rng.uniform(*span, int((span[1] - span[0]) * RPS)))
     rows = []
     for number, at in enumerate(times):
         name, model = variant(int(rng.integers(VARIANTS)))
@@ -113,11 +122,11 @@ _DECISION: Final = ("at_s", "variant", "namespace", "model", "accelerator", "cur
                     "detail", "saturation", "signals")  # fmt: skip
 
 
-def _decisions(db: sqlite3.Connection, now_s: float) -> int:
+def _decisions(db: sqlite3.Connection, span: tuple[float, float]) -> int:
     count = 0
     for index in range(VARIANTS):
         name, model = variant(index)
-        times = np.arange(now_s - WEEK_S, now_s, DECIDE_S)
+        times = np.arange(*span, DECIDE_S)
         wanted = np.round(_level(times, index) * 40).astype(int)
         rows: list[tuple[object, ...]] = []
         for at, want, before in zip(times, wanted, np.roll(wanted, 1), strict=True):
@@ -133,10 +142,10 @@ def _decisions(db: sqlite3.Connection, now_s: float) -> int:
     return count
 
 
-def _summaries(path: Path, until_s: float, rng: np.random.Generator) -> int:
-    """The week before ``until_s`` in the summaries' own tables."""
+def _summaries(path: Path, until_s: float, rng: np.random.Generator, *, per: int, span_s: float) -> int:
+    """The days before ``until_s`` in the summaries' own tables."""
     rollup = Rollup(path, DEFAULT_SLOS)
-    since_s = (until_s - WEEK_S) // COARSE_S * COARSE_S
+    since_s = (until_s - span_s) // COARSE_S * COARSE_S
     total = 0
     with sqlite3.connect(path) as db:
         for width_s, start in ((FINE_S, since_s), (COARSE_S, since_s)):
@@ -144,7 +153,7 @@ def _summaries(path: Path, until_s: float, rng: np.random.Generator) -> int:
             for index in range(VARIANTS):
                 total += _signals(db, width_s, times, index) + _bins(db, width_s, times, index)
             recent = times[times >= until_s - 8 * 3600] if width_s == FINE_S else times
-            total += _engines(db, width_s, recent)
+            total += _engines(db, width_s, recent, per)
         total += _latencies(db, np.arange(since_s, until_s, FINE_S), rng)
         db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("from_s", str(since_s)), ("to_s", str(until_s))])
     assert rollup.span() == (since_s, until_s)  # noqa: S101 - the bench would measure something else
@@ -171,12 +180,12 @@ def _signals(db: sqlite3.Connection, width_s: float, times: np.ndarray, index: i
     return _put(db, "signals", _SERIES, pd.concat(frames))
 
 
-def _engines(db: sqlite3.Connection, width_s: float, times: np.ndarray) -> int:
+def _engines(db: sqlite3.Connection, width_s: float, times: np.ndarray, per: int) -> int:
     total = 0
     for index in range(VARIANTS):
         name, model = variant(index)
         level = _level(times, index)
-        for engine in range(ENGINES // VARIANTS):
+        for engine in range(per):
             frames = [
                 pd.DataFrame({"width_s": width_s, "bin_s": times, "signal": s, "model": model, "variant": name,
                               "endpoint": f"http://10.0.{index}.{engine}:8000", "mean": level, "high": level,
