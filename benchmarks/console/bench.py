@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.alerts.stack import binary
 from benchmarks.console.seen import PATIENCE_S, RANGES, SETTLED_S, VIEWED_S, VIEWERS, VISITS_S, Crowd, Visit
@@ -83,6 +83,17 @@ def _run(options: BenchOptions) -> Outcome:
     return outcome(rows, crowd, size)
 
 
+def _ms(seconds: float) -> float | None:
+    return 1000 * seconds if math.isfinite(seconds) else None
+
+
+def _known(found: dict[str, Any]) -> dict[str, Any]:
+    """For JSON, which has no word for a number that is none."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in found.items()
+    }
+
+
 def outcome(rows: Sequence[Visit], crowd: Crowd, size: Size) -> Outcome:
     """Bars and table of what was measured; a page that was not visited leaves its bars unknown."""
     missing = len(PATHS) * len(RANGES) - len(rows)
@@ -107,10 +118,10 @@ def outcome(rows: Sequence[Visit], crowd: Crowd, size: Size) -> Outcome:
     if missing:
         notes.append(f"{missing} visits were not made: the {VISITS_S:.0f} s for them were over.")
     columns = ("page", "range", "first paint, s", "all charts, s", "server, ms", "failed")
-    table = [(one.page, one.range, one.first_s, one.whole_s, 1000 * one.server_s, one.failed or "-") for one in rows]
+    table = [(one.page, one.range, one.first_s, one.whole_s, _ms(one.server_s), one.failed or "-") for one in rows]
     return Outcome(
-        results={"visits": [asdict(one) for one in rows], "viewers": asdict(crowd), "raw_rows": size.raw_rows,
-                 "summary_rows": size.summary_rows, "mib": size.mib},
+        results={"visits": [_known(asdict(one)) for one in rows], "viewers": _known(asdict(crowd)),
+                 "raw_rows": size.raw_rows, "summary_rows": size.summary_rows, "mib": size.mib},
         bars={
             "first_paint_s_worst": Bar(value=first, unit="s", limit="< 2"),
             "refresh_ms_worst": Bar(value=refresh, unit="ms", limit="< 500"),

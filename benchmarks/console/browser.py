@@ -19,6 +19,7 @@ from benchmarks.console.seen import (
     VIEWERS,
     VISITS_S,
     Crowd,
+    Drawn,
     Visit,
     crowd_of,
     drawn,
@@ -34,9 +35,17 @@ _DRAWN: Final = (
 )
 
 
+def _noted(address: str) -> Drawn | None:
+    """The metrics page; None: it did not come, so what the server needed is not known."""
+    try:
+        return drawn(address)
+    except OSError:
+        return None
+
+
 def visit(chromium: Any, address: str, path: str, span: str, at_s: float | None) -> Visit:
     """One visit: seconds to the first content, to the last chart, and of the server."""
-    before, failed = drawn(address).get(path, NOTHING), ""
+    first_look, failed = _noted(address), ""
     at = "" if at_s is None else f"&at={at_s:.0f}"
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
@@ -52,14 +61,15 @@ def visit(chromium: Any, address: str, path: str, span: str, at_s: float | None)
     except PlaywrightError as error:
         failed = failed or str(error).splitlines()[0]
     whole = time.perf_counter() - begun
-    for _ in range(50):  # the server notes a draw when its last message is out
-        if drawn(address).get(path, NOTHING)[0] > before[0]:
+    server_s = math.nan
+    for _ in range(20 if first_look is not None else 0):  # the server notes a draw when its last message is out
+        before, after = (look.get(path, NOTHING) for look in (first_look or {}, _noted(address) or {}))
+        if after[0] > before[0]:
+            server_s = (after[1] - before[1]) / (after[0] - before[0])
             break
-        time.sleep(0.1)
+        time.sleep(0.25)
     context.close()
-    draws, seconds = (now - then for now, then in zip(drawn(address).get(path, before)[:2], before[:2], strict=True))
-    return Visit(page=path, range=span, first_s=first, whole_s=whole, failed=failed,
-                 server_s=seconds / draws if draws else math.nan)  # fmt: skip
+    return Visit(page=path, range=span, first_s=first, whole_s=whole, failed=failed, server_s=server_s)
 
 
 def visits(chromium: Any, address: str, now_s: float, progress: Callable[[float, str], None]) -> list[Visit]:
@@ -83,16 +93,18 @@ def viewers(chromium: Any, address: str) -> Crowd:
     page = context.new_page()
     paths = [PATHS[number % len(PATHS)] for number in range(1, VIEWERS)]
     with crowd(address, [f"/{'' if path == 'overview' else path}" for path in paths], "range=15m") as others:
-        page.goto(f"{address}/?range=15m", wait_until="commit", timeout=1000 * PATIENCE_S)
         seen = 1
         try:
+            page.goto(f"{address}/?range=15m", wait_until="commit", timeout=1000 * PATIENCE_S)
             page.wait_for_function(_FIRST, timeout=1000 * OPENING_S)
         except PlaywrightError:
             seen = 0
         seen += others.wait(OPENING_S)
         page.wait_for_timeout(SETTLED_S * 1000)
-        before = drawn(address)
+        before = _noted(address)
         page.wait_for_timeout(VIEWED_S * 1000)
-        after = drawn(address)
+        after = _noted(address)
     context.close()
+    if before is None or after is None:
+        return Crowd(seen=seen, draws=0.0, mean_s=math.nan, p95_within_s=math.inf)
     return crowd_of(seen, before, after)

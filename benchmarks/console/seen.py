@@ -12,6 +12,8 @@ from dashboards.paths import PATHS
 
 RANGES: Final = ("15m", "1h", "24h", "7d")
 VIEWERS, VIEWED_S = 20, 30.0
+READ_S: Final = 45.0
+"""Longest wait for the metrics page: it is drawn by the process that draws all pages."""
 SETTLED_S: Final = 25.0
 """All viewers look so long before they are measured: the console adapts its pace to them."""
 PATIENCE_S: Final = 45.0
@@ -26,7 +28,7 @@ Drawn = dict[str, tuple[float, float, list[tuple[float, float]]]]
 
 def drawn(address: str) -> Drawn:
     """By page: (draws, seconds in all, cumulative buckets) as the console's metrics page tells."""
-    with urllib.request.urlopen(f"{address}/metrics", timeout=10) as response:  # noqa: S310 - our own loopback address
+    with urllib.request.urlopen(f"{address}/metrics", timeout=READ_S) as response:  # noqa: S310 - our own loopback address
         text = response.read().decode()
     found: Drawn = {}
     for page in PATHS:
