@@ -167,7 +167,7 @@ def broken_at_gaps(frame: pd.DataFrame, *, at: str, by: Sequence[str], width_s: 
     series = ordered.groupby(list(by), sort=False)[at]
     spacing = series.diff()
     usual = spacing.groupby([ordered[name] for name in by], sort=False).transform("median")
-    gaps = ordered[spacing > np.maximum(2.5 * usual, 2.0 * width_s)]
+    gaps = ordered[spacing > (2.5 * usual).clip(lower=2.0 * width_s)]
     if gaps.empty:
         return ordered
     gaps = gaps.assign(**{at: gaps[at] - width_s / 2, "value": np.nan})
