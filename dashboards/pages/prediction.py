@@ -59,8 +59,10 @@ def tiles(
     share = len(pairs["ttft"]) / len(latencies) if len(latencies) else None
     cold = document.get("cold")
     state = (
-        "not reachable"
-        if status is None or not status.reachable
+        "not configured"
+        if status is None
+        else "not reachable"
+        if not status.reachable
         else "cold"
         if cold
         else "warm"

@@ -15,7 +15,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -137,15 +137,22 @@ def listen(page: Page, heard: list[str]) -> None:
     page.on("pageerror", lambda error: heard.append(str(error)))
 
 
-def shoot(chromium: Browser, url: str, out: Path, *, query: str = "") -> list[Path]:
-    """One picture a page and theme (``NAME.png``, ``NAME-dark.png``), and the overview on a phone."""
+def shoot(
+    chromium: Browser, url: str, out: Path, *, query: str = "", own: Mapping[str, str] | None = None
+) -> list[Path]:
+    """One picture a page and theme (``NAME.png``, ``NAME-dark.png``), and the overview on a phone.
+
+    Args:
+        query: address parameters of every page.
+        own: those of single pages, in their place.
+    """
     taken = []
     for theme in ("light", "dark"):
         for size, suffix, names in ((WIDE, "", PAGES), (PHONE, "-phone", ("overview",))):
             context = chromium.new_context(viewport=size, color_scheme=theme)  # type: ignore[arg-type]
             page = context.new_page()
             for name in names:
-                page.goto(f"{url}/{'' if name == 'overview' else name}{query}")
+                page.goto(f"{url}/{'' if name == 'overview' else name}{(own or {}).get(name, query)}")
                 settle(page)
                 _grow(page, size)
                 taken.append(out / f"{name}{suffix}{'' if theme == 'light' else '-dark'}.png")
@@ -178,10 +185,11 @@ def main() -> None:
             from tests.dashboards import synthetic
 
             history = f"sqlite:///{folder}/history.sqlite3"
-            synthetic.build(history, now_s=time.time(), share=0.97, ahead_s=200.0)
+            synthetic.build(history, now_s=(now_s := time.time()), share=0.97, ahead_s=200.0)
+            breach = dict.fromkeys(("overview", "alerts"), f"?range=5m&at={now_s - 470:.0f}")
             nobody = [word for part in ("wva", "router", "predictor", "alerts") for word in (f"--{part}", "")]
             with console(history, *nobody, home=Path(folder)) as url:
-                taken = shoot(chromium, url, options.out, query=options.query)
+                taken = shoot(chromium, url, options.out, query=options.query, own=None if options.query else breach)
     print("\n".join(map(str, taken)))  # noqa: T201  # the command's answer
 
 
