@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -213,7 +214,7 @@ class PrometheusReader:
         grids = _grids(window, width_s)
         parts = []
         for grid in grids:
-            answers = self._all(asked, lambda query, grid=grid: self._client.between(query, grid))
+            answers = self._all(asked, partial(self._client.between, grid=grid))
             parts += [promframes.signal_frame(name, series, grid, labels, endpoints=endpoints)
                       for name, series in answers.items()]  # fmt: skip
         whole = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(promframes.COLUMNS))

@@ -96,10 +96,10 @@ def _requests_of(
                  pd.Series(dtype=float))  # fmt: skip
     frame = pd.DataFrame({"requests": total}).astype(float)
     failed = {name: pd.Series(0.0, index=frame.index) for name in ("error", "timeout", "rejected", "aborted")}
-    for one in codes:
-        code = one.labels.get("error_code", "")
-        if one.labels.get("model_name", "") == model and not _CLIENT.fullmatch(code):
-            values = pd.Series(one.values, index=_bins(one.at_s, grid)).fillna(0.0) * grid.width_s
+    for answer in codes:
+        code = answer.labels.get("error_code", "")
+        if answer.labels.get("model_name", "") == model and not _CLIENT.fullmatch(code):
+            values = pd.Series(answer.values, index=_bins(answer.at_s, grid)).fillna(0.0) * grid.width_s
             name = CODES.get(code, "error")
             failed[name] = failed[name].add(values, fill_value=0.0).reindex(frame.index).fillna(0.0)
     frame = frame.assign(**failed)
@@ -161,8 +161,9 @@ def signal_frame(name: str, series: Iterable[Series], grid: Grid, names: Names, 
     finite = frame[np.isfinite(frame["mean"].to_numpy(dtype=float))]
     keys = ["bin_s", "signal", "model", "variant", "endpoint"]
     how = "sum" if name in ADDED else "mean"
-    folded = finite.groupby(keys, as_index=False).agg(mean=("mean", how), high=("high", "max"), low=("low", "min"))
-    return folded[list(COLUMNS)]
+    folded: pd.DataFrame = finite.groupby(keys, as_index=False).agg(
+        mean=("mean", how), high=("high", "max"), low=("low", "min"))  # fmt: skip
+    return folded.loc[:, list(COLUMNS)]
 
 
 def percentile_frame(by_quantile: Mapping[float, Sequence[Series]], grid: Grid, starts: np.ndarray) -> pd.DataFrame:

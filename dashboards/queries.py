@@ -170,7 +170,8 @@ def broken_at_gaps(frame: pd.DataFrame, *, at: str, by: Sequence[str], width_s: 
     gaps = ordered[spacing > (2.5 * usual).clip(lower=2.0 * width_s)]
     if gaps.empty:
         return ordered
-    gaps = gaps.assign(**{at: gaps[at] - width_s / 2, "value": np.nan})
+    gaps = gaps.assign(value=np.nan)
+    gaps[at] -= width_s / 2
     return pd.concat([ordered, gaps], ignore_index=True).sort_values([*by, at], ignore_index=True)
 
 

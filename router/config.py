@@ -31,8 +31,9 @@ from router.located import Located, locate, nearest, shown
 from router.parameters import Plugin, parameters
 from router.pickers import PICKERS, MaxScore, Picker
 from router.prefix import AUTO_BLOCK
-from router.profile import PROFILES, AdaptiveWeights, NamedFilter, Profile, WeightedScorer
+from router.profile import PROFILES, AdaptiveWeights, Profile, WeightedScorer
 from router.scorers import SCORERS, LoadAware, PrefixAware, QueueThreshold, Scorer
+from router.sieve import NamedFilter
 from router.traffic import START_PROMPT_TOKENS
 
 T = TypeVar("T")
