@@ -44,8 +44,8 @@ two cores together (at twice these rates queues grow without end)."""
 
 TIMED = ("predictor_error", "simulator_error")
 BUSY = (
-    "**Others kept the machine busy during this run, so the engine was beyond saturation and its latencies are "
-    "those of a queue that never settled: these figures say nothing about the method. Repeat it on an idle machine.**"
+    "**More ran than there are cores (the servers, the router and the load alone can do that), so these latencies "
+    "are those of processes that take turns: they say little about the method. Repeat it with more cores.**"
 )
 """Said of a timed check that was run on a busy machine."""
 
@@ -127,8 +127,8 @@ class Proof:
         self._check("prefix_routing", lambda: checks.prefix_routing(two, ways, lambda: counters(shop)))
         self._check("cancellation", lambda: checks.cancellation(two, ways))
         # Started only now: all that went before is played back to it.
-        indexer = self._indexer(stack, two)
-        self._check("index_is_the_cache", lambda: checks.index_is_the_cache(two, indexer, probes=100, seed=3))
+        self._check("index_is_the_cache", lambda: checks.index_is_the_cache(
+            two, self._indexer(stack, two), probes=100, seed=3))  # fmt: skip
         self._check("metric_names", lambda: checks.metric_names(names(shop)))
         self._check("predictor_error", lambda: self._predictor(proxy))
 
