@@ -50,6 +50,7 @@ generate: install-dev ## write what is generated again: alert rules, reference a
 	$(BIN)/fleet alerts generate --out alerts/generated
 	$(BIN)/python -m benchmarks.overview > docs/performance.md
 	$(BIN)/python -m benchmarks.disaggregation.page docs/disaggregation.md
+	$(BIN)/python -m benchmarks.autoscaling.page docs/wva.md
 	$(BIN)/python -m tests.docs.reference docs/reference
 	$(BIN)/fleet plan schema > deploy/schema/inferencecluster.schema.json
 	$(BIN)/fleet plan render docs/examples/cluster.yaml --out docs/examples/cluster-rendered
