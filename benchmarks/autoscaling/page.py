@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.marked import written
+
 RESULTS: Final = Path(__file__).parents[1] / "results"
 WORKLOADS: Final = {
     "autoscaling": "published episode, 5 seeds", "autoscaling-azure2023_conv": "azure2023_conv x20",
@@ -19,7 +21,6 @@ WORKLOADS: Final = {
 }  # fmt: skip
 """Folder of a committed result -> what it is."""
 BEGIN: Final = "<!-- from benchmarks/results/autoscaling*, written by make generate -->"
-END: Final = "<!-- end -->"
 KEPT_PCT: Final = 99.0
 """Requests within the targets that a policy must reach to be named as the cheapest."""
 _OURS: Final = ("ours", "ours-late", "perfect-forecast")
@@ -56,21 +57,9 @@ def table(folder: Path = RESULTS) -> str:
     return "\n".join([head, "|---|---|---|", *rows])
 
 
-def written(page: str, found: str) -> str:
-    """The page with the table between its marks.
-
-    Raises: ValueError when the marks are not there.
-    """
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page lacks {BEGIN!r} or {END!r}")
-    return f"{head}{BEGIN}\n\n{found}\n\n{END}{tail}"
-
-
 def main(path: Path) -> None:
     """Write the table into the page at ``path``."""
-    path.write_text(written(path.read_text(encoding="utf-8"), table()), encoding="utf-8")
+    path.write_text(written(path.read_text(encoding="utf-8"), BEGIN, table()), encoding="utf-8")
 
 
 if __name__ == "__main__":

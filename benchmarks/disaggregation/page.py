@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.disaggregation.layouts import DOCUMENTED, LAYOUTS, Layout
+from benchmarks.marked import written
 
 RESULT: Final = Path(__file__).parents[1] / "results" / "disaggregation.json"
 BEGIN: Final = "<!-- from benchmarks/results/disaggregation.json, written by make generate -->"
-END: Final = "<!-- end -->"
 
 ByLayout = Mapping[str, Sequence[float]]
 """Layout -> requests per second and GPU, of each seed."""
@@ -91,22 +91,10 @@ def _short(slo: str) -> str:
     return slo.replace("TTFT ", "").replace("TPOT ", "")
 
 
-def written(page: str, result: Mapping[str, Any]) -> str:
-    """The page with the tables of ``result`` between its marks.
-
-    Raises: ValueError when the marks are not there.
-    """
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page lacks {BEGIN!r} or {END!r}")
-    return f"{head}{BEGIN}\n\n{tables(result)}\n\n{END}{tail}"
-
-
 def main(path: Path) -> None:
     """Write the tables into the page at ``path``."""
     result = json.loads(RESULT.read_text(encoding="utf-8"))
-    path.write_text(written(path.read_text(encoding="utf-8"), result), encoding="utf-8")
+    path.write_text(written(path.read_text(encoding="utf-8"), BEGIN, tables(result)), encoding="utf-8")
 
 
 if __name__ == "__main__":

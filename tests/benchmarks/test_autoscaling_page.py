@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.autoscaling.page import row, table, written
+from benchmarks.autoscaling.page import BEGIN, row, table
+from benchmarks.marked import written
 
 PAGE = Path(__file__).parents[2] / "docs" / "wva.md"
 
 
 def test_the_page_holds_the_committed_results() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert written(page, table()) == page, "run make generate"
+    assert written(page, BEGIN, table()) == page, "run make generate"
 
 
 def test_a_policy_that_misses_or_cannot_be_trusted_is_not_the_cheapest() -> None:
@@ -33,4 +34,4 @@ def test_a_policy_that_misses_or_cannot_be_trusted_is_not_the_cheapest() -> None
 
 def test_a_page_without_marks_is_refused() -> None:
     with pytest.raises(ValueError, match="lacks"):
-        written("no marks", table())
+        written("no marks", BEGIN, table())

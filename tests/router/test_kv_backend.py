@@ -335,6 +335,8 @@ def test_a_store_that_is_lost_and_comes_back_empty(server: Server):
         server.start()
         await until(lambda: holds(server, one), wire)
         await until(lambda: one.shared.told.up and two.shared.told.up, wire)
+        assert holds(server, one)
+        assert one.rows == two.rows
         wire.close()
         await one.close()
         await two.close()

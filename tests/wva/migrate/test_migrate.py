@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.cli import main
 from fleet.errors import ConfigError
 from fleet.types import VariantSpec
 from tests.deploy.helm import CHART
@@ -22,6 +20,7 @@ from tests.fake_kubernetes_store import check_variant
 from tests.planner.manifests import SCHEMAS, documents, need_schemas, problems
 from tests.wva.kube.kube_cluster import add_deployment, template
 from tests.wva.migrate.upstream import KEDA, V05, V09
+from tests.wva.test_wva_cli import fleet
 from wva.kube.crd import crd
 from wva.kube.world import ClusterObjects, assemble
 from wva.migrate import wanted
@@ -269,15 +268,7 @@ def test_the_chart_takes_the_values() -> None:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     def command(*argv: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fleet", "wva", "migrate", *argv])
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        else:
-            code = 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return fleet("migrate", *argv, capsys=capsys, monkeypatch=monkeypatch)
 
     return command
 
@@ -372,6 +363,6 @@ def test_no_value_in_a_field_breaks_it(kind: tuple[str, str], spec: Any, data: A
     target = {"scaleTargetRef": {"kind": "Deployment", "name": "a"}}
     items = [{"apiVersion": kind[0], "kind": kind[1], "metadata": meta, "spec": {**spec, **target}},
              {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": config}, "data": data}]  # fmt: skip
-    for one in migrate(items).manifests:
-        if one["kind"] == "VariantAutoscaling":
-            loaded(one)
+    found = migrate(items)
+    assert found.read == len(items)
+    assert all(loaded(one).model for one in found.manifests if one["kind"] == "VariantAutoscaling")
