@@ -19,11 +19,11 @@ from planner.advisor import prefill_per_decode
 from planner.capacity import config_for, replicas_for
 from planner.demand import Promise, demand_of
 from planner.memory import Hardware, memory
-from planner.trial import least_work
-from simulator.cluster import Arrival, Cluster, Outcome, Pick, Placement, SplitPick, round_robin
+from simulator.cluster import Arrival, Cluster, Outcome, Placement, SplitPick, round_robin
 from simulator.config import EngineConfig
 from simulator.engine import Engine
 from simulator.link import LINKS, LinkSpec
+from simulator.picks import least_request, prefix_affine
 from simulator.sequence import EngineRequest
 from simulator.tokens import BLOCK_TOKENS
 from simulator.workload import HASH_BLOCK_TOKENS, TimedRequest
@@ -32,8 +32,6 @@ MOST: Final = 4000
 """Requests of the workload that are served in each way."""
 FLEET: Final = 16
 """Replicas at most: a larger demand is thinned, for the picture is the same."""
-SLACK: Final = 4
-"""An engine that holds the prefix may have so many requests more than the idlest."""
 _OWN: Final = 1 << 40
 """Block numbers of a text that nobody shares begin here."""
 
@@ -73,7 +71,7 @@ def expected_effects(
     ways: dict[str, tuple[SplitPick, bool]] = {
         "round robin, no prefix cache": (round_robin(), False),
         "round robin, prefix cache": (round_robin(), True),
-        "cache-aware routing": (_affine(), True),
+        "cache-aware routing": (prefix_affine(), True),
         f"P/D apart, {prefill}P{size - prefill}D": (_apart(prefill), True),
     }
     found = []
@@ -124,24 +122,9 @@ def _blocks(one: TimedRequest, own: int) -> list[int]:
     return [*range(start, start + shared), *range(own, own + full - shared)]
 
 
-def _affine() -> Pick:
-    """The engine with most of the prompt, within :data:`SLACK` requests of the idlest; else the idlest."""
-    fallback = least_work()
-
-    def pick(request: EngineRequest, engines: Sequence[Engine], now_s: float) -> int:
-        limit = min(engine.unfinished for engine in engines) + SLACK
-        blocks = len(request.block_hashes)
-        held = [engine.kv.match(request.block_hashes, blocks) if engine.unfinished <= limit else 0
-                for engine in engines]  # fmt: skip
-        most = max(held)
-        return held.index(most) if most else fallback(request, engines, now_s)
-
-    return pick
-
-
 def _apart(prefill: int) -> SplitPick:
     """Prompts on the first ``prefill`` engines, answers on the others."""
-    prompts, answers = _affine(), least_work()
+    prompts, answers = prefix_affine(), least_request()
 
     def pick(request: EngineRequest, engines: Sequence[Engine], now_s: float) -> Placement:
         return Placement(prefill=prompts(request, engines[:prefill], now_s),

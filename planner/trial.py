@@ -14,9 +14,10 @@ from typing import Final
 import numpy as np
 
 from planner.demand import Demand, Promise
-from simulator.cluster import Arrival, Cluster, Outcome, Pick
+from simulator.cluster import Arrival, Cluster, Outcome
 from simulator.config import EngineConfig
 from simulator.engine import Engine
+from simulator.picks import least_request
 from simulator.sequence import EngineRequest
 from simulator.tokens import BLOCK_TOKENS
 
@@ -50,19 +51,6 @@ class Trial:
         return self.ttft_s <= promise.ttft_s and self.tpot_s <= promise.tpot_s
 
 
-def least_work() -> Pick:
-    """The replica with the fewest unfinished requests, ties in turn."""
-    turn = -1
-
-    def pick(_request: EngineRequest, engines: Sequence[Engine], _now_s: float) -> int:
-        nonlocal turn
-        turn += 1
-        count = len(engines)
-        return min(range(count), key=lambda index: (engines[index].unfinished, (index - turn) % count))
-
-    return pick
-
-
 def trial(config: EngineConfig, demand: Demand, promise: Promise, replicas: int, *, seed: int = 1) -> Trial:
     """Serve ``demand`` with ``replicas`` replicas, from a cold start to a steady state.
 
@@ -78,7 +66,7 @@ def trial(config: EngineConfig, demand: Demand, promise: Promise, replicas: int,
     measured_s = max(SHORTEST_S, 2 * life_s, LEAST_REQUESTS / demand.rps)
     measured_s = min(measured_s, max(MOST_REQUESTS / demand.rps, 5.0))
     warm_s = min(warm_s, 2 * measured_s)
-    outcomes = Cluster([Engine(config) for _ in range(replicas)], least_work()).run(
+    outcomes = Cluster([Engine(config) for _ in range(replicas)], least_request()).run(
         _arrivals(config, demand, warm_s + measured_s, np.random.default_rng(seed))
     )
     return _judged([one for one in outcomes if one.arrival_s >= warm_s], replicas, promise, measured_s)

@@ -1,9 +1,10 @@
-"""Who serves a request: the shape of a picker, and the simplest one. Pure."""
+"""Who serves a request: the shape of a picker, and the plain ones. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from simulator.engine import Engine
 from simulator.sequence import EngineRequest
@@ -46,5 +47,37 @@ def at_random(below: Callable[[int], int]) -> Pick:
 
     def pick(_request: EngineRequest, engines: Sequence[Engine], _now_s: float) -> int:
         return below(len(engines))
+
+    return pick
+
+
+def least_request() -> Pick:
+    """The engine with fewest requests in flight, as a router itself counts them; ties in turn."""
+    turn = -1
+
+    def pick(_request: EngineRequest, engines: Sequence[Engine], _now_s: float) -> int:
+        nonlocal turn
+        turn += 1
+        count = len(engines)
+        return min(range(count), key=lambda index: (engines[index].unfinished, (index - turn) % count))
+
+    return pick
+
+
+SLACK: Final = 4
+"""An engine that holds the prefix may have so many requests more in flight than the idlest one."""
+
+
+def prefix_affine() -> Pick:
+    """The engine with most of the prompt's prefix, within :data:`SLACK` requests of the idlest; else the idlest."""
+    fallback = least_request()
+
+    def pick(request: EngineRequest, engines: Sequence[Engine], now_s: float) -> int:
+        limit = min(engine.unfinished for engine in engines) + SLACK
+        blocks = len(request.block_hashes)
+        held = [engine.kv.match(request.block_hashes, blocks) if engine.unfinished <= limit else 0
+                for engine in engines]  # fmt: skip
+        most = max(held)
+        return held.index(most) if most else fallback(request, engines, now_s)
 
     return pick

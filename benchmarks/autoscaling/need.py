@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.autoscaling.case import Case, engine_request, met, ttft_limit_s
-from benchmarks.autoscaling.routers import least_request
 from simulator.cluster import Arrival, Cluster
 from simulator.config import EngineConfig
 from simulator.engine import Engine
+from simulator.picks import least_request
 from simulator.tokens import BLOCK_TOKENS
 from simulator.workload import RateSource, TimedRequest
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from benchmarks.options import Bench, BenchOptions
 from benchmarks.picker import stage
+from benchmarks.proxy.tools import compiled, free_ports
 from benchmarks.result import Bar, Outcome, Table
 from fleet.errors import ConfigError
 
@@ -35,11 +36,11 @@ def run(options: BenchOptions) -> Outcome:
 
 
 def _measure(folder: Path, options: BenchOptions) -> dict[Cell, list[dict[str, float]]]:
-    backend, load = stage.build(folder)
+    backend, load = compiled(folder)
     found: dict[Cell, list[dict[str, float]]] = {}
-    engines = stage.free_ports(stage.ENGINES)
-    pickers = dict(zip(("minimal", "ours"), stage.free_ports(2), strict=True))
-    (admin,) = stage.free_ports(1)
+    engines = free_ports(stage.ENGINES)
+    pickers = dict(zip(("minimal", "ours"), free_ports(2), strict=True))
+    (admin,) = free_ports(1)
     with contextlib.ExitStack() as stack:
         command = [str(backend), *map(str, engines)]
         stack.enter_context(stage.process(command, folder / "backend.log", port=engines[0]))

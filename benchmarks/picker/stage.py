@@ -6,7 +6,6 @@ import contextlib
 import copy
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,10 +16,10 @@ from typing import Any, Final
 
 import yaml
 
+from benchmarks.proxy.tools import free_ports
 from fleet.errors import ConfigError
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-SOURCES: Final = ROOT / "benchmarks" / "proxy"
 CONFIG: Final = ROOT / "deploy" / "envoy" / "envoy.yaml"
 ENGINES: Final = 4
 
@@ -34,31 +33,6 @@ def envoy_binary() -> Path:
     if not found:
         raise ConfigError("Envoy is not installed", where=".venvs/envoy", next_step="Run make tools.")
     return found[0]
-
-
-def build(folder: Path) -> tuple[Path, Path]:
-    """The canned engines and the load, compiled.
-
-    Raises: ConfigError without a C compiler.
-    """
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        raise ConfigError("no C compiler", limit="cc or gcc", next_step="Install gcc.")
-    made = []
-    for name in ("backend", "load"):
-        target = folder / name
-        subprocess.run([compiler, "-O2", "-o", str(target), str(SOURCES / f"{name}.c")], check=True)
-        made.append(target)
-    return made[0], made[1]
-
-
-def free_ports(count: int) -> list[int]:
-    """Free ports of this machine."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
 
 
 @contextlib.contextmanager

@@ -43,8 +43,8 @@ def compiled(folder: Path) -> tuple[Path, Path]:
     """
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        raise ConfigError("the proxy bench needs a C compiler: engines and load must outrun every proxy",
-                          where="fleet bench proxy", next_step="Install gcc.")  # fmt: skip
+        raise ConfigError("no C compiler: the bench's engines and load must outrun every proxy",
+                          limit="cc, gcc or clang", next_step="Install gcc.")  # fmt: skip
     made = []
     for name in ("backend", "load"):
         made.append(folder / name)
