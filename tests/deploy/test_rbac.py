@@ -21,7 +21,8 @@ from router.discovery.kube import PoolSource, ServiceSource
 from tests.deploy.helm import CHART, ROOT, helm, manifests
 from tests.fake_kubernetes import FakeKubernetes, serving
 from tests.planner.clusters import AGGREGATED
-from tests.wva.kube.kube_cluster import FULL, Controller, add_deployment, add_variant, api_of, until
+from tests.waiting import until
+from tests.wva.kube.kube_cluster import FULL, Controller, add_deployment, add_variant, api_of
 
 Right = tuple[str, str, str]
 """API group, resource, verb."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fleet.history import Event, History, HistoryWriter, RequestOutcome, RequestRecord, SignalSample
+from tests.waiting import until
 
 
 def event(number: int) -> Event:
@@ -20,13 +21,6 @@ def event(number: int) -> Event:
 @pytest.fixture
 def history(tmp_path: Path) -> History:
     return History(f"sqlite:///{tmp_path / 'h.sqlite3'}")
-
-
-def wait_for(condition: object, limit_s: float = 30.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.01)
 
 
 def test_rows_that_trickle_in_are_written_while_they_do(history: History) -> None:
@@ -72,9 +66,9 @@ def test_a_failing_write_is_counted_and_tried_again(history: History) -> None:
     with history._engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE events RENAME TO elsewhere")
     writer.put(event(1))
-    wait_for(lambda: writer.failures >= 2)
+    until(lambda: writer.failures >= 2, "two failures")
     with history._engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO events")
-    wait_for(lambda: writer.written == 1)
+    until(lambda: writer.written == 1, "a row written")
     writer.close()
     assert history.count("events") == 1

@@ -11,23 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from tests.dashboards import synthetic
 from tests.integration import screenshots
 
 pytestmark = [pytest.mark.integration, pytest.mark.needs_chromium, pytest.mark.timeout(900)]
-WAIT_MS = 120_000
 
 LIVE_URL = os.environ.get("CONSOLE_TEST_URL", "")
 NOBODY = [word for part in ("wva", "router", "predictor", "alerts") for word in (f"--{part}", "")]
 KINDS = ["filled", "empty", "missing", *(["live"] if LIVE_URL else [])]
-
-
-@pytest.fixture(scope="module")
-def chromium(chromium_binary: str) -> Iterator[Browser]:
-    with screenshots.browser(chromium_binary) as running:
-        yield running
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -46,14 +39,6 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         History(url).close()
     with screenshots.console(url, *NOBODY, home=folder) as running:
         yield running
-
-
-@pytest.fixture
-def page(chromium: Browser) -> Iterator[Page]:
-    context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(WAIT_MS)
-    yield context.new_page()
-    context.close()
 
 
 def test_every_page_renders_without_an_error(page: Page, address: str):

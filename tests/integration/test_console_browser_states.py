@@ -15,9 +15,9 @@ from playwright.sync_api import Browser, Page
 from dashboards.frame import SECTIONS
 from tests.dashboards import synthetic
 from tests.integration import screenshots
+from tests.integration.conftest import WAIT_MS
 
 pytestmark = [pytest.mark.integration, pytest.mark.needs_chromium, pytest.mark.timeout(900)]
-WAIT_MS = 120_000
 
 OURS = {"exclude": [["[data-testid='stSidebarNav']"]]}
 """All but Streamlit's own navigation, whose lists hold more than list items: no page can mend that."""
@@ -27,26 +27,12 @@ GONE = [word for part in ("wva", "router", "predictor", "alerts") for word in (f
 
 
 @pytest.fixture(scope="module")
-def chromium(chromium_binary: str) -> Iterator[Browser]:
-    with screenshots.browser(chromium_binary) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("axe")
     url = f"sqlite:///{folder}/history.sqlite3"
     synthetic.build(url, now_s=time.time(), span_s=900.0, share=0.9, ahead_s=120.0)
     with screenshots.console(url, *GONE, home=folder) as running:
         yield running
-
-
-@pytest.fixture
-def page(chromium: Browser) -> Iterator[Page]:
-    context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(WAIT_MS)
-    yield context.new_page()
-    context.close()
 
 
 def serious(page: Page) -> list[str]:

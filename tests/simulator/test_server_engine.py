@@ -3,7 +3,6 @@
 import json
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 
 from fleet.sources.exposition import engine_sample
 from simulator import tokens
+from tests.waiting import until
 
 pytestmark = pytest.mark.integration
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
@@ -22,13 +22,6 @@ NATURAL = 40
 
 def _words(count: int) -> str:
     return tokens.output(count).decode()
-
-
-def _until(check: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not check():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +270,7 @@ def test_a_client_that_hangs_up_frees_its_place(engine: httpx.Client) -> None:
         lines = response.iter_lines()
         assert next(lines).startswith("data: ")
         assert _sample(engine).running == 1
-    _until(lambda: _sample(engine).running == 0, "aborted")
+    until(lambda: _sample(engine).running == 0, "aborted")
     assert _sample(engine).kv_utilisation == 0
     assert engine.get("/load").json() == {"server_load": 0}
     assert 'finished_reason="abort",model_name="meta-llama/Llama-3.1-8B-Instruct"} 1.0' in engine.get("/metrics").text
@@ -291,11 +284,11 @@ def test_many_requests_at_once_all_finish(engine: httpx.Client) -> None:
 
 def test_a_starting_engine_is_not_healthy_and_serves_nothing_yet(launch_engine: Callable[..., Any]) -> None:
     engine = launch_engine("--startup-s", "1.0")
-    _until(lambda: engine.status("/version") == 200, "listening")
+    until(lambda: engine.status("/version") == 200, "listening")
     assert engine.status("/health") == 503
     assert engine.status("/metrics") == 503
     assert httpx.post(engine.url + "/v1/completions", json={"prompt": "x"}).status_code == 503
-    _until(lambda: engine.status() == 200, "healthy")
+    until(lambda: engine.status() == 200, "healthy")
 
 
 def test_sigterm_ends_an_engine_cleanly_even_with_a_stream_open(launch_engine: Callable[..., Any]) -> None:

@@ -1,6 +1,5 @@
 """What an engine can be made to suffer, seen from the client's side."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,15 +11,9 @@ import pytest
 from fleet.errors import ConfigError
 from fleet.sources.exposition import engine_sample
 from simulator.faults import ErrorType, FaultKind, parse_fault
+from tests.waiting import until
 
 BODY = {"prompt": "Hello there", "max_tokens": 20, "ignore_eos": True}
-
-
-def _until(check: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not check():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +77,7 @@ def test_a_hung_engine_keeps_requests_waiting_until_it_is_healed(engine: httpx.C
     _fault(engine, kind="hang")
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(_complete, engine)
-        _until(lambda: engine_sample(engine.get("/metrics").text, at_s=0.0).waiting == 1, "waiting")
+        until(lambda: engine_sample(engine.get("/metrics").text, at_s=0.0).waiting == 1, "waiting")
         assert not answer.done()
         _fault(engine, kind="none")
         assert answer.result(20).status_code == 200
@@ -143,7 +136,7 @@ def test_refused_connections_come_back_by_themselves(launch_engine: Callable[...
         with pytest.raises(httpx.ConnectError):
             httpx.get(started.url + "/health")
         assert open_before.get("/health").status_code == 200
-    _until(lambda: started.status() == 200, "accepting again")
+    until(lambda: started.status() == 200, "accepting again")
 
 
 @pytest.mark.integration
@@ -152,7 +145,7 @@ def test_a_crash_ends_the_process_and_its_connections(launch_engine: Callable[..
     with ThreadPoolExecutor(1) as pool:
         body = {**BODY, "max_tokens": 100_000}
         answer = pool.submit(httpx.post, started.url + "/v1/completions", json=body, timeout=20)
-        _until(lambda: httpx.get(started.url + "/load").json() == {"server_load": 1}, "busy")
+        until(lambda: httpx.get(started.url + "/load").json() == {"server_load": 1}, "busy")
         with pytest.raises(httpx.TransportError):
             httpx.post(started.url + "/sim/fault", json={"kind": "crash"})
         with pytest.raises(httpx.TransportError):
@@ -180,7 +173,7 @@ def test_faults_can_be_planned_on_the_command_line(launch_engine: Callable[..., 
     kinds = [fault["kind"] for fault in httpx.get(started.url + "/sim/fault").json()["active"]]
     assert kinds == ["error", "slow"]
     assert httpx.post(started.url + "/v1/completions", json=BODY).status_code == 429
-    _until(lambda: httpx.post(started.url + "/v1/completions", json=BODY).status_code == 200, "healed by itself")
+    until(lambda: httpx.post(started.url + "/v1/completions", json=BODY).status_code == 200, "healed by itself")
 
 
 @pytest.mark.integration

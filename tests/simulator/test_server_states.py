@@ -15,17 +15,11 @@ from simulator.engine import Engine
 from simulator.metrics_page import EngineMetrics, PageOptions
 from simulator.sequence import EngineRequest
 from simulator.vllm_metrics import VERSIONS
+from tests.waiting import until
 
 pytestmark = pytest.mark.integration
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 LONG = "a text of several blocks for the prefix cache " * 10
-
-
-def _until(check: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not check():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +68,7 @@ def test_the_page_tells_which_adapters_run(engine: httpx.Client) -> None:
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(_complete, engine, model="sql", max_tokens=2_000)
         running = {"max_lora": "2", "running_lora_adapters": "sql", "waiting_lora_adapters": ""}
-        _until(lambda: tuple(sorted(running.items())) in _series(engine, "vllm:lora_requests_info"), "running")
+        until(lambda: tuple(sorted(running.items())) in _series(engine, "vllm:lora_requests_info"), "running")
         assert answer.result(20).status_code == 200
     infos = _series(engine, "vllm:lora_requests_info")
     newest = dict(max(infos, key=lambda labels: infos[labels]))
@@ -111,7 +105,7 @@ def test_a_sleeping_engine_lets_requests_wait(engine: httpx.Client, level: int, 
     assert _sleep_state(engine) == state
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(_complete, engine)
-        _until(lambda: engine.get("/load").json() == {"server_load": 1}, "waiting")
+        until(lambda: engine.get("/load").json() == {"server_load": 1}, "waiting")
         assert not answer.done()
         engine.post("/wake_up")
         body = answer.result(20).json()
@@ -123,7 +117,7 @@ def test_going_to_sleep_cuts_answers_off_unless_it_waits_for_them(engine: httpx.
     with ThreadPoolExecutor(1) as pool:
         for mode, finish in (("abort", "abort"), ("wait", "length")):
             answer = pool.submit(_complete, engine, max_tokens=3_000)
-            _until(lambda: _series(engine, "vllm:num_requests_running").popitem()[1] == 1.0, "running")
+            until(lambda: _series(engine, "vllm:num_requests_running").popitem()[1] == 1.0, "running")
             engine.post(f"/sleep?mode={mode}")
             choice = answer.result(20).json()["choices"][0]
             assert choice["finish_reason"] == finish
@@ -146,7 +140,7 @@ def test_the_prefix_cache_is_reset_when_nothing_uses_it(engine: httpx.Client) ->
     _complete(engine)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(_complete, engine, max_tokens=3_000)
-        _until(lambda: _series(engine, "vllm:num_requests_running").popitem()[1] == 1.0, "running")
+        until(lambda: _series(engine, "vllm:num_requests_running").popitem()[1] == 1.0, "running")
         assert engine.post("/reset_prefix_cache").json() == {"success": False}
         answer.result(20)
     assert engine.post("/reset_prefix_cache").json() == {"success": True}

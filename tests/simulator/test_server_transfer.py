@@ -1,6 +1,5 @@
 """Disaggregated prefill: both legs over real sockets, and what happens when somebody does not keep to the rules."""
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,18 +8,12 @@ import pytest
 
 from simulator.api_types import ApiError
 from simulator.transfer import Leases, Leg, Role, check_role, parse_transfer
+from tests.waiting import until
 
 PROMPT = "a prompt that fills many blocks of the cache " * 40
 TOKENS = len(PROMPT) // 4
 PREFILL_LEG = {"do_remote_decode": True, "do_remote_prefill": False, "remote_engine_id": None, "remote_block_ids": None,
                "remote_host": None, "remote_port": None}  # fmt: skip
-
-
-def _until(check: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not check():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.02)
 
 
 class Pair:
@@ -85,7 +78,7 @@ def test_the_decode_leg_fetches_them_and_computes_one_token_of_the_prompt(pair: 
     fetched = pair.metric(pair.decode, "prompt_tokens_by_source_total", "external_kv_transfer") - before
     assert fetched == TOKENS + 1
     assert pair.metric(pair.decode, "nixl_bytes_transferred_count") >= 1
-    _until(lambda: pair.metric(pair.prefill, "kv_cache_usage_perc") <= held, "let go")
+    until(lambda: pair.metric(pair.prefill, "kv_cache_usage_perc") <= held, "let go")
 
 
 @pytest.mark.integration
@@ -137,7 +130,7 @@ def test_blocks_that_nobody_fetches_are_let_go_and_counted(launch_engine: Callab
     pair = Pair(prefill, prefill)
     params = pair.first()
     assert pair.metric(pair.prefill, "kv_cache_usage_perc") > 0
-    _until(lambda: pair.metric(pair.prefill, "nixl_num_kv_expired_reqs_total") == 1, "expired")
+    until(lambda: pair.metric(pair.prefill, "nixl_num_kv_expired_reqs_total") == 1, "expired")
     assert pair.metric(pair.prefill, "kv_cache_usage_perc") == 0
     assert pair.second(params, "another prompt of some blocks " * 30).status_code == 500
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from fleet.sources import RouterQueue
 from fleet.sources.scrape import RouterPage, ScrapeSource
 from fleet.types import FleetSnapshot
 from tests.fleet.fake_engines import serve
+from tests.waiting import until
 from tests.wva.fake_platform import FakePlatform, serving
 from tests.wva.wva_builders import spec, variant
 from wva.collect import Collector
@@ -93,18 +93,11 @@ def test_from_zero_long_before_the_next_pass_and_the_cheapest_variant_alone(tmp_
         loop.start(interval_s=3600.0)
         waker.start()
         try:
-            _until(lambda: loop.last is not None)
+            until(lambda: loop.last is not None, "a pass")
             assert platform.scalings == []
             waiting = 3
-            _until(lambda: bool(platform.scalings))
+            until(lambda: platform.scalings, "a scaling")
             assert platform.scalings == [("cheap", 1)]
         finally:
             waker.stop()
             loop.stop()
-
-
-def _until(condition) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

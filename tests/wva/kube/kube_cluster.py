@@ -14,6 +14,7 @@ from fleet.kube.api import KubeApi
 from fleet.sources import EngineReading
 from fleet.types import EngineSample, Replica
 from tests.fake_kubernetes import FakeKubernetes
+from tests.waiting import until
 from wva.collect import Collector
 from wva.kube.kept import LeaseKeeper
 from wva.kube.lease import Elector
@@ -26,14 +27,6 @@ IDLE = {"kv": 0.01, "waiting": 0.0}
 FULL = {"kv": 1.0, "waiting": 20.0}
 BUSY = {"kv": 0.6, "waiting": 1.0}
 AGES_AGO = "2020-01-01T00:00:00Z"
-
-
-def until(condition: Callable[[], Any], *, limit_s: float = 20.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError("not in time")
-        time.sleep(0.02)
 
 
 def api_of(fake: FakeKubernetes, *, timeout_s: float = 5.0) -> KubeApi:

@@ -27,7 +27,8 @@ from fleet.kube.api import (
     connect,
 )
 from tests.fake_kubernetes import serving
-from tests.wva.kube.kube_cluster import Load, api_of, template, until
+from tests.waiting import until
+from tests.wva.kube.kube_cluster import Load, api_of, template
 from wva.collect import Collector
 from wva.kube.lease import Elector
 from wva.kube.parts import KubeParts

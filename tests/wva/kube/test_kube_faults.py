@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.fake_kubernetes import FakeKubernetes, Fault
-from tests.wva.kube.kube_cluster import BUSY, FULL, IDLE, Controller, add_deployment, add_pod, add_variant, until
+from tests.waiting import until
+from tests.wva.kube.kube_cluster import BUSY, FULL, IDLE, Controller, add_deployment, add_pod, add_variant
 from wva.types import Policy
 
 Make = Callable[..., Controller]

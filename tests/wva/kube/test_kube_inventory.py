@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from fleet.errors import ConfigError
 from fleet.types import GpuInventory, Reason
 from tests.fake_kubernetes import FakeKubernetes, Fault
-from tests.wva.kube.kube_cluster import FULL, Controller, add_deployment, add_pod, add_variant, template, until
+from tests.waiting import until
+from tests.wva.kube.kube_cluster import FULL, Controller, add_deployment, add_pod, add_variant, template
 from wva.build import build_cluster
 from wva.inventory import Wish, granted
 from wva.kube.inventory import inventory, slim_node, slim_quota

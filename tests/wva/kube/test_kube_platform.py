@@ -10,17 +10,8 @@ import pytest
 from fleet.errors import SourceError
 from fleet.types import ReplicaState, Role, Variant
 from tests.fake_kubernetes import FakeKubernetes
-from tests.wva.kube.kube_cluster import (
-    BUSY,
-    FULL,
-    IDLE,
-    Controller,
-    add_deployment,
-    add_pod,
-    add_variant,
-    template,
-    until,
-)
+from tests.waiting import until
+from tests.wva.kube.kube_cluster import BUSY, FULL, IDLE, Controller, add_deployment, add_pod, add_variant, template
 
 Make = Callable[..., Controller]
 LWS = "leaderworkerset.sigs.k8s.io"

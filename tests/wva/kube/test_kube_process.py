@@ -17,8 +17,9 @@ import pytest
 import yaml
 
 from tests.fake_kubernetes import FakeKubernetes
+from tests.waiting import until
 from tests.wva.external_metrics.tls import authority, client_of, get
-from tests.wva.kube.kube_cluster import add_deployment, add_variant, until
+from tests.wva.kube.kube_cluster import add_deployment, add_variant
 
 QUERY = "/apis/external.metrics.k8s.io/v1beta1/namespaces/default/wva_desired_replicas?labelSelector=variant_name%3Da"
 PAGE = b"vllm:num_requests_waiting 20\nvllm:num_requests_running 8\nvllm:kv_cache_usage_perc 1.0\n"

@@ -11,7 +11,8 @@ import yaml
 from fleet.history import History
 from fleet.signals import WVA_DESIRED
 from tests.fake_kubernetes import serving
-from tests.wva.kube.kube_cluster import Load, add_deployment, add_variant, api_of, until
+from tests.waiting import until
+from tests.wva.kube.kube_cluster import Load, add_deployment, add_variant, api_of
 from wva.cli import wva
 from wva.collect import Collector
 from wva.kube.parts import KubeParts
