@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import streamlit as st
 
-from dashboards import data, html, view
+from dashboards import data, html, paper, view
 from dashboards.login import may_look
 from dashboards.pages import (
     alerting,
@@ -27,13 +27,16 @@ from dashboards.pages import (
     routing,
     whatif,
 )
+from dashboards.press import Press
 from dashboards.summary import Level
-from dashboards.timing import DRAWN, PACE
-from dashboards.view import View
+from dashboards.timing import BEHIND, DRAWN, PACE, WRITTEN
+from dashboards.view import Asked, View
 from dashboards.words import ago, clock, seconds
 from fleet.errors import HistoryError, SourceError
 
 Render = Callable[[View], None]
+SHOWN_AGAIN_S: Final = 15.0
+"""A live page that is so old, or two ticks, may be shown again while the new one is written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,17 +217,46 @@ def guarded(page: Entry) -> None:
     """A page, or the designed state for a history that is missing or broken."""
     try:
         with DRAWN.labels(page.path).time():
-            seen = view.look()
-            st.html(heading(page, status(seen)))
-            if _too_old(seen):
-                return
-            page.render(seen)
+            _sheet(page).show()
     except HistoryError as error:
         st.html(heading(page))
         without_history(error)
     except SourceError as error:
         st.html(heading(page))
         st.html(html.empty("Prometheus cannot be read", f"{error}", icon="✕"))
+
+
+PRESS: Final = Press[paper.Sheet](worked=PACE.note)
+"""Of this process."""
+
+
+def _sheet(page: Entry) -> paper.Sheet:
+    """The page that this viewer asks for, written once for all who ask for the same."""
+    wanted = view.asked()
+    moment, tick = wanted.until_s(time.time()), view.tick_s(wanted.range_key)
+    oldest = moment - max(SHOWN_AGAIN_S, 2 * tick) if wanted.at_s is None else None
+    source = data.settings().model_dump_json(include={"history_url", "prometheus_url"})
+    found, new = PRESS.sheet(
+        (page.path, wanted, source), moment, lambda: write(page, wanted, time.time()), oldest_s=oldest
+    )
+    if not new:
+        BEHIND.labels(page.path).inc()
+    return found
+
+
+def write(page: Entry, wanted: Asked, now_s: float) -> tuple[float, paper.Sheet]:
+    """A page on paper, and the moment that it shows; needs no session.
+
+    Raises: HistoryError, SourceError when what it shows cannot be read.
+    """
+    with WRITTEN.labels(page.path).time(), paper.sheet() as whole:
+        seen = view.look(wanted, now_s)
+        paper.html(heading(page, status(seen)))
+        if _too_old(seen):
+            _show_old(seen)
+        else:
+            page.render(seen)
+    return seen.window.until_s, whole
 
 
 def heading(page: Entry, note: str = "") -> str:
@@ -260,15 +292,22 @@ def status(seen: View) -> str:
 
 
 def _too_old(seen: View) -> bool:
-    """Say so, with a way there, when all data lie before a live window."""
-    if not seen.live or seen.newest_s is None or seen.newest_s >= seen.window.since_s:
-        return False
-    when = clock(seen.newest_s, seen.zone, with_date=True)
+    """Whether all data lie before a live window."""
+    return seen.live and seen.newest_s is not None and seen.newest_s < seen.window.since_s
+
+
+def _show_old(seen: View) -> None:
+    """Say so, with a way there."""
+    newest_s = seen.newest_s or 0.0
+    when = clock(newest_s, seen.zone, with_date=True)
     text = f"The newest data are from {when}. Start the fleet to get new ones, or look at that time."
-    st.html(html.empty(f"Nothing in the last {seconds(seen.window.span_s)}", text, command="fleet up", icon="◌"))
+    paper.html(html.empty(f"Nothing in the last {seconds(seen.window.span_s)}", text, command="fleet up", icon="◌"))
+    paper.live(lambda: _way_back(newest_s + 1.0))
+
+
+def _way_back(moment_s: float) -> None:
     with st.container(horizontal=True, horizontal_alignment="center"):
-        st.button("Show that time", on_click=_go_to, args=(seen.newest_s + 1.0,), icon=":material/history:")
-    return True
+        st.button("Show that time", on_click=_go_to, args=(moment_s,), icon=":material/history:")
 
 
 def _go_to(moment_s: float) -> None:
@@ -288,7 +327,7 @@ def _narrower_filters_off() -> None:
 def controls() -> None:
     """Model, namespace, variant, range and live, above every page; the address keeps them."""
     state = st.session_state
-    options = ["", *sorted({*view.known_models(), state["model"]} - {""})]
+    options = ["", *sorted({*view.known_models(view.asked().until_s(time.time())), state["model"]} - {""})]
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="right", key="controls"):
         st.selectbox(
             "Model",

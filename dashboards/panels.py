@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pandas as pd
 import streamlit as st
 
-from dashboards import html
+from dashboards import html, paper
 from dashboards.plot import plot
 from dashboards.view import View
 from dashboards.words import seconds
@@ -18,7 +18,7 @@ _TIME_COLUMNS = ("bin_s", "done_s", "at_s", "from_s", "to_s", "first_s")
 
 def section(text: str, note: str = "") -> None:
     """A heading inside a page."""
-    st.html(f'<div class="fl-panel-title"><h2>{text}</h2><p>{note}</p></div>')
+    paper.html(f'<div class="fl-panel-title"><h2>{text}</h2><p>{note}</p></div>')
 
 
 def readable(frame: pd.DataFrame, view: View) -> pd.DataFrame:
@@ -38,7 +38,11 @@ def readable(frame: pd.DataFrame, view: View) -> pd.DataFrame:
 def table(frame: pd.DataFrame, view: View, *, key: str, height: int | Literal["auto"] = "auto") -> None:
     """A table with its CSV download; times carry the viewer's zone."""
     shown = readable(frame, view)
-    st.dataframe(shown, key=f"table-{key}", hide_index=True, placeholder="–", height=height, alt=f"Table of {key}")
+    paper.rows(shown, key=f"table-{key}", height=height, alt=f"Table of {key}")
+    paper.live(lambda: _download(shown, key))
+
+
+def _download(shown: pd.DataFrame, key: str) -> None:
     st.download_button(
         "Download CSV",
         data=lambda: shown.to_csv(index=False),
@@ -70,19 +74,28 @@ def panel(
     nothing: str,
     column: str = "value",
     group: str = "time",
-) -> str | None:
+    picked: Callable[[str], None] = lambda _: None,
+) -> None:
     """A chart in its frame: heading, what it shows, the figure, the table behind it.
 
     Args:
         frame: rows behind the chart; where ``column`` holds no number, ``nothing`` is said instead of an empty chart.
         figure: builds the figure, called only when there is something to draw.
-    Returns: the point that was just clicked, if any.
+        picked: told the ``customdata`` of a point that was just clicked.
     """
-    with st.container(border=True, key=f"panel-{key}"):
+    with paper.frame(key):
         section(heading, note)
         if column not in frame or not frame[column].notna().any():
-            st.html(html.empty(f"Nothing to draw for the last {seconds(view.window.span_s)}", nothing))
-            return None
-        picked = plot(figure(), key=key, alt=f"{heading}: {note}", group=group)
-        behind(frame, view, key=key)
-        return picked
+            paper.html(html.empty(f"Nothing to draw for the last {seconds(view.window.span_s)}", nothing))
+            return
+        drawing = figure().to_json()
+        paper.live(lambda: _shown(drawing, frame, view, key=key, alt=f"{heading}: {note}", group=group, picked=picked))
+
+
+def _shown(
+    drawing: str, frame: pd.DataFrame, view: View, *, key: str, alt: str, group: str, picked: Callable[[str], None]
+) -> None:
+    point = plot(drawing, key=key, alt=alt, group=group)
+    behind(frame, view, key=key)
+    if point is not None:
+        picked(point)

@@ -13,8 +13,6 @@ from typing import Any, Final
 
 import streamlit as st
 
-from dashboards.chart import Figure
-
 PLOTLY_PATH: Final = f"/assets/plotly-{version('plotly')}.min.js"
 """Where :mod:`dashboards.server` serves plotly.js; the version in it lets browsers keep it."""
 
@@ -27,17 +25,17 @@ def _component() -> Any:
     return st.components.v2.component(_NAME, js=javascript, isolate_styles=False)
 
 
-def plot(figure: Figure, *, key: str, alt: str, group: str = "time") -> str | None:
+def plot(figure: str, *, key: str, alt: str, group: str = "time") -> str | None:
     """Draw a figure in place.
 
     Args:
-        figure: from :mod:`dashboards.charts` or :mod:`dashboards.figures`.
+        figure: JSON of one from :mod:`dashboards.charts` or :mod:`dashboards.figures`.
         key: the chart's identity on its page.
         alt: what a screen reader says of it.
         group: charts of the same group share zoom and crosshair along x; empty: this one stands alone.
     Returns: the ``customdata`` of a point that was just clicked, else ``None``.
     """
-    data = {"figure": figure.to_json(), "plotly": PLOTLY_PATH, "alt": alt, "group": group}
+    data = {"figure": figure, "plotly": PLOTLY_PATH, "alt": alt, "group": group}
     result = _component()(key=f"plot-{key}", data=data, on_picked_change=lambda: None)
     picked = result.picked
     return None if picked is None else str(picked)

@@ -7,13 +7,25 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from prometheus_client import Histogram
+from prometheus_client import Counter, Histogram
 
 DRAWN: Final = Histogram(
     "fleet_console_draw_seconds",
     "Server time to draw a page once, first or again.",
     ["page"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0),
+)
+
+WRITTEN: Final = Histogram(
+    "fleet_console_write_seconds",
+    "Server time to read and compute a page, once for all who look at the same moment.",
+    ["page"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0),
+)
+BEHIND: Final = Counter(
+    "fleet_console_draws_behind_total",
+    "Draws that showed the page of an earlier tick again, as the new one was not ready in time.",
+    ["page"],
 )
 
 

@@ -38,19 +38,55 @@ ALERT_LOOKBACK_S: Final = 6 * 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a viewer wants to see: equal for viewers who can share a page."""
+
+    range_key: str
+    at_s: float | None
+    """End of the window; None: now, live."""
+    zone: tzinfo
+    model: str = ""
+    namespace: str = ""
+    variant: str = ""
+
+    def until_s(self, now_s: float) -> float:
+        """End of the window: the chosen moment, or now, cut to a tick so that viewers share answers."""
+        tick = tick_s(self.range_key)
+        return self.at_s if self.at_s is not None else (now_s // tick) * tick
+
+    def address(self) -> dict[str, str]:
+        """As it stands in the URL; what is not chosen is empty."""
+        moment = "" if self.at_s is None else f"{self.at_s:.0f}"
+        return {"range": self.range_key, **{name: getattr(self, name) for name in FILTERS}, "at": moment}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """One look at the fleet, the same for everything drawn in one refresh."""
+    """One look at the fleet, the same for everything drawn in one refresh and for all who asked for it."""
 
     now_s: float
+    asked: Asked
     window: Window
-    live: bool
-    range_key: str
-    zone: tzinfo
     width_s: float
     """Bin width of the charts, seconds."""
     variants: pd.DataFrame
     palette: Mapping[str, str]
     newest_s: float | None
+
+    @property
+    def live(self) -> bool:
+        """Whether the window moves with the time."""
+        return self.asked.at_s is None
+
+    @property
+    def zone(self) -> tzinfo:
+        """The viewers' time zone."""
+        return self.asked.zone
+
+    def link(self, page: str, **parameters: str) -> str:
+        """Address of a page with the present range, filters and moment."""
+        kept = self.asked.address() | parameters
+        return f"{page}?{urlencode({name: value for name, value in kept.items() if value})}"
 
     @property
     def axis(self) -> TimeAxis:
@@ -60,7 +96,7 @@ class View:
             since_s=self.window.since_s,
             until_s=self.window.until_s,
             zone=self.zone,
-            revision=f"{self.range_key} {self.window.model} {','.join(self.window.variants)} {anchor}",
+            revision=f"{self.asked.range_key} {self.window.model} {','.join(self.window.variants)} {anchor}",
         )
 
     @property
@@ -170,53 +206,37 @@ def _moment(text: str | None) -> float | None:
     return moment if 0 < moment < 1e11 else None
 
 
-def _address() -> dict[str, str]:
+def asked() -> Asked:
+    """What the viewer of this session wants to see."""
     state = st.session_state
-    moment = "" if state["at"] is None else f"{state['at']:.0f}"
-    return {"range": state["range"], **{name: state[name] for name in FILTERS}, "at": moment}
+    return Asked(
+        range_key=state["range"], at_s=state["at"], zone=viewer_zone(), **{name: state[name] for name in FILTERS}
+    )
 
 
 def remember() -> None:
     """Put range, filters and moment into the URL, so that it can be sent to someone; other parameters stay."""
-    for name, value in _address().items():
+    for name, value in asked().address().items():
         if value and st.query_params.get(name) != value:
             st.query_params[name] = value
         elif not value and name in st.query_params:
             del st.query_params[name]
 
 
-def link(page: str, **parameters: str) -> str:
-    """Address of a page with the present range, filters and moment."""
-    kept = _address() | parameters
-    return f"{page}?{urlencode({name: value for name, value in kept.items() if value})}"
-
-
-def until_s(now_s: float) -> float:
-    """End of the window: the chosen moment, or now, cut to a tick so that viewers share cached answers."""
-    moment: float | None = st.session_state["at"]
-    tick = tick_s(st.session_state["range"])
-    return moment if moment is not None else (now_s // tick) * tick
-
-
-def look(now_s: float | None = None) -> View:
-    """The view of this refresh.
+def look(wanted: Asked, now_s: float) -> View:
+    """What is asked for, as it is now.
 
     Raises: HistoryError when there is no history.
     """
-    now = time.time() if now_s is None else now_s
-    range_key: str = st.session_state["range"]
-    end = until_s(now)
+    end = wanted.until_s(now_s)
     known = _known_variants(end)
-    shown = _passing(known, FILTERS)
-    narrow = bool(st.session_state["namespace"] or st.session_state["variant"])
-    variants = tuple(sorted(shown["variant"])) or (NONE_SUCH,) if narrow else ()
-    window = Window(since_s=end - RANGES[range_key], until_s=end, model=st.session_state["model"], variants=variants)
+    shown = _passing(known, wanted, FILTERS)
+    variants = tuple(sorted(shown["variant"])) or (NONE_SUCH,) if wanted.namespace or wanted.variant else ()
+    window = Window(since_s=end - RANGES[wanted.range_key], until_s=end, model=wanted.model, variants=variants)
     return View(
-        now_s=now,
+        now_s=now_s,
+        asked=wanted,
         window=window,
-        live=st.session_state["at"] is None,
-        range_key=range_key,
-        zone=viewer_zone(),
         width_s=bin_width(window.span_s, points=60 if 3600 <= window.span_s < 7200 else 120),
         variants=shown,
         palette=colours(known["variant"]),
@@ -231,17 +251,17 @@ def _known_variants(end_s: float) -> pd.DataFrame:
     return found
 
 
-def _passing(known: pd.DataFrame, filters: tuple[str, ...]) -> pd.DataFrame:
+def _passing(known: pd.DataFrame, wanted: Asked, filters: tuple[str, ...]) -> pd.DataFrame:
     """Variants that pass some of the filters."""
     for name in filters:
-        if st.session_state[name]:
-            known = known[known[name] == st.session_state[name]]
+        if value := getattr(wanted, name):
+            known = known[known[name] == value]
     return known
 
 
-def known_models() -> list[str]:
-    """Models to choose from; none while there is no history."""
-    end = -(-until_s(time.time()) // _NAMES_S) * _NAMES_S
+def known_models(until_s: float) -> list[str]:
+    """Models to choose from at a moment; none while there is no history."""
+    end = -(-until_s // _NAMES_S) * _NAMES_S
     try:
         found: list[str] = data.models(end - RANGES["24h"], end)
     except (HistoryError, SourceError):
@@ -251,8 +271,9 @@ def known_models() -> list[str]:
 
 def choices(name: str) -> list[str]:
     """Namespaces or variants to choose from under the wider filters, and what the address asks for."""
+    wanted = asked()
     try:
-        known = _passing(_known_variants(until_s(time.time())), FILTERS[: FILTERS.index(name)])
+        known = _passing(_known_variants(wanted.until_s(time.time())), wanted, FILTERS[: FILTERS.index(name)])
     except (HistoryError, SourceError):
         known = pd.DataFrame(columns=list(FILTERS))
-    return sorted({*known[name], st.session_state[name]} - {""})
+    return sorted({*known[name], getattr(wanted, name)} - {""})

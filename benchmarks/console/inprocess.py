@@ -37,7 +37,7 @@ view.restore()
 frame.controls()
 view.remember()
 with cProfile.Profile(time.thread_time) as seen:
-    frame.body(frame.entry("{path}"))
+    frame.write(frame.entry("{path}"), view.asked(), time.time())[1].show()
 pstats.Stats(seen, stream=sys.stderr).sort_stats("cumulative").print_stats(60)
 """
 

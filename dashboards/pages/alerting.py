@@ -10,11 +10,11 @@ import pandas as pd
 import streamlit as st
 
 from alerts.diagnosis import Diagnosis
-from dashboards import data, diagnosis, html
+from dashboards import data, diagnosis, html, paper
 from dashboards.panels import section, table
 from dashboards.parts import Answer
 from dashboards.summary import Level
-from dashboards.view import View, link
+from dashboards.view import View
 from dashboards.words import clock, plural, seconds
 from dashboards.world import firing
 
@@ -25,8 +25,8 @@ def render(view: View) -> None:
     """Draw the page."""
     spells, watcher = view.spells(), data.ask("alerts", "/alerts")
     live = watched(watcher.document) if watcher is not None and watcher.reachable and view.live else pd.DataFrame()
-    st.html(html.tiles(tiles(view, spells, live, watcher)))
-    left, right = st.columns([1, 1], gap="small")
+    paper.html(html.tiles(tiles(view, spells, live, watcher)))
+    left, right = paper.columns([1, 1])
     with left:
         _firing(view, spells, live, watcher)
     with right:
@@ -74,21 +74,21 @@ def _watched(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _firing(view: View, spells: pd.DataFrame, live: pd.DataFrame, watcher: Answer | None) -> None:
-    with st.container(border=True, key="panel-firing"):
+    with paper.frame("firing"):
         section("Firing now" if view.live else "Firing at that time", "with the way to the reason")
         items = [
-            _alert(alert.name, alert.severity, alert.message, clock(alert.since_s, view.zone))
+            _alert(view, alert.name, alert.severity, alert.message, clock(alert.since_s, view.zone))
             for alert in firing(spells)
         ]
         known = {alert.name for alert in firing(spells)}
         for row in live.to_dict("records"):
             if row["state"] == "firing" and row["alert"] not in known:
                 when = clock(row["since_s"], view.zone) if row["since_s"] else "now"
-                items.append(_alert(row["alert"], row["severity"], row["summary"], when))
+                items.append(_alert(view, row["alert"], row["severity"], row["summary"], when))
         if items:
-            st.html(html.feed(items, label="Firing alerts"))
+            paper.html(html.feed(items, label="Firing alerts"))
         elif watcher is not None and not watcher.reachable:
-            st.html(
+            paper.html(
                 html.empty(
                     "The history knows of no firing alert, but the watcher does not answer",
                     f"{watcher.url}: {watcher.problem}, since {clock(watcher.since_s, view.zone)}. "
@@ -98,34 +98,39 @@ def _firing(view: View, spells: pd.DataFrame, live: pd.DataFrame, watcher: Answe
                 )
             )
         else:
-            st.html(html.empty("Nothing fires", "Every rule of the four layers is quiet.", icon="✓"))
+            paper.html(html.empty("Nothing fires", "Every rule of the four layers is quiet.", icon="✓"))
 
 
-def _alert(name: str, severity: str, message: str, when: str) -> str:
+def _alert(view: View, name: str, severity: str, message: str, when: str) -> str:
     badge = html.badge(_LEVELS.get(severity, Level.UNKNOWN), severity or "unknown")
     body = (
         f"<time>since {escape(when)}</time><div><strong>{escape(name)}</strong> {badge}<p>{escape(message)}</p></div>"
     )
-    return f'<a href="{escape(link("alerts", alert=name))}" target="_self">{body}</a>'
+    return f'<a href="{escape(view.link("alerts", alert=name))}" target="_self">{body}</a>'
 
 
 def _diagnosis(view: View, spells: pd.DataFrame) -> None:
     """The tree that the alert in the address (or the one that fires) leads to, walked over the history."""
-    with st.container(border=True, key="panel-diagnosis"):
+    with paper.frame("diagnosis"):
         section("Diagnosis", "questions answered from the history, in the order an on-call person would ask")
         burning = firing(spells)
-        alert = st.query_params.get("alert", burning[0].name if burning else "")
-        names = list(diagnosis.titles())
-        tree = st.selectbox(
-            "Question",
-            names,
-            index=names.index(diagnosis.tree_for(alert)),
-            key=f"tree-{alert}",
-            format_func=lambda name: f"{diagnosis.titles()[name]}: why?",
-        )
         end = view.window.until_s // 20 * 20 if view.live else view.window.until_s
-        found = diagnosis.walk(tree, data.evidence(end - view.window.span_s, end, view.window.model))
-        st.html(_path(found, alert))
+        told = data.evidence(end - view.window.span_s, end, view.window.model)
+        paper.live(lambda: _walk(told, burning[0].name if burning else ""))
+
+
+def _walk(told: Mapping[str, float | None], burning: str) -> None:
+    """The tree that this viewer's address or choice names, over the evidence."""
+    alert = st.query_params.get("alert", burning)
+    names = list(diagnosis.titles())
+    tree = st.selectbox(
+        "Question",
+        names,
+        index=names.index(diagnosis.tree_for(alert)),
+        key=f"tree-{alert}",
+        format_func=lambda name: f"{diagnosis.titles()[name]}: why?",
+    )
+    paper.html(_path(diagnosis.walk(tree, told), alert))
 
 
 def _path(found: Diagnosis, alert: str) -> str:
@@ -139,12 +144,12 @@ def _path(found: Diagnosis, alert: str) -> str:
 
 
 def _past(view: View, spells: pd.DataFrame) -> None:
-    with st.container(border=True, key="panel-spells"):
+    with paper.frame("spells"):
         section(
             "History", f"{plural(len(spells), 'alert')} in this range; one that began before it but fires is among them"
         )
         if spells.empty:
-            st.html(html.empty("No alert fired", f"In the last {seconds(view.window.span_s)}."))
+            paper.html(html.empty("No alert fired", f"In the last {seconds(view.window.span_s)}."))
             return
         ends = spells["to_s"].fillna(view.window.until_s)
         shown = spells.assign(

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboards import data, figures, html, queries, scaling, world
+from dashboards import data, figures, html, paper, queries, scaling, world
 from dashboards.pages import operating
 from dashboards.panels import panel, section, table
 from dashboards.source import Reader
@@ -28,12 +28,12 @@ def render(view: View) -> None:
     _demand(view)
     _replicas(view, signals)
     _saturation(view, signals)
-    left, right = st.columns([3, 2], gap="small")
+    left, right = paper.columns([3, 2])
     with left:
         _decisions(view)
     with right:
         _chosen(view)
-    operating.render(view)
+    paper.live(lambda: operating.render(view))
 
 
 def _demand(view: View) -> None:
@@ -58,7 +58,7 @@ def _demand(view: View) -> None:
 def _replicas(view: View, signals: pd.DataFrame) -> None:
     marks = {"observed": world.CURRENT, "requested": world.REQUESTED, "planned": world.DESIRED}
     timeline, moves = scaling.replica_timeline(signals, marks), scaling.scalings(view.moves())
-    picked = panel(
+    panel(
         view,
         key="timeline",
         heading="Replicas",
@@ -68,9 +68,8 @@ def _replicas(view: View, signals: pd.DataFrame) -> None:
         figure=lambda: figures.replicas(
             timeline, moves, view.axis, view.palette, width_s=view.width_s, alerts=view.alert_bands()
         ),
+        picked=choose,
     )
-    if picked:
-        choose(picked)
 
 
 def _saturation(view: View, signals: pd.DataFrame) -> None:
@@ -94,22 +93,29 @@ def choose(number: str) -> None:
 
 
 def _decisions(view: View) -> None:
-    with st.container(border=True, key="panel-decisions"):
+    with paper.frame("decisions"):
         section("Decisions", "newest first; select one to see its inputs")
-        everything = st.toggle("Show decisions that held", key="holds", help="Repetitions are folded into one row.")
-        rows = data.read(Reader.decisions, view.window, not everything, 2_000)
-        folded = scaling.decision_runs(rows).head(_MOST)
-        if folded.empty:
-            st.html(
-                html.empty(
-                    "No decision changed anything", "In this time range. Decisions that held are behind the switch."
-                )
-            )
-            return
-        _table(view, folded)
+        changes = _rows(view, data.read(Reader.decisions, view.window, True, 2_000))
+        paper.live(lambda: _listed(view, changes))
 
 
-def _table(view: View, folded: pd.DataFrame) -> None:
+def _listed(view: View, changes: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    """What this viewer asked for: the changes, or all decisions."""
+    everything = st.toggle("Show decisions that held", key="holds", help="Repetitions are folded into one row.")
+    folded, shown = _rows(view, data.read(Reader.decisions, view.window, False, 2_000)) if everything else changes
+    if folded.empty:
+        paper.html(
+            html.empty("No decision changed anything", "In this time range. Decisions that held are behind the switch.")
+        )
+        return
+    _table(view, folded, shown)
+
+
+def _rows(view: View, decided: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Decisions with repetitions folded, and the same for people."""
+    folded = scaling.decision_runs(decided).head(_MOST)
+    if folded.empty:
+        return folded, folded
     shown = pd.DataFrame(
         {
             "time": [clock(at, view.zone, with_date=view.window.span_s > 86_000) for at in folded["at_s"]],
@@ -120,6 +126,10 @@ def _table(view: View, folded: pd.DataFrame) -> None:
             "times": folded["times"],
         }
     )
+    return folded, shown
+
+
+def _table(view: View, folded: pd.DataFrame, shown: pd.DataFrame) -> None:
     st.dataframe(
         shown,
         key="decision-table",
@@ -148,35 +158,39 @@ def _selected(numbers: list[int]) -> None:
 
 
 def _chosen(view: View) -> None:
-    with st.container(border=True, key="panel-decision"):
-        number = st.query_params.get("decision", "")
-        found = data.decision(int(number)) if number.isdigit() else pd.DataFrame()
-        if found.empty:
-            moves = view.moves()
-            found = moves.head(1)
-        if found.empty:
-            section("A decision's inputs")
-            st.html(html.empty("No decision yet", "Select one on the left, or click a triangle on the chart."))
-            return
-        _explain(found.to_dict("records")[0], view)
+    with paper.frame("decision"):
+        newest = view.moves().head(1)
+        paper.live(lambda: _asked_for(view, newest))
+
+
+def _asked_for(view: View, newest: pd.DataFrame) -> None:
+    """The decision in this viewer's address, else the newest that changed something."""
+    number = st.query_params.get("decision", "")
+    found = data.decision(int(number)) if number.isdigit() else pd.DataFrame()
+    found = newest if found.empty else found
+    if found.empty:
+        section("A decision's inputs")
+        paper.html(html.empty("No decision yet", "Select one on the left, or click a triangle on the chart."))
+        return
+    _explain(found.to_dict("records")[0], view)
 
 
 def _explain(row: Mapping[Any, Any], view: View) -> None:
     section("Why", f"decision {row['id']} at {clock(row['at_s'], view.zone, with_date=True)}")
     colour = view.palette.get(str(row["variant"]), "")
     arrow = f"{scaling.replicas_before(row)} → {row['desired']}"
-    st.html(
+    paper.html(
         f'<div class="fl-why">{html.swatch(colour)}<strong>{escape(str(row["variant"]))}</strong> '
         f'<span class="fl-move">{arrow}</span> <span class="fl-sub">{escape(str(row["reason"]))}, '
         f"{escape(str(row['accelerator']))}</span><p>{escape(str(row['detail']))}</p></div>"
     )
     saturation = row["saturation"] if row["saturation"] == row["saturation"] else None
     gauge = html.bar(saturation, low=0.3, high=0.8, label="saturation", colour=colour)
-    st.html(f'<div class="fl-cell">saturation {gauge}</div>')
+    paper.html(f'<div class="fl-cell">saturation {gauge}</div>')
     inputs = inputs_of(row["signals"])
     if len(inputs):
         st.dataframe(inputs, hide_index=True, key="decision-inputs", height="content", alt="Inputs of the decision")
-    st.html(
+    paper.html(
         f'<p class="fl-sub">{plural(len(inputs), "input")}; the same numbers are in the log and in the history '
         "(table decisions).</p>"
     )

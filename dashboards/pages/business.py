@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pandas as pd
-import streamlit as st
 
-from dashboards import charts, data, figures, html, queries
+from dashboards import charts, data, figures, html, paper, queries
 from dashboards.charts import GREY, STATE_COLOURS, TOKENS_PER_S, Limit
 from dashboards.panels import panel, section, table
 from dashboards.source import Reader
@@ -24,16 +23,16 @@ _NO_REQUESTS = "No request finished. Send traffic through the router, or choose 
 def render(view: View) -> None:
     """Draw the page."""
     bins, before = view.request_bins(), view.requests_before()
-    st.html(html.tiles(tiles(view, bins, before)))
+    paper.html(html.tiles(tiles(view, bins, before)))
     _attainment(view, bins)
-    left, right = st.columns(2, gap="small")
+    left, right = paper.columns(2)
     with left:
         _latency(view, "ttft", "Time to first token (TTFT)")
         _latency(view, "e2e", "Whole request (E2E)")
     with right:
         _latency(view, "tpot", "Time per output token (TPOT)")
         _throughput(view, bins)
-    left, right = st.columns(2, gap="small")
+    left, right = paper.columns(2)
     with left:
         _goodput(view, bins)
     with right:
@@ -65,7 +64,7 @@ def _tenants(view: View) -> None:
     rows = tenant_rows(data.read(Reader.tenants, view.window), span)
     if rows.empty:
         return
-    with st.container(border=True, key="panel-tenants"):
+    with paper.frame("tenants"):
         section("Tenants", f"the newest {seconds(span)}, busiest first; shares are of each one's own requests")
         table(rows, view, key="tenants")
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-import streamlit as st
 
-from dashboards import charts, data, figures, html, metricspage, queries, world
+from dashboards import charts, data, figures, html, metricspage, paper, queries, world
 from dashboards.pages.infrastructure import unreachable
 from dashboards.panels import panel, section, table
 from dashboards.view import View
@@ -24,8 +23,8 @@ def render(view: View) -> None:
     answer = data.ask("router", _ENDPOINTS)
     known = blocks(answer.document if answer else None)
     page = data.page("router")
-    st.html(html.tiles(_tiles(view, signals, known, page)))
-    left, right = st.columns(2, gap="small")
+    paper.html(html.tiles(_tiles(view, signals, known, page)))
+    left, right = paper.columns(2)
     with left:
         _hits(view, signals)
     with right:
@@ -114,25 +113,25 @@ def _heat(view: View) -> None:
 
 
 def _blocks(view: View, known: pd.DataFrame, answer: Any) -> None:
-    with st.container(border=True, key="panel-cache-blocks"):
+    with paper.frame("cache-blocks"):
         section("Blocks by engine", "what the router expects each engine's prefix cache to hold")
         if answer is None:
-            st.html(html.empty("No router is configured", "Give its admin address.",
+            paper.html(html.empty("No router is configured", "Give its admin address.",
                                command="fleet console --router URL"))  # fmt: skip
         elif not answer.reachable:
-            st.html(unreachable(answer, view))
+            paper.html(unreachable(answer, view))
         elif known.empty:
-            st.html(html.empty("The router knows no engine", answer.problem or "It lists them when it finds some."))
+            paper.html(html.empty("The router knows no engine", answer.problem or "It lists them when it finds some."))
         else:
             table(known.sort_values("prefix blocks", ascending=False), view, key="cache-blocks")
 
 
 def _index(view: View, page: metricspage.Page) -> None:
-    with st.container(border=True, key="panel-cache-index"):
+    with paper.frame("cache-index"):
         section("KV-event index", "the router's series on blocks, tiers and events, as it exports them")
         rows = page.table("kv_", "kvcache", "prefix_index", "index_")
         if rows.empty:
-            st.html(html.empty(
+            paper.html(html.empty(
                 "No KV-event index runs", "Without events the router keeps its own estimate of each engine's prefixes. "
                 "Let engines publish events, and give the router their addresses, to see blocks by pod and tier, "
                 "and the events' lag.",

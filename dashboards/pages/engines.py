@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pandas as pd
-import streamlit as st
 
-from dashboards import charts, html, queries, world
+from dashboards import charts, html, paper, queries, world
 from dashboards.charts import Limit, Unit
 from dashboards.panels import panel
 from dashboards.view import View
@@ -49,9 +48,9 @@ _PROMPT = Summed(
 def render(view: View) -> None:
     """Draw the page."""
     signals = view.signals(*_SIGNALS)
-    st.html(html.tiles(tiles(signals, view.engines())))
+    paper.html(html.tiles(tiles(signals, view.engines())))
     _heat(view)
-    left, right = st.columns(2, gap="small")
+    left, right = paper.columns(2)
     with left:
         _sum(view, signals, _WAITING)
         _sum(view, signals, _GENERATION)

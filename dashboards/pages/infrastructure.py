@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pandas as pd
-import streamlit as st
 
-from dashboards import data, figures, fleetdoc, html, scaling, world
+from dashboards import data, figures, fleetdoc, html, paper, scaling, world
 from dashboards.panels import panel, section, table
 from dashboards.parts import Answer
 from dashboards.source import Reader
@@ -20,7 +19,7 @@ def render(view: View) -> None:
     """Draw the page."""
     answer = data.ask("controller", "/fleet")
     rows = fleetdoc.replicas(answer.document if answer else None)
-    st.html(html.tiles(tiles(view, rows, data.health())))
+    paper.html(html.tiles(tiles(view, rows, data.health())))
     _replica_table(view, rows, answer)
     signals = view.signals(world.CURRENT, world.REQUESTED, world.DESIRED)
     timeline = scaling.replica_timeline(signals, {"observed": world.CURRENT, "requested": world.REQUESTED})
@@ -35,7 +34,7 @@ def render(view: View) -> None:
             timeline, pd.DataFrame(), view.axis, view.palette, width_s=view.width_s, row_height=120
         ),
     )
-    left, right = st.columns(2, gap="small")
+    left, right = paper.columns(2)
     with left:
         _parts(view)
     with right:
@@ -75,12 +74,12 @@ def tiles(view: View, rows: pd.DataFrame, health: dict[str, Answer]) -> list[str
 
 
 def _replica_table(view: View, rows: pd.DataFrame, answer: Answer | None) -> None:
-    with st.container(border=True, key="panel-replica-table"):
+    with paper.frame("replica-table"):
         section("Replicas now", "state, age in it, age of the newest sample")
         if len(rows):
             table(_readable(rows, view), view, key="replicas-now")
         elif answer is None:
-            st.html(
+            paper.html(
                 html.empty(
                     "No controller is configured",
                     "Give its address to see each replica.",
@@ -88,9 +87,9 @@ def _replica_table(view: View, rows: pd.DataFrame, answer: Answer | None) -> Non
                 )
             )
         elif not answer.reachable:
-            st.html(unreachable(answer, view))
+            paper.html(unreachable(answer, view))
         else:
-            st.html(
+            paper.html(
                 html.empty(
                     "The controller knows no replica yet", answer.problem or "It lists them after its first pass."
                 )
@@ -127,15 +126,15 @@ def unreachable(answer: Answer, view: View) -> str:
 
 
 def _parts(view: View) -> None:
-    with st.container(border=True, key="panel-parts"):
+    with paper.frame("parts"):
         section("The loop", "who answers, and how old the newest row of each is")
         lines = [_part_line(answer, view) for answer in data.health().values()]
         lines += _ages(view)
-        st.html("".join(lines))
+        paper.html("".join(lines))
         answer = data.ask("controller", "/fleet")
         found = fleetdoc.problems(answer.document) if answer else []
         if found:
-            st.html(
+            paper.html(
                 html.feed([html.happening("now", "controller", line, mark="▲") for line in found], label="Problems")
             )
 
@@ -165,7 +164,7 @@ def _ages(view: View) -> list[str]:
 
 def _processes(view: View) -> None:
     events = data.read(Reader.events, view.window, ("process", "config"))
-    with st.container(border=True, key="panel-processes"):
+    with paper.frame("processes"):
         section("Processes", f"{plural(len(events), 'event')} in this range, newest first")
         items = [
             html.happening(
@@ -176,7 +175,7 @@ def _processes(view: View) -> None:
             )
             for row in events.head(12).to_dict("records")
         ]
-        st.html(
+        paper.html(
             html.feed(items, label="Process events")
             if items
             else html.empty("Nothing started or died", "In this time range.")

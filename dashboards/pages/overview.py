@@ -8,11 +8,11 @@ from html import escape
 import pandas as pd
 import streamlit as st
 
-from dashboards import data, figures, html, queries, scaling, world
+from dashboards import data, figures, html, paper, queries, scaling, world
 from dashboards.panels import panel, section
 from dashboards.source import Reader
 from dashboards.summary import Level, short_model, summarise
-from dashboards.view import View, known_models, link
+from dashboards.view import View, known_models
 from dashboards.words import NOTHING, ago, change, change_points, clock, money, percent, seconds, si, significant
 from dashboards.world import ModelState, Promise, VariantState, World
 
@@ -34,10 +34,10 @@ def render(view: View) -> None:
     bins, signals = view.request_bins(), view.signals(*world.FLEET_SIGNALS)
     latencies = view.newest_latencies(world.RECENT_S)
     state = gather(view, bins, latencies, signals)
-    st.html(html.banner(summarise(state, view.zone), links=way_on(state)))
-    st.html(html.tiles(tiles(state, bins, view.requests_before(), view)))
+    paper.html(html.banner(summarise(state, view.zone), links=way_on(state, view)))
+    paper.html(html.tiles(tiles(state, bins, view.requests_before(), view)))
     if not state.variants and not state.models:
-        st.html(
+        paper.html(
             html.empty(
                 "No variants yet",
                 "Nothing has been scaled or served in this time range. Start the fleet, or choose a longer range.",
@@ -45,9 +45,9 @@ def render(view: View) -> None:
             )
         )
         return
-    st.html(model_rows(state, view))
-    st.html(variant_rows(state, view))
-    left, right = st.columns([3, 2], gap="small")
+    paper.html(model_rows(state, view))
+    paper.html(variant_rows(state, view))
+    left, right = paper.columns([3, 2])
     with left:
         _demand(view, bins)
         _replicas(view, signals)
@@ -55,7 +55,7 @@ def render(view: View) -> None:
         _feed(view)
 
 
-def way_on(state: World) -> list[tuple[str, str]]:
+def way_on(state: World, view: View) -> list[tuple[str, str]]:
     """Where to go from the sentence: (words, address). At most three clicks lead from here to the controller's plan."""
     broken = [model.name for model in state.models if any(p.broken_since_s is not None for p in model.promises)]
     firing = [alert for alert in state.alerts if alert.severity == "critical"] or list(state.alerts)
@@ -64,15 +64,15 @@ def way_on(state: World) -> list[tuple[str, str]]:
     model = broken[0] if broken else firing[0].model
     alert = next((one.name for one in firing if not model or one.model in {"", model}), "HighTTFT")
     return [
-        ("Why: open the diagnosis", link("alerts", model=model, alert=alert)),
-        ("What the controller will do", link("autoscaling", model=model)),
+        ("Why: open the diagnosis", view.link("alerts", model=model, alert=alert)),
+        ("What the controller will do", view.link("autoscaling", model=model)),
     ]
 
 
 def gather(view: View, bins: pd.DataFrame, latencies: pd.DataFrame, signals: pd.DataFrame) -> World:
     """The fleet as one record."""
     spells = view.spells()
-    names = [view.window.model] if view.window.model else known_models()
+    names = [view.window.model] if view.window.model else known_models(view.window.until_s)
     variants = world.variant_states(view.variants, signals, data.read(Reader.last_decisions, view.window))
     down = {name: answer.since_s for name, answer in data.health().items() if not answer.reachable}
     return World(
@@ -160,7 +160,7 @@ def _total(state: World, name: str) -> int | None:
 
 def model_rows(state: World, view: View) -> str:
     """One row a model: its promises and how they are kept."""
-    body = [_model_row(model) for model in state.models]
+    body = [_model_row(model, view) for model in state.models]
     return (
         html.rows(_MODEL_HEAD, body, columns="1.7fr 0.8fr 1.25fr 1.25fr 1.1fr 0.8fr 0.8fr 0.6fr 0.9fr", label="Models")
         if body
@@ -168,7 +168,7 @@ def model_rows(state: World, view: View) -> str:
     )
 
 
-def _model_row(model: ModelState) -> list[str]:
+def _model_row(model: ModelState, view: View) -> list[str]:
     broken = any(promise.broken_since_s is not None for promise in model.promises)
     failed = model.success is not None and model.success_target is not None and model.success < model.success_target
     level = Level.UNKNOWN if not model.requests else Level.BREACH if broken or failed else Level.GOOD
@@ -182,7 +182,7 @@ def _model_row(model: ModelState) -> list[str]:
         html.cell("Burn", _burn(model)),
         html.cell("Success", f'<span class="fl-num{" fl-over" if failed else ""}">{percent(model.success)}</span>'),
         html.cell("Waiting", f'<span class="fl-num">{si(model.waiting)}</span>'),
-        html.cell("Why", f'<a href="{escape(link("alerts", model=model.name))}" target="_self">diagnosis</a>'),
+        html.cell("Why", f'<a href="{escape(view.link("alerts", model=model.name))}" target="_self">diagnosis</a>'),
     ]
 
 
@@ -277,7 +277,7 @@ def _replicas(view: View, signals: pd.DataFrame) -> None:
         signals, {"observed": world.CURRENT, "requested": world.REQUESTED, "planned": world.DESIRED}
     )
     moves = scaling.scalings(view.moves())
-    picked = panel(
+    panel(
         view,
         key="replicas",
         heading="Replicas",
@@ -287,19 +287,20 @@ def _replicas(view: View, signals: pd.DataFrame) -> None:
         figure=lambda: figures.replicas(
             timeline, moves, view.axis, view.palette, width_s=view.width_s, alerts=view.alert_bands(), row_height=110
         ),
+        picked=lambda number: st.switch_page(
+            st.session_state["pages"]["autoscaling"], query_params={"decision": number}
+        ),
     )
-    if picked:
-        st.switch_page(st.session_state["pages"]["autoscaling"], query_params={"decision": picked})
 
 
 def _feed(view: View) -> None:
-    with st.container(border=True, key="panel-feed"):
+    with paper.frame("feed"):
         section("What happened", "newest first; a decision opens its inputs")
         items = feed_items(view)
         if items:
-            st.html(html.feed(items, label="What happened"))
+            paper.html(html.feed(items, label="What happened"))
         else:
-            st.html(
+            paper.html(
                 html.empty(
                     "Nothing happened", f"No scaling, alert or restart in the last {seconds(view.window.span_s)}."
                 )
@@ -320,7 +321,7 @@ def feed_items(view: View, *, limit: int = 9) -> list[str]:
                     row["detail"],
                     mark=arrow,
                     colour=view.palette.get(row["variant"], ""),
-                    link=link("autoscaling", decision=str(row["id"])),
+                    link=view.link("autoscaling", decision=str(row["id"])),
                 ),
             )
         )
@@ -333,7 +334,7 @@ def feed_items(view: View, *, limit: int = 9) -> list[str]:
             (
                 row["at_s"],
                 html.happening(
-                    clock(row["at_s"], view.zone), row["subject"], row["message"], mark=mark, link=link(page)
+                    clock(row["at_s"], view.zone), row["subject"], row["message"], mark=mark, link=view.link(page)
                 ),
             )
         )

@@ -6,13 +6,12 @@ import math
 from typing import Any
 
 import pandas as pd
-import streamlit as st
 
-from dashboards import data, html, queries, world
+from dashboards import data, html, paper, queries, world
 from dashboards.pages.whatif import specs_of
 from dashboards.panels import section, table
 from dashboards.summary import short_model
-from dashboards.view import View, link
+from dashboards.view import View
 from dashboards.words import money, percent, seconds, si, significant
 from fleet.hardware import MODELS
 from fleet.types import VariantSpec
@@ -22,9 +21,10 @@ def render(view: View) -> None:
     """Draw the page."""
     models = sorted(set(view.variants["model"]) - {""})
     if not models:
-        st.html(html.empty("Nothing to plan from", "No traffic was recorded in this range. Plan from numbers instead:",
-                           command="fleet plan size --model Llama-3.1-8B --gpu h100_sxm --rps 20 "
-                                   "--input 1000 --output 200"))  # fmt: skip
+        paper.html(html.empty(
+            "Nothing to plan from", "No traffic was recorded in this range. Plan from numbers instead:",
+            command="fleet plan size --model Llama-3.1-8B --gpu h100_sxm --rps 20 --input 1000 --output 200",
+        ))  # fmt: skip
         return
     bins = view.request_bins()
     for model in [view.window.model] if view.window.model in models else models:
@@ -46,20 +46,20 @@ def demand(bins: pd.DataFrame, width_s: float, span_s: float) -> dict[str, float
 
 def _model(view: View, model: str, bins: pd.DataFrame) -> None:
     found, specs = demand(bins, view.width_s, view.window.span_s), specs_of(view, model)
-    with st.container(border=True, key=f"panel-plan-{model}"):
+    with paper.frame(f"plan-{model}"):
         section(short_model(model), f"what the last {seconds(view.window.span_s)} asked for")
-        st.html(html.tiles(_tiles(view, bins, found, specs)))
+        paper.html(html.tiles(_tiles(view, bins, found, specs)))
         if found["rps"] is None:
-            st.html(html.empty("No request finished", "Choose a longer range, or send traffic through the router."))
+            paper.html(html.empty("No request finished", "Choose a longer range, or send traffic through the router."))
             return
         variants = _variants(view, model, specs)
         if len(variants):
             table(variants, view, key=f"plan-{model}")
-        st.html(f'<p class="fl-sub">Try other bounds, thresholds and prices on this very load: '
-                f'<a href="{link("whatif", model=model)}" target="_self">What if</a>.</p>')  # fmt: skip
+        paper.html(f'<p class="fl-sub">Try other bounds, thresholds and prices on this very load: '
+                f'<a href="{view.link("whatif", model=model)}" target="_self">What if</a>.</p>')  # fmt: skip
         for title, command in commands(model, found, specs, data.slos().of(model)):
-            st.html(f'<p class="fl-sub">{title}</p>')
-            st.code(command, language=None, wrap_lines=True)
+            paper.html(f'<p class="fl-sub">{title}</p>')
+            paper.code(command)
 
 
 def _tiles(view: View, bins: pd.DataFrame, found: dict[str, float | None], specs: dict[str, VariantSpec]) -> list[str]:

@@ -8,9 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-import streamlit as st
 
-from dashboards import charts, data, evaluated, figures, html, predictions, queries
+from dashboards import charts, data, evaluated, figures, html, paper, predictions, queries
 from dashboards.pages.infrastructure import unreachable
 from dashboards.panels import panel, section, table
 from dashboards.parts import Answer
@@ -35,13 +34,13 @@ def render(view: View) -> None:
     status, measured = data.ask("predictor", "/status"), data.ask("predictor", "/evaluation")
     document = measured.document if measured is not None else None
     points = evaluated.curve(document)
-    st.html(html.tiles(tiles(latencies, pairs, status, points)))
+    paper.html(html.tiles(tiles(latencies, pairs, status, points)))
     note = f"one request in {step} is read; " if step > 1 else ""
-    for column, what in zip(st.columns(2, gap="small"), pairs, strict=True):
+    for column, what in zip(paper.columns(2), pairs, strict=True):
         with column:
             _scatter(view, pairs[what], what.upper(), note)
             _error(view, pairs[what], what.upper())
-    left, right = st.columns(2, gap="small")
+    left, right = paper.columns(2)
     with left:
         _coverage(view, pairs, document)
         _drift(view, pairs, _document(status))
@@ -171,18 +170,20 @@ def _learning(view: View, points: pd.DataFrame) -> None:
 
 def _evaluation(view: View, points: pd.DataFrame, document: object) -> None:
     """The figures of ``fleet predictor evaluate``, of the newest measurement."""
-    with st.container(border=True, key="panel-evaluation"):
+    with paper.frame("evaluation"):
         at_s = _number(document.get("at_s")) if isinstance(document, Mapping) else None
         when = f", measured at {clock(at_s, view.zone)}" if at_s else ""
         section("Evaluation", f"as fleet predictor evaluate prints it: the largest training, later requests{when}")
         if points.empty:
-            st.html(html.empty("Nothing was measured yet", "The predictor measures itself some minutes after its first "
-                               "fit; or run it over the history:", command="fleet predictor evaluate"))  # fmt: skip
+            paper.html(html.empty(
+                "Nothing was measured yet", "The predictor measures itself some minutes after its first fit; or run it "
+                "over the history:", command="fleet predictor evaluate",
+            ))  # fmt: skip
             return
         table(_in_words(evaluated.newest(points)), view, key="evaluation")
         own = evaluated.by_endpoint(document)
         if len(own):
-            st.html('<p class="fl-sub">By endpoint; unseen: left out of training, then after 10 of its requests</p>')
+            paper.html('<p class="fl-sub">By endpoint; unseen: left out of training, then after 10 of its requests</p>')
             table(_in_words(own.drop(columns=["width", "pinball_s"])), view, key="evaluation-endpoints")
 
 
@@ -212,18 +213,18 @@ def _in_words(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _drift(view: View, pairs: Mapping[str, pd.DataFrame], document: Mapping[str, Any]) -> None:
     """The newest quarter of the range against the first, and endpoints whose scale began anew."""
-    with st.container(border=True, key="panel-drift"):
+    with paper.frame("drift"):
         section("Drift", "error of the newest quarter of this range against the quarters before")
         rows = predictions.drift(pairs, view.window.since_s, view.window.until_s)
         if rows.empty:
-            st.html(html.empty("Drift cannot be judged", _NO_GUESS))
+            paper.html(html.empty("Drift cannot be judged", _NO_GUESS))
             return
         said = [_verdict(a, b) for a, b in zip(rows["before"], rows["newest"], strict=True)]
         words = {name: [percent(value) for value in rows[name]] for name in ("before", "newest")}
         table(rows.assign(**words, verdict=said), view, key="drift")
         lines = evaluated.changed(document)
         if lines:
-            st.html(html.feed([html.happening("", "predictor", line, mark="▲") for line in lines], label="Drift"))
+            paper.html(html.feed([html.happening("", "predictor", line, mark="▲") for line in lines], label="Drift"))
 
 
 def _verdict(before: float, newest: float) -> str:
@@ -233,24 +234,19 @@ def _verdict(before: float, newest: float) -> str:
 
 
 def _model(view: View, status: Answer | None) -> None:
-    with st.container(border=True, key="panel-model"):
+    with paper.frame("model"):
         section("Predictor", "the model in use")
         if status is None:
-            st.html(
+            paper.html(
                 html.empty("No predictor is configured", "Give its address.", command="fleet console --predictor URL")
             )
             return
         if not status.reachable:
-            st.html(unreachable(status, view))
+            paper.html(unreachable(status, view))
             return
         rows = model_facts(_document(status), view)
-        st.dataframe(
-            pd.DataFrame(rows, columns=["fact", "value"]),
-            hide_index=True,
-            key="model-facts",
-            height="content",
-            alt="State of the predictor",
-        )
+        facts = pd.DataFrame(rows, columns=["fact", "value"])
+        paper.rows(facts, key="model-facts", height="content", alt="State of the predictor")
 
 
 def model_facts(document: Mapping[str, Any], view: View) -> list[tuple[str, str]]:

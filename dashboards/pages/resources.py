@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 import pandas as pd
-import streamlit as st
 
-from dashboards import charts, data, fleetdoc, html, queries, world
+from dashboards import charts, data, fleetdoc, html, paper, queries, world
 from dashboards.charts import Unit
 from dashboards.panels import panel, section, table
 from dashboards.source import Reader
@@ -33,13 +32,13 @@ def render(view: View) -> None:
     specs = fleetdoc.specs(answer.document if answer else None)
     signals = view.signals(world.KV, world.CURRENT, world.COST)
     inventory = accelerators(view, specs, signals)
-    st.html(html.tiles(tiles(inventory, signals)))
-    with st.container(border=True, key="panel-inventory"):
+    paper.html(html.tiles(tiles(inventory, signals)))
+    with paper.frame("inventory"):
         section("Accelerators", "one row a variant; the price is the variant's own, or the list price of its GPU")
         if len(inventory):
             table(inventory, view, key="accelerators")
         else:
-            st.html(html.empty("No variants yet", "Start the fleet, or choose a longer range.", command="fleet up"))
+            paper.html(html.empty("No variants yet", "Start the fleet, or choose a longer range.", command="fleet up"))
     _cost(view, signals, inventory)
     _kv(view, signals)
     _gpu(view)
@@ -134,7 +133,7 @@ def _kv(view: View, signals: pd.DataFrame) -> None:
 def _gpu(view: View) -> None:
     names = [name for name in data.read(Reader.signal_names, view.window, "DCGM_") if name in _DCGM]
     if not names:
-        st.html(
+        paper.html(
             html.empty(
                 "No GPU metrics here",
                 "Activity, tensor cores, power, temperature and XID errors come from NVIDIA's dcgm-exporter. "
@@ -146,7 +145,7 @@ def _gpu(view: View) -> None:
         )
         return
     signals = view.signals(*names)
-    columns = st.columns(2, gap="small")
+    columns = paper.columns(2)
     for index, name in enumerate(names):
         heading, unit = _DCGM[name]
         frame = queries.pick(signals, name)

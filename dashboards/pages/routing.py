@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-import streamlit as st
 
-from dashboards import charts, data, figures, html, metricspage, queries, world
+from dashboards import charts, data, figures, html, metricspage, paper, queries, world
 from dashboards.pages.infrastructure import unreachable
 from dashboards.panels import panel, section, table
 from dashboards.parts import Answer
@@ -25,8 +24,8 @@ def render(view: View) -> None:
     """Draw the page."""
     answer, page = data.ask("router", _RECENT), data.page("router")
     signals = view.signals(world.RUNNING, world.WAITING)
-    st.html(html.tiles(_tiles(view, answer, page)))
-    left, right = st.columns(2, gap="small")
+    paper.html(html.tiles(_tiles(view, answer, page)))
+    left, right = paper.columns(2)
     with left:
         _split(view)
         _saved(view)
@@ -35,7 +34,7 @@ def render(view: View) -> None:
         _refused(view)
     _scores(view, answer)
     _recent(view, answer)
-    left, right = st.columns(2, gap="small")
+    left, right = paper.columns(2)
     with left:
         _prefixes(answer)
     with right:
@@ -182,11 +181,11 @@ def scores(document: object) -> pd.DataFrame:
 
 
 def _scores(view: View, answer: Answer | None) -> None:
-    with st.container(border=True, key="panel-scores"):
+    with paper.frame("scores"):
         section("Scores by engine", "mean of the newest picks, scorer by scorer, 0 to 1; taken: share it was chosen")
         found = scores(answer.document if answer else None)
         if found.empty:
-            st.html(html.empty("No scores to show", "The router tells them on its admin port once it has picked.",
+            paper.html(html.empty("No scores to show", "The router tells them on its admin port once it has picked.",
                                command="fleet console --router URL"))  # fmt: skip
             return
         shown = found.copy()
@@ -196,44 +195,44 @@ def _scores(view: View, answer: Answer | None) -> None:
 
 
 def _prefixes(answer: Answer | None) -> None:
-    with st.container(border=True, key="panel-prefixes"):
+    with paper.frame("prefixes"):
         section("Hot prefixes", "engines whose cached prefixes the newest picks matched")
         picks = recent_decisions(answer.document if answer else None)
         hot = picks[picks["cached"].fillna(0) > 0] if len(picks) else picks
         if len(hot) == 0:
-            st.html(html.empty("No prefix was matched", "By the newest picks the router remembers."))
+            paper.html(html.empty("No prefix was matched", "By the newest picks the router remembers."))
             return
         grouped = hot.groupby("endpoint").agg(picks=("cached", "size"), tokens=("cached", "sum"),
                                               share=("cached", "sum"))  # fmt: skip
         grouped["share"] = [percent(value / hot["tokens in"].sum()) for value in grouped["share"]]
-        st.dataframe(grouped.sort_values("tokens", ascending=False).reset_index(), hide_index=True, key="prefixes",
-                     alt="Engines with matched prefixes")  # fmt: skip
+        paper.rows(grouped.sort_values("tokens", ascending=False).reset_index(), key="prefixes",
+                   alt="Engines with matched prefixes")  # fmt: skip
 
 
 def _held_back(view: View, page: metricspage.Page) -> None:
-    with st.container(border=True, key="panel-flow"):
+    with paper.frame("flow"):
         section("Flow control", "requests held back or refused by the router, as its metrics page says now")
         rows = page.table("flow_control", _SHED)
         rows = rows[~rows["series"].str.endswith("_sum")] if len(rows) else rows
         if rows.empty:
-            st.html(html.empty("Nothing is held back", "Flow control is off, or the router's page does not answer."))
+            paper.html(html.empty("Nothing is held back", "Flow control is off, or the router's page does not answer."))
         else:
             table(rows, view, key="flow")
 
 
 def _recent(view: View, answer: Answer | None) -> None:
-    with st.container(border=True, key="panel-picks"):
+    with paper.frame("picks"):
         section("Recent picks", "the router's own memory, newest first: the chosen endpoint with its scores")
         if answer is None:
-            st.html(
+            paper.html(
                 html.empty("No router is configured", "Give its admin address.", command="fleet console --router URL")
             )
         elif not answer.reachable:
-            st.html(unreachable(answer, view))
+            paper.html(unreachable(answer, view))
         else:
             picks = recent_decisions(answer.document)
             if picks.empty:
-                st.html(html.empty("The router has picked nothing yet", answer.problem or "Send it a request."))
+                paper.html(html.empty("The router has picked nothing yet", answer.problem or "Send it a request."))
             else:
                 picks["at_s"] = [clock(moment, view.zone) for moment in picks["at_s"]]
                 table(picks.rename(columns={"at_s": "picked at"}), view, key="picks", height=420)

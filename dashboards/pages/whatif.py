@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboards import charts, data, fleetdoc, html, queries, whatif, world
+from dashboards import charts, data, fleetdoc, html, paper, queries, whatif, world
 from dashboards.panels import panel, section, table
 from dashboards.summary import short_model
 from dashboards.view import View
@@ -24,7 +24,11 @@ _SIGNALS = (world.RUNNING, world.WAITING, world.KV, world.GENERATION, world.CURR
 
 
 def render(view: View) -> None:
-    """Draw the page."""
+    """Draw the page: all of it is one viewer's, as it hangs on a form."""
+    paper.live(lambda: _tried(view))
+
+
+def _tried(view: View) -> None:
     models = sorted(set(view.variants["model"]) - {""})
     if not models:
         st.html(html.empty("Nothing to replay", "No variant was recorded in this range. Choose a longer one.",

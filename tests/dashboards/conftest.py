@@ -56,8 +56,13 @@ def fresh_caches() -> Iterator[None]:
     """Streamlit's caches outlive a test: settings of one must not reach the next."""
     import streamlit as st
 
-    st.cache_resource.clear()
-    st.cache_data.clear()
+    from dashboards.frame import PRESS
+
+    def forget() -> None:
+        st.cache_resource.clear()
+        st.cache_data.clear()
+        PRESS.forget()
+
+    forget()
     yield
-    st.cache_resource.clear()
-    st.cache_data.clear()
+    forget()
