@@ -11,12 +11,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from fleet import __version__
 from router.dataplane.hub import Hub
-from router.director import Decision, Director
+from router.director import Director
 from router.endpoints import Endpoint, EndpointSet
 from router.explain import as_json
 from router.merge import merge
 from router.profile import Profile
 from router.settings import RouterSettings
+from router.ticket import Decision
 from router.workers import Workers
 
 

@@ -14,6 +14,7 @@ import hashlib
 import os
 import shutil
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,21 +27,21 @@ MODULES: Final = (
     "router/filters.py", "router/gate.py", "router/knowledge.py", "router/latency.py", "router/ledger.py",
     "router/metrics.py", "router/pickers.py", "router/predict.py", "router/prefix.py", "router/profile.py",
     "router/recorder.py", "router/scorers.py", "router/scoring.py", "router/sessions.py", "router/shared.py",
-    "router/sieve.py", "router/ticket.py", "router/traffic.py", "router/types.py", "router/dataplane/budget.py",
-    "router/dataplane/client.py", "router/dataplane/exchange.py", "router/dataplane/gateway.py",
-    "router/dataplane/heads.py", "router/dataplane/hub.py", "router/dataplane/local.py",
-    "router/dataplane/observe.py", "router/dataplane/reader.py", "router/dataplane/response.py",
-    "router/dataplane/upstream.py",
+    "router/sieve.py", "router/ticket.py", "router/traffic.py", "router/types.py", "router/dataplane/body.py",
+    "router/dataplane/budget.py", "router/dataplane/client.py", "router/dataplane/exchange.py",
+    "router/dataplane/gateway.py", "router/dataplane/heads.py", "router/dataplane/hub.py",
+    "router/dataplane/local.py", "router/dataplane/observe.py", "router/dataplane/reader.py",
+    "router/dataplane/replies.py", "router/dataplane/response.py", "router/dataplane/upstream.py",
 )  # fmt: skip
-"""What is compiled: all that a request passes through but the body's parser, which is msgspec's."""
+"""What is compiled: all that a request passes through but the fields of its body, which are msgspec's."""
 _GROUP: Final = "fleet_router"
 _RECORD: Final = "router/compiled.sha256"
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 
 def digest(root: Path, modules: Sequence[str] = MODULES) -> str:
-    """Of the sources, and of the Python that they are compiled for."""
-    found = hashlib.sha256(sys.version.encode())
+    """Of the sources, and of the kind of Python that they are compiled for."""
+    found = hashlib.sha256(str(sysconfig.get_config_var("SOABI")).encode())
     for name in modules:
         found.update(name.encode() + b"\0" + (root / name).read_bytes() + b"\0")
     return found.hexdigest()
@@ -75,8 +76,8 @@ def clean(root: Path = ROOT) -> None:
         path.unlink(missing_ok=True)
 
 
-def build(root: Path = ROOT, modules: Sequence[str] = MODULES) -> None:
-    """Compile ``modules`` in place.
+def build(root: Path = ROOT, modules: Sequence[str] = MODULES, *, out: Path | None = None) -> None:
+    """Compile ``modules`` of ``root``: in place, or into the folder ``out``, laid out as ``root`` is.
 
     Raises: ConfigError without what that takes.
     """
@@ -88,7 +89,9 @@ def build(root: Path = ROOT, modules: Sequence[str] = MODULES) -> None:
                           next_step="pip install -e '.[compile]'.") from None  # fmt: skip
     if not any(map(shutil.which, ("cc", "gcc", "clang"))):
         raise ConfigError("compiling needs a C compiler", where="router.compiled", next_step="Install gcc.")
-    clean(root)
+    if out is None:
+        clean(root)
+        out = root
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(root):
         folder = Path(name)
         (folder / "mypy.ini").write_text("[mypy]\n")
@@ -102,8 +105,10 @@ def build(root: Path = ROOT, modules: Sequence[str] = MODULES) -> None:
         command.ensure_finalized()
         command.run()
         for path in sorted((folder / "lib").rglob("*.so")):
-            shutil.copyfile(path, root / path.relative_to(folder / "lib"))
-        (root / _RECORD).write_text(digest(root, modules) + "\n")
+            place = out / path.relative_to(folder / "lib")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+        (out / _RECORD).write_text(digest(root, modules) + "\n")
 
 
 def main(words: Sequence[str]) -> int:

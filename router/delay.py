@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from router.parameters import number
 from router.scoring import Candidates, Predicting
-from router.types import EndpointView, Prediction
+from router.types import EndpointView, Predictions
 
 _USUAL: Final = 0.5
 """How far a prompt that is new to an endpoint is judged there by the usual load rather than by that of the moment."""
@@ -17,15 +17,6 @@ _COLD: Final = 3.0
 """A prompt that is new to all is steered so many times as far by where earlier ones went."""
 _SPARE: Final = 2.0
 """Below the mean load divided by this, an endpoint has time to spare, and a miss there is priced by its own load."""
-
-
-class _Mean(NamedTuple):
-    """What is at the mean endpoint."""
-
-    requests: float
-    context: float
-    """Prompt and output tokens so far of these requests."""
-    new_prompts: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,38 +62,46 @@ class LeastDelay(Predicting):
         request, endpoints = candidates.request, candidates.endpoints
         requests, contexts = _loads(endpoints)
         count = len(endpoints)
-        mean = _Mean(sum(requests) / count, sum(contexts) / count, sum([one.new_prompts for one in endpoints]) / count)
+        mean_requests, mean_context = sum(requests) / count, sum(contexts) / count
         size = request.input_tokens
-        uncached = [size - one.matched_tokens if one.matched_tokens < size else 1 for one in endpoints]
-        fewest, price = min(uncached), self.miss_cost / (1.0 + request.alike / count)
-        length = mean.context / mean.requests if mean.requests > 0.0 else 0.0
+        fewest, new, uncached = max(size, 1), 0.0, []
+        for one in endpoints:
+            own = size - one.matched_tokens if one.matched_tokens < size else 1
+            if own < fewest:  # noqa: PLR1730 - min() costs more than all of this
+                fewest = own
+            uncached.append(own)
+            new += one.new_prompts
+        mean_new, price = new / count, self.miss_cost / (1.0 + request.alike / count)
+        length = mean_context / mean_requests if mean_requests > 0.0 else 0.0
         answer, by_context = request.expected_output_tokens, self.context_tokens
         by_request = 1.5 * self.request_tokens + 0.5 * by_context * length
-        newness = 2.0 * request.expected_reuse / max(1, size) if self.placement else 0.0
+        newness = 2.0 * request.expected_reuse / (size if size > 1 else 1) if self.placement else 0.0
         half, steer, most = 0.5 * size, self.placement, _USUAL
         if fewest >= half:  # new to all: nothing but where its followers will be matters
             steer, most = min(1.0, _COLD * steer), 1.0
         low, high = 1.0 - steer, 1.0 + steer
         delays = []
-        for one, n, context, own in zip(endpoints, requests, contexts, uncached, strict=True):
+        by_one, by_step = self.request_tokens, self.step_tokens
+        for one, n, context, own in zip(endpoints, requests, contexts, uncached):  # noqa: B905 - native so, and as long
             delay = float(one.prefill_tokens_in_flight + own)
             if own > fewest:
                 held_up = _SPARE * n
-                delay += price * (1.0 + (held_up if held_up < mean.requests else mean.requests)) * (own - fewest)
+                delay += price * (1.0 + (held_up if held_up < mean_requests else mean_requests)) * (own - fewest)
             if (sample := one.sample) is not None and sample.waiting and n > 0.0:
-                delay += sample.waiting * answer * self._step(n, context) / max(1.0, n)
+                delay += (
+                    sample.waiting * answer * (by_step + by_one * n + by_context * context) / (n if n > 1.0 else 1.0)
+                )
             if newness and own >= half:
-                weight = newness * own if newness * own < most else most
-                share = one.new_prompts / mean.new_prompts if mean.new_prompts > 0.0 else 1.0
+                weight = newness * own
+                if weight > most:  # noqa: PLR1730 - min() costs more than all of this
+                    weight = most
+                share = one.new_prompts / mean_new if mean_new > 0.0 else 1.0
                 usual = weight * (low if share < low else high if share > high else share)
-                n = (1.0 - weight) * n + usual * mean.requests  # noqa: PLW2901 - the load to reckon with
-                context = (1.0 - weight) * context + usual * mean.context  # noqa: PLW2901
+                rest = 1.0 - weight
+                n = rest * n + usual * mean_requests  # noqa: PLW2901 - the load to reckon with
+                context = rest * context + usual * mean_context  # noqa: PLW2901
             delays.append(delay + answer * (n * by_request + by_context * context))
         return _slowed(delays, endpoints, candidates.predictions)
-
-    def _step(self, requests: float, context: float) -> float:
-        """What a decoding step costs at a load."""
-        return self.step_tokens + self.request_tokens * requests + self.context_tokens * context
 
 
 def _loads(endpoints: Sequence[EndpointView]) -> tuple[list[float], list[float]]:
@@ -126,14 +125,12 @@ def _loads(endpoints: Sequence[EndpointView]) -> tuple[list[float], list[float]]
     return requests, contexts
 
 
-def _slowed(
-    delays: list[float], endpoints: Sequence[EndpointView], predictions: Sequence[Prediction] | None
-) -> list[float]:
+def _slowed(delays: list[float], endpoints: Sequence[EndpointView], predictions: Predictions | None) -> list[float]:
     """Delays times how slow each engine is: by its own counters, else by the latency model, else as the others."""
     for index, one in enumerate(endpoints):
         slow = one.slowness
         if slow is None and predictions is not None:
-            slow = predictions[index].slowness
+            slow = predictions.slowness[index]
         if slow is not None and 0.0 < slow < math.inf:
             delays[index] *= slow
     return delays

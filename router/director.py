@@ -24,40 +24,34 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from time import perf_counter
-from typing import NamedTuple
+from typing import Final
 
 from fleet.history import RequestOutcome
-from router.aliases import Split
 from router.dataplane.body import ParsedBody
 from router.dataplane.budget import RetryBudget
 from router.dataplane.replies import Refusal
-from router.disaggregation.choose import Splitter
-from router.disaggregation.protocols import Protocol
-from router.endpoints import Endpoint, EndpointSet
+from router.endpoints import Endpoint
 from router.gate import Gate, OnRouted
 from router.hints import NO_HINTS, Hints
 from router.knowledge import Knowledge
-from router.kvevents.precise import Precise
-from router.metrics import OTHER, ModelMeters, RouterMetrics
-from router.pickers import Rng
+from router.metrics import OTHER, ModelMeters
+from router.parts import Parts
 from router.predict import Seen, seen_at
 from router.prefix import BYTES_PER_TOKEN, block_hashes, model_seed
 from router.profile import NO_ENDPOINTS, NO_MODEL, Profile, Scheduler
-from router.recorder import Facts, count, facts
+from router.recorder import count, facts
 from router.refusals import UNKNOWN_KEY, none_left, none_ready, not_served
-from router.settings import RouterSettings
-from router.shared import Board
-from router.tenants import Tenant, Tenants
-from router.ticket import Ticket
-from router.types import EndpointView, InferenceRequest, Pick, Predict
+from router.tenants import Tenant
+from router.ticket import Decision, Owed, Ticket
+from router.types import EndpointView, InferenceRequest, Pick
 
-_SETTLE_S = 1.0
+_SETTLE_S: Final = 1.0
+_OK: Final = RequestOutcome.OK
 
-_seed = lru_cache(maxsize=1024)(model_seed)
+_SEEDS: Final = 1024
+"""Models whose seeds are kept."""
 
 
 def _block_tokens(parsed: ParsedBody, tokens: int) -> int:
@@ -65,41 +59,6 @@ def _block_tokens(parsed: ParsedBody, tokens: int) -> int:
     size = len(parsed.prompt)
     exact = round(parsed.input_tokens * tokens * BYTES_PER_TOKEN / size) if size else 0
     return min(tokens, max(1, exact))
-
-
-class Decision(NamedTuple):
-    """One pick, for ``/debug/decisions``; no prompt, and no hashes of one: the ring stays small."""
-
-    ticket: Ticket
-    pick: Pick
-    matched_tokens: int | None
-    """Of the prompt, expected in the cache of the engine picked; ``None``: none was."""
-    took_s: float
-
-
-@dataclass(slots=True, kw_only=True)
-class Parts:
-    """What a director is made of."""
-
-    settings: RouterSettings
-    scheduler: Scheduler
-    endpoints: EndpointSet
-    metrics: RouterMetrics
-    rng: Rng
-    predict: Predict | None = None
-    precise: Precise | None = None
-    """Matches prefixes by engines' events; ``None``: by what was sent where."""
-    splitter: Splitter | None = None
-    """Splits requests between prefill and decode engines; ``None``: each is served whole."""
-    protocol: Protocol = Protocol.NIXL
-    """How KV moves between them."""
-    tenants: Tenants = field(default_factory=Tenants)
-    aliases: Mapping[str, Split] = field(default_factory=dict)
-    """What clients' names of models stand for, where that is another name."""
-    board: Board | None = None
-    """What the other workers of this router tell; ``None``: it has one."""
-    record: Callable[[Ticket, Facts], None] = field(default=lambda _ticket, _seen: None)
-    """Told of every request that is over."""
 
 
 class Director:
@@ -122,9 +81,11 @@ class Director:
         """Why the newest configuration is not in use; empty: it is."""
         self.tenants = parts.tenants
         self.gate = Gate(self.settings, self.endpoints, self.ledger, self.metrics.flow, choose=self._choose,
-                         nothing=self._nothing, now_s=self.now_s, board=parts.board)  # fmt: skip
+                         nothing=self._nothing, enter=self._enter, now_s=self.now_s, board=parts.board)  # fmt: skip
         self._settled_s = self.now_s
         self._turn = 0
+        self._owed: Owed | None = None
+        self._seeds: dict[str, int] = {}
         self._keys = itertools.count()
 
     def use(self, profile: Profile) -> None:
@@ -143,7 +104,7 @@ class Director:
 
     def identify(self, authorization: bytes) -> Tenant | Refusal | None:
         """Whose request it is by its ``Authorization`` header; ``None`` where there are no tenants."""
-        if not self.tenants:
+        if not self.tenants.all:
             return None
         return self.tenants.identify(authorization) or UNKNOWN_KEY
 
@@ -164,7 +125,7 @@ class Director:
         self.budget.earn()
         scheduler = self.scheduler
         hashes = block_hashes(
-            parsed.prompt, block_bytes=scheduler.block_bytes, seed=_seed(parsed.model),
+            parsed.prompt, block_bytes=scheduler.block_bytes, seed=self._seed(parsed.model),
             max_blocks=scheduler.hashed_blocks,
         )  # fmt: skip
         meters = self._meters(parsed.model)
@@ -178,6 +139,15 @@ class Director:
         if self.precise is not None:
             ticket.prompt = self.precise.begin(parsed)
         return ticket
+
+    def _seed(self, model: str) -> int:
+        """:func:`router.prefix.model_seed`, remembered."""
+        found = self._seeds.get(model)
+        if found is None:
+            if len(self._seeds) >= _SEEDS:
+                self._seeds.clear()
+            found = self._seeds[model] = model_seed(model)
+        return found
 
     def _meters(self, model: str) -> ModelMeters:
         """The model's numbers, if any engine serves it: what clients invent does not become a label."""
@@ -220,6 +190,7 @@ class Director:
                        code="rate_limit_exceeded", headers={"retry-after": str(math.ceil(wait_s))})  # fmt: skip
 
     def _choose(self, ticket: Ticket) -> str | None:
+        self._enter()
         started_s = perf_counter()
         self._turn += 1
         views, prefix = self.known.views(ticket)
@@ -231,19 +202,37 @@ class Director:
             request, views, rng=self.rng, turn=self._turn, predict=self.predict, epoch=self.known.epoch
         )  # fmt: skip
         took_s = perf_counter() - started_s
-        self.metrics.scheduler.observe(took_s)
         view = pick.endpoint
         if view is None:
-            self.decisions.append(Decision(ticket, pick, None, took_s))
+            self._decided(ticket, pick, None, took_s)
             return None
-        url, matched = view.url, view.matched_tokens
+        ticket.url = view.url
+        self._owed = Owed(ticket, request, prefix, took_s)
+        if self.splitter is not None:  # how it goes out depends on where its prompt is computed
+            self._enter(prefilled=self._split(ticket, request, view, prefills))
+        return view.url
+
+    def _enter(self, *, prefilled: bool = False) -> None:
+        """Enter the last pick into the books, unless that is done; what was known of its engine has not changed since.
+
+        ``prefilled``: another engine computes its prompt.
+        """
+        owed, self._owed = self._owed, None
+        if owed is None:
+            return
+        ticket, request, pick = owed.ticket, owed.request, owed.ticket.pick
+        view = pick.endpoint if pick is not None else None
+        if pick is None or view is None:
+            return
+        matched = view.matched_tokens
+        ticket.seen = seen_at(view)
+        uncached = 0 if prefilled else request.input_tokens - matched
+        self.known.placed(ticket, view.url, uncached, request, prefix=owed.prefix, turn=self._turn)
+        self._decided(ticket, pick, matched, owed.took_s)
+
+    def _decided(self, ticket: Ticket, pick: Pick, matched: int | None, took_s: float) -> None:
+        self.metrics.scheduler.observe(took_s)
         self.decisions.append(Decision(ticket, pick, matched, took_s))
-        ticket.url, ticket.seen = url, seen_at(view)
-        uncached = request.input_tokens - matched
-        if self.splitter is not None and self._split(ticket, request, view, prefills):
-            uncached = 0
-        self.known.placed(ticket, url, uncached, request, prefix=prefix, turn=self._turn)
-        return url
 
     def _split(
         self, ticket: Ticket, request: InferenceRequest, decode: EndpointView, prefills: list[EndpointView]
@@ -267,6 +256,7 @@ class Director:
 
         ``blame``: the prefill engine is at fault, not the request.
         """
+        self._enter()
         self.ledger.finish((ticket.key, "prefill"))
         if not failed:
             return
@@ -320,6 +310,7 @@ class Director:
 
     def served(self, ticket: Ticket, url: str) -> None:
         """Another engine than the one chosen serves it: a proxy walked down its list."""
+        self._enter()
         if ticket.url:
             self.note_failure(ticket.url, "a proxy went on to another engine")
         ticket.url = url
@@ -355,7 +346,7 @@ class Director:
             self.ledger.finish((ticket.key, "prefill"))
         seen = facts(ticket, perf_counter())
         count(ticket, seen)
-        if outcome is RequestOutcome.OK:
+        if outcome is _OK:
             self.endpoints.answered(ticket.url)
             self.traffic.answered(seen.output_tokens, ticket.model, ticket.tenant)
         if ticket.pick is not None and ticket.seen is not None:
@@ -369,6 +360,7 @@ class Director:
 
     def _finish(self, ticket: Ticket, url: str) -> None:
         """The request is no longer in flight at ``url``."""
+        self._enter()
         self.ledger.finish(ticket.key)
         self.known.told(url)
 

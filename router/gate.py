@@ -33,14 +33,15 @@ class Gate:
     Args:
         choose: see :data:`Choose`.
         nothing: the refusal of a request for which ``choose`` found none.
+        enter: has what ``choose`` chose entered into the books, now that it is under way.
     """
 
     def __init__(
         self, settings: RouterSettings, endpoints: EndpointSet, ledger: Ledger, meters: FlowMeters, *, choose: Choose,
-        nothing: Callable[[Ticket], Refusal], now_s: float, board: Board | None = None,
+        nothing: Callable[[Ticket], Refusal], enter: Callable[[], None], now_s: float, board: Board | None = None,
     ) -> None:  # fmt: skip
         self._settings, self._endpoints, self._ledger, self._meters = settings, endpoints, ledger, meters
-        self._choose, self._nothing = choose, nothing
+        self._choose, self._nothing, self._enter = choose, nothing, enter
         self._board = board
         self._queues: dict[str, FlowQueue] = {}
         self._sent: dict[str, int] = {}
@@ -70,6 +71,7 @@ class Gate:
         url = self._choose(ticket)
         if url is not None:
             on_routed(url)
+            self._enter()
         elif self._may_come(ticket):
             self._wait(ticket, on_routed, self._settings.flow_no_engine_s)
         else:
@@ -132,6 +134,7 @@ class Gate:
             self._meters.passed(self._now_s - one.since_s)
             url = self._choose(ticket)
             one.resume(self._nothing(ticket) if url is None else url)
+            self._enter()
 
     def leave(self, ticket: Ticket) -> None:
         """The request is over: if it waits, it does so no longer."""

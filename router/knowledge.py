@@ -53,11 +53,14 @@ def _add_peers(cells: Sequence[int], slots: Sequence[_Slot]) -> None:
 
 def _match(views: Sequence[EndpointView], matched: Sequence[int], ticket: Ticket) -> int:
     """Put blocks that match into the views, as tokens; returns the most of them."""
-    longest = max(matched, default=0)
+    longest = 0
+    for blocks in matched:
+        if blocks > longest:  # noqa: PLR1730 - max() costs more than all of this
+            longest = blocks
     if longest:
         total, block = ticket.input_tokens, ticket.block_tokens
-        for view, blocks in zip(views, matched, strict=True):
-            tokens = blocks * block
+        for index, view in enumerate(views):
+            tokens = matched[index] * block
             view.matched_tokens = tokens if tokens < total else total
     else:
         for view in views:
@@ -113,7 +116,7 @@ class Knowledge:
         if candidates is not self._candidates:
             self._lay_out(candidates)
         matched = self.prefix.matches(hashes, self._urls)
-        now_s, views, new_prompts, last_cold = self.now_s, self._views, self.traffic.tally.get, self._cold.get
+        now_s, views, tally, cold = self.now_s, self._views, self.traffic.tally, self._cold
         for slot in self._slots:
             view, one, load = slot.view, slot.endpoint, slot.total
             if (slot.at_s != now_s or view.sample is not one.sample or view.models is not one.models
@@ -122,7 +125,7 @@ class Knowledge:
             view.requests_in_flight, view.prefill_tokens_in_flight = load.requests, load.prefill
             view.context_tokens_in_flight = load.context
             url = view.url
-            view.new_prompts, view.last_cold = new_prompts(url, 0.0), last_cold(url, 0)
+            view.new_prompts, view.last_cold = tally.get(url, 0.0), cold.get(url, 0)
         longest = _match(views, matched, ticket)
         if board is not None:
             _add_peers(board.cells, self._slots)

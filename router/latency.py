@@ -23,11 +23,12 @@ def _latencies(candidates: Candidates, *, ttft: bool) -> list[float]:
 
     A prediction that is no number counts as endless, one below 0.1 ms as 0.1 ms.
     """
-    predictions = candidates.predictions or ()
-    if ttft:
-        found = [one.ttft_s if one.ttft_high_s is None else one.ttft_high_s for one in predictions]
-    else:
-        found = [one.tpot_s if one.tpot_high_s is None else one.tpot_high_s for one in predictions]
+    predictions = candidates.predictions
+    if predictions is None:
+        return []
+    found, high = predictions.ttft_s if ttft else predictions.tpot_s, predictions.ttft_high_s
+    if high is not None and predictions.tpot_high_s is not None:
+        found = high if ttft else predictions.tpot_high_s
     return [
         _UNSCRAPED if endpoint.sample is None
         else latency if latency > SHORTEST_S else SHORTEST_S if latency == latency else math.inf  # noqa: PLR0124

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from fleet.types import EngineSample
 from predictor.features import NAMES
 from predictor.few import Few
 from predictor.model import Array, Batch, LatencyModel
-from router.types import EndpointView, InferenceRequest, Prediction
+from router.types import EndpointView, InferenceRequest, Predictions
 
 
 def features(input_tokens: int, seen: Seen) -> dict[str, float]:
@@ -24,14 +24,20 @@ def row(request: InferenceRequest, endpoint: EndpointView) -> tuple[float, ...]:
     return row_of(request.input_tokens, seen_at(endpoint))
 
 
-class Seen(NamedTuple):
+class Seen:
     """What was known of an engine when a request was sent there."""
 
-    matched_tokens: int
-    prefill_tokens_in_flight: int
-    requests_in_flight: int
-    context_tokens_in_flight: int
-    sample: EngineSample | None
+    __slots__ = (
+        "context_tokens_in_flight", "matched_tokens", "prefill_tokens_in_flight", "requests_in_flight", "sample",
+    )  # fmt: skip
+
+    def __init__(
+        self, matched_tokens: int, prefill_tokens_in_flight: int, requests_in_flight: int,
+        context_tokens_in_flight: int, sample: EngineSample | None,
+    ) -> None:  # fmt: skip
+        self.matched_tokens, self.prefill_tokens_in_flight = matched_tokens, prefill_tokens_in_flight
+        self.requests_in_flight, self.context_tokens_in_flight = requests_in_flight, context_tokens_in_flight
+        self.sample = sample
 
 
 def seen_at(endpoint: EndpointView) -> Seen:
@@ -42,13 +48,13 @@ def seen_at(endpoint: EndpointView) -> Seen:
 
 def row_of(input_tokens: int, seen: Seen) -> tuple[float, ...]:
     """Features in the order of :data:`predictor.features.NAMES`."""
-    matched, prefill, requests, context, sample = seen
+    sample = seen.sample
     return (
         float(input_tokens),
-        float(matched),
-        float(prefill),
-        float(requests),
-        float(context),
+        float(seen.matched_tokens),
+        float(seen.prefill_tokens_in_flight),
+        float(seen.requests_in_flight),
+        float(seen.context_tokens_in_flight),
         (sample.waiting or 0.0) if sample else 0.0,
         (sample.running or 0.0) if sample else 0.0,
         (sample.kv_utilisation or 0.0) if sample else 0.0,
@@ -87,7 +93,7 @@ class Predictor:
 
     def __call__(
         self, request: InferenceRequest, endpoints: Sequence[EndpointView], level: float = 0.5
-    ) -> Sequence[Prediction] | None:
+    ) -> Predictions | None:
         """Predicted latencies in the order of ``endpoints``."""
         model = self._watcher.model
         if model is None:
@@ -136,22 +142,22 @@ class Desk:
 
     def predictions(
         self, request: InferenceRequest, endpoints: Sequence[EndpointView], level: float = 0.5
-    ) -> list[Prediction]:
+    ) -> Predictions:
         """See :func:`predictions`."""
         if self._few is not None and level == 0.5:
             return _few_predictions(self._few, float(request.input_tokens), endpoints)
         batch = self.look(request, endpoints)
         slowness = _agreed(*(latency / latency.mean() for latency in batch.alike()))
-        columns = [batch.ttft_s.tolist(), batch.tpot_s.tolist(), slowness.tolist()]
+        found = Predictions(batch.ttft_s.tolist(), batch.tpot_s.tolist(), slowness.tolist())
         if level != 0.5:
             high = batch.quantiles(level)
-            columns += [high.ttft_s.tolist(), high.tpot_s.tolist()]
-        return list(map(Prediction, *columns))
+            found.ttft_high_s, found.tpot_high_s = high.ttft_s.tolist(), high.tpot_s.tolist()
+        return found
 
 
 def predictions(
     model: LatencyModel, request: InferenceRequest, endpoints: Sequence[EndpointView], level: float = 0.5
-) -> list[Prediction]:
+) -> Predictions:
     """What ``model`` says of ``request`` at each endpoint, and of the endpoints themselves; above the median also at
     the percentile ``level``.
 
@@ -160,7 +166,7 @@ def predictions(
     return Desk(model, endpoints).predictions(request, endpoints, level)
 
 
-def _few_predictions(few: Few, size: float, endpoints: Sequence[EndpointView]) -> list[Prediction]:
+def _few_predictions(few: Few, size: float, endpoints: Sequence[EndpointView]) -> Predictions:
     rows = [
         (size, one.matched_tokens, one.prefill_tokens_in_flight, one.requests_in_flight, one.context_tokens_in_flight,
          0.0 if (sample := one.sample) is None else sample.waiting or 0.0,
@@ -169,10 +175,8 @@ def _few_predictions(few: Few, size: float, endpoints: Sequence[EndpointView]) -
     ]  # fmt: skip
     found, alike = few.predict(rows), few.alike(rows)
     ttft, tpot = (sum(column) / len(rows) for column in zip(*alike, strict=True))
-    return [
-        Prediction(ttft_s, tpot_s, _agree(slow[0] / ttft, slow[1] / tpot))
-        for (ttft_s, tpot_s), slow in zip(found, alike, strict=True)
-    ]
+    slowness = [_agree(slow[0] / ttft, slow[1] / tpot) for slow in alike]
+    return Predictions([one[0] for one in found], [one[1] for one in found], slowness)
 
 
 def _agree(one: float, two: float) -> float:

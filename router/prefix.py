@@ -99,10 +99,10 @@ class PrefixIndex:
         """The same in the order of ``urls``."""
         if not hashes:
             return [0] * len(urls)
-        first, blocks = hashes[0], self._blocks.get
+        first, blocks = hashes[0], self._blocks
         found, last = [], 0
         for url in urls:
-            known = blocks(url)
+            known = blocks.get(url)
             if known is None or first not in known:
                 found.append(0)
             else:

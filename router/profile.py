@@ -300,8 +300,19 @@ def _sums(columns: Sequence[list[float]]) -> list[float]:
     return list(map(sum, zip(*columns, strict=True)))
 
 
+_MANY: Final = 16
+"""Numbers that a loop looks at faster than three built-in functions do."""
+
+
 def _clamped(scores: list[float]) -> list[float]:
     """Into 0..1; not a number counts as 0."""
-    if min(scores) >= 0.0 and max(scores) <= 1.0 and (total := sum(scores)) == total:
-        return scores
+    if len(scores) > _MANY:
+        if min(scores) >= 0.0 and max(scores) <= 1.0 and (total := sum(scores)) == total:
+            return scores
+    else:
+        for score in scores:
+            if not 0.0 <= score <= 1.0:
+                break
+        else:
+            return scores
     return [score if 0.0 <= score <= 1.0 else 1.0 if score > 1.0 else 0.0 for score in scores]

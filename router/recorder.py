@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Final, Protocol
 
@@ -11,6 +10,9 @@ from router.dataplane.observe import Usage
 from router.predict import features
 from router.ticket import Ticket
 from router.types import Pick
+
+_OK: Final = RequestOutcome.OK
+_FAILED: Final = frozenset({RequestOutcome.ERROR, RequestOutcome.TIMEOUT, RequestOutcome.REJECTED})
 
 
 class Writer(Protocol):
@@ -21,15 +23,16 @@ class Writer(Protocol):
         ...
 
 
-@dataclass(slots=True)
 class Facts:
     """Latencies and lengths of one finished request; ``None`` where never observed."""
 
-    e2e_s: float
-    ttft_s: float | None
-    tpot_s: float | None
-    output_tokens: int
-    usage: Usage
+    __slots__ = ("e2e_s", "output_tokens", "tpot_s", "ttft_s", "usage")
+
+    def __init__(
+        self, e2e_s: float, ttft_s: float | None, tpot_s: float | None, output_tokens: int, usage: Usage
+    ) -> None:
+        self.e2e_s, self.ttft_s, self.tpot_s = e2e_s, ttft_s, tpot_s
+        self.output_tokens, self.usage = output_tokens, usage
 
 
 def facts(ticket: Ticket, now_s: float) -> Facts:
@@ -49,11 +52,11 @@ def count(ticket: Ticket, seen: Facts) -> None:
     meters = ticket.meters
     meters.requests += 1
     meters.running -= 1
-    if ticket.outcome in (RequestOutcome.ERROR, RequestOutcome.TIMEOUT, RequestOutcome.REJECTED):
-        meters.error(str(ticket.status))
     if seen.ttft_s is not None:
         meters.ttft_stream.observe(seen.ttft_s)
-    if ticket.outcome is not RequestOutcome.OK:
+    if ticket.outcome is not _OK:
+        if ticket.outcome in _FAILED:
+            meters.error(str(ticket.status))
         return
     if seen.ttft_s is None:
         meters.ttft_plain.observe(seen.e2e_s)

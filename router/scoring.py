@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Protocol
 
-from router.types import EndpointView, InferenceRequest, Prediction
+from router.types import EndpointView, InferenceRequest, Prediction, Predictions
 
 UNKNOWN: Final = 0.5
 """Score of an endpoint about which nothing is known."""
 
 
-@dataclass(slots=True)
 class Candidates:
-    """What a scorer sees. What several scorers need of every endpoint is worked out once, when first asked for."""
+    """What a scorer sees. What several scorers need of every endpoint is worked out once, when first asked for.
 
-    request: InferenceRequest
-    endpoints: Sequence[EndpointView]
-    """At least one."""
-    predictions: Sequence[Prediction] | None = None
-    """In the order of ``endpoints``; ``None`` while the model is cold."""
-    memo: dict[Hashable, Any] = field(default_factory=dict)
-    """Holds over many decisions, as long as nothing of the endpoints changes but counts of requests and tokens, new
-    prompts, and what is matched. A scorer puts there what it need not work out again."""
-    _loads: list[tuple[float, float] | None] | None = field(default=None, init=False, repr=False, compare=False)
+    Args:
+        request: what is asked for.
+        endpoints: at least one.
+        predictions: in the order of ``endpoints``; ``None`` while the model is cold.
+        memo: holds over many decisions, as long as nothing of the endpoints changes but counts of requests and tokens,
+            new prompts, and what is matched. A scorer puts there what it need not work out again.
+    """
+
+    __slots__ = ("_loads", "endpoints", "memo", "predictions", "request")
+
+    def __init__(
+        self, request: InferenceRequest, endpoints: Sequence[EndpointView],
+        predictions: Predictions | Sequence[Prediction] | None = None, memo: dict[Hashable, Any] | None = None,
+    ) -> None:  # fmt: skip
+        self.request, self.endpoints = request, endpoints
+        self.predictions = (
+            predictions if predictions is None or isinstance(predictions, Predictions) else Predictions.of(predictions)
+        )
+        self.memo: dict[Hashable, Any] = {} if memo is None else memo
+        self._loads: list[tuple[float, float] | None] | None = None
 
     @property
     def loads(self) -> list[tuple[float, float] | None]:

@@ -29,12 +29,13 @@ from router.access_log import AccessLog
 from router.app import make_app
 from router.config_file import FileWatcher, load_aliases, load_profile, load_tenants
 from router.dataplane.gateway import Gateway
-from router.director import Director, Parts
+from router.director import Director
 from router.disaggregation.setup import protocol, splitter
 from router.discovery.choose import source
 from router.discovery.follow import Follower
 from router.endpoints import EndpointSet
 from router.metrics import EndpointGauges, RouterCollector, RouterMetrics
+from router.parts import Parts
 from router.predict import Predictor
 from router.profile import Profile, Scheduler
 from router.recorder import Facts, Recorder

@@ -17,7 +17,7 @@ from router.kvindex.prompt import Prompt
 from router.metrics import ModelMeters
 from router.predict import Seen
 from router.tenants import Tenant
-from router.types import Pick
+from router.types import InferenceRequest, Pick
 
 _NO_ENGINES: frozenset[str] = frozenset()
 
@@ -95,3 +95,24 @@ class Ticket:
         self.status = 0
         self.outcome: RequestOutcome | None = None
         """``None`` until it is over."""
+
+
+class Decision:
+    """One pick, for ``/debug/decisions``; no prompt, and no hashes of one: the ring stays small."""
+
+    __slots__ = ("matched_tokens", "pick", "ticket", "took_s")
+
+    def __init__(self, ticket: Ticket, pick: Pick, matched_tokens: int | None, took_s: float) -> None:
+        self.ticket, self.pick = ticket, pick
+        self.matched_tokens = matched_tokens
+        """Of the prompt, expected in the cache of the engine picked; ``None``: none was."""
+        self.took_s = took_s
+
+
+class Owed:
+    """A pick that is yet to be entered into the books: its request goes out first."""
+
+    __slots__ = ("prefix", "request", "ticket", "took_s")
+
+    def __init__(self, ticket: Ticket, request: InferenceRequest, prefix: int, took_s: float) -> None:
+        self.ticket, self.request, self.prefix, self.took_s = ticket, request, prefix, took_s

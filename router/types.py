@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from fleet.types import EngineSample, Role
 from router.traffic import START_OUTPUT_TOKENS, START_REUSE
 
 
-@dataclass(slots=True, kw_only=True)
 class InferenceRequest:
-    """A parsed request, without its text. Not frozen only because making it is on the hot path."""
+    """A parsed request, without its text. A plain class, not a dataclass, because making it is on the hot path."""
 
-    request_id: str
-    model: str
-    input_tokens: int
-    """Exact where the client sent token ids, else estimated (four bytes of UTF-8 a token)."""
-    block_hashes: Sequence[int] = ()
-    """Chained hashes of the prompt's blocks, first block first (:mod:`router.prefix`)."""
-    block_tokens: int = 16
-    """Tokens of one block."""
-    max_tokens: int | None = None
-    streaming: bool = False
-    tenant: str = ""
-    expected_output_tokens: float = START_OUTPUT_TOKENS
-    """Length of the answer to reckon with: the recent mean (:mod:`router.traffic`)."""
-    alike: int = 0
-    """Requests in flight that share their prompt with earlier ones up to the same block as this one."""
-    expected_reuse: float = START_REUSE
-    """Share of a prompt that others share, in recent traffic, 0..1."""
-    adapter: str = ""
-    """The LoRA adapter that ``model`` names; empty: it names a base model."""
-    session: str = ""
-    """The client's name of the conversation; empty: it gave none."""
-    session_url: str = ""
-    """Where that session's last request went; empty: nowhere yet."""
-    slo_ttft_s: float | None = None
-    """Limit for the time to its first token, where it or its model has one."""
-    slo_tpot_s: float | None = None
-    """Limit for the mean time of a later token, where it or its model has one."""
-    chance: float = 1.0
-    """Uniform in [0, 1), drawn by the caller, for filters that explore; 1: they do not."""
+    __slots__ = (
+        "adapter", "alike", "block_hashes", "block_tokens", "chance", "expected_output_tokens", "expected_reuse",
+        "input_tokens", "max_tokens", "model", "request_id", "session", "session_url", "slo_tpot_s", "slo_ttft_s",
+        "streaming", "tenant",
+    )  # fmt: skip
+
+    def __init__(
+        self, *, request_id: str, model: str, input_tokens: int, block_hashes: Sequence[int] = (),
+        block_tokens: int = 16, max_tokens: int | None = None, streaming: bool = False, tenant: str = "",
+        expected_output_tokens: float = START_OUTPUT_TOKENS, alike: int = 0, expected_reuse: float = START_REUSE,
+        adapter: str = "", session: str = "", session_url: str = "", slo_ttft_s: float | None = None,
+        slo_tpot_s: float | None = None, chance: float = 1.0,
+    ) -> None:  # fmt: skip
+        self.request_id, self.model = request_id, model
+        self.input_tokens = input_tokens
+        """Exact where the client sent token ids, else estimated (four bytes of UTF-8 a token)."""
+        self.block_hashes = block_hashes
+        """Chained hashes of the prompt's blocks, first block first (:mod:`router.prefix`)."""
+        self.block_tokens = block_tokens
+        """Tokens of one block."""
+        self.max_tokens, self.streaming, self.tenant = max_tokens, streaming, tenant
+        self.expected_output_tokens = expected_output_tokens
+        """Length of the answer to reckon with: the recent mean (:mod:`router.traffic`)."""
+        self.alike = alike
+        """Requests in flight that share their prompt with earlier ones up to the same block as this one."""
+        self.expected_reuse = expected_reuse
+        """Share of a prompt that others share, in recent traffic, 0..1."""
+        self.adapter = adapter
+        """The LoRA adapter that ``model`` names; empty: it names a base model."""
+        self.session = session
+        """The client's name of the conversation; empty: it gave none."""
+        self.session_url = session_url
+        """Where that session's last request went; empty: nowhere yet."""
+        self.slo_ttft_s = slo_ttft_s
+        """Limit for the time to its first token, where it or its model has one."""
+        self.slo_tpot_s = slo_tpot_s
+        """Limit for the mean time of a later token, where it or its model has one."""
+        self.chance = chance
+        """Uniform in [0, 1), drawn by the caller, for filters that explore; 1: they do not."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -100,12 +109,56 @@ class Prediction(NamedTuple):
     tpot_high_s: float | None = None
 
 
+class Predictions:
+    """Of all candidates, column by column, in their order: one object for each of them would cost more than predicting.
+
+    Args:
+        ttft_s: of each.
+        tpot_s: of each.
+        slowness: of each.
+        ttft_high_s: at the percentile that the profile asks for; ``None``: it asks for the median.
+        tpot_high_s: the same.
+    """
+
+    __slots__ = ("slowness", "tpot_high_s", "tpot_s", "ttft_high_s", "ttft_s")
+
+    def __init__(
+        self, ttft_s: list[float], tpot_s: list[float], slowness: list[float], ttft_high_s: list[float] | None = None,
+        tpot_high_s: list[float] | None = None,
+    ) -> None:  # fmt: skip
+        self.ttft_s, self.tpot_s, self.slowness = ttft_s, tpot_s, slowness
+        self.ttft_high_s, self.tpot_high_s = ttft_high_s, tpot_high_s
+
+    @staticmethod
+    def of(each: Sequence[Prediction]) -> Predictions:
+        """The same of so many predictions."""
+        ttft, tpot = [one.ttft_high_s for one in each], [one.tpot_high_s for one in each]
+        median = not any(high is not None for high in (*ttft, *tpot))
+        return Predictions(
+            [one.ttft_s for one in each], [one.tpot_s for one in each], [one.slowness for one in each],
+            None if median else [one.ttft_s if high is None else high for one, high in zip(each, ttft, strict=True)],
+            None if median else [one.tpot_s if high is None else high for one, high in zip(each, tpot, strict=True)],
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.ttft_s)
+
+    def __getitem__(self, index: int) -> Prediction:
+        ttft, tpot = self.ttft_high_s, self.tpot_high_s
+        return Prediction(self.ttft_s[index], self.tpot_s[index], self.slowness[index],
+                          None if ttft is None else ttft[index], None if tpot is None else tpot[index])  # fmt: skip
+
+    def __iter__(self) -> Iterator[Prediction]:
+        for index in range(len(self.ttft_s)):
+            yield self[index]
+
+
 class Predict(Protocol):
     """In-process latency prediction for all candidates at once."""
 
     def __call__(
         self, request: InferenceRequest, endpoints: Sequence[EndpointView], level: float = 0.5
-    ) -> Sequence[Prediction] | None:
+    ) -> Predictions | Sequence[Prediction] | None:
         """Predictions in the order of ``endpoints``; ``None`` while the model is cold.
 
         ``level``: the percentile of ``ttft_high_s`` and ``tpot_high_s``; 0.5 leaves them out.
@@ -113,29 +166,42 @@ class Predict(Protocol):
         ...
 
 
-@dataclass(slots=True)
+_NONE_DROPPED: Final[Mapping[str, str]] = {}
+_NO_COLUMNS: Final[Mapping[str, Sequence[float]]] = {}
+
+
 class Pick:
     """The outcome of one scheduling decision, and what its explanation is made from when it is asked for."""
 
-    endpoint: EndpointView | None
-    """``None``: nothing is left; ``reason`` says why."""
-    reason: str
-    """``picked``, ``fallback_round_robin`` (all overloaded), or why there is none: ``no_endpoints``, ``no_model``,
-    ``no_role``, ``no_ready``."""
-    probability: float | None = None
-    """Chance with which the picker chose it."""
-    dropped: Mapping[str, str] = field(default_factory=dict)
-    """Endpoint URL -> the filter that dropped it."""
-    cold: bool = False
-    """The predicted-latency scorer had no model and stayed neutral."""
-    prediction: Prediction | None = None
-    """Of the endpoint chosen."""
-    candidates: Sequence[EndpointView] = ()
-    """What was scored."""
-    columns: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """By scorer its raw scores, by penalising filter its factors, and ``total``: in the order of ``candidates``."""
-    predicted: Sequence[Prediction] = ()
-    """In the same order; empty where the model was not asked or is cold."""
+    __slots__ = (
+        "candidates", "cold", "columns", "dropped", "endpoint", "predicted", "prediction", "probability", "reason",
+    )  # fmt: skip
+
+    def __init__(  # noqa: PLR0917 - made once a request, by position
+        self, endpoint: EndpointView | None, reason: str, probability: float | None = None,
+        dropped: Mapping[str, str] = _NONE_DROPPED, cold: bool = False, prediction: Prediction | None = None,
+        candidates: Sequence[EndpointView] = (), columns: Mapping[str, Sequence[float]] = _NO_COLUMNS,
+        predicted: Predictions | Sequence[Prediction] = (),
+    ) -> None:  # fmt: skip
+        self.endpoint = endpoint
+        """``None``: nothing is left; ``reason`` says why."""
+        self.reason = reason
+        """``picked``, ``fallback_round_robin`` (all overloaded), or why there is none: ``no_endpoints``, ``no_model``,
+        ``no_role``, ``no_ready``."""
+        self.probability = probability
+        """Chance with which the picker chose it."""
+        self.dropped = dropped
+        """Endpoint URL -> the filter that dropped it."""
+        self.cold = cold
+        """The predicted-latency scorer had no model and stayed neutral."""
+        self.prediction = prediction
+        """Of the endpoint chosen."""
+        self.candidates = candidates
+        """What was scored."""
+        self.columns = columns
+        """By scorer its raw scores, by penalising filter its factors, and ``total``: in the order of ``candidates``."""
+        self.predicted = predicted
+        """In the same order; empty where the model was not asked or is cold."""
 
     @property
     def scores(self) -> Mapping[str, Mapping[str, float]]:

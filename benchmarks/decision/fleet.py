@@ -18,10 +18,11 @@ from predictor.model import LatencyModel
 from predictor.samples import Sample, dataset
 from router.dataplane.body import ParsedBody
 from router.dataplane.replies import Refusal
-from router.director import Director, Parts
+from router.director import Director
 from router.endpoints import EndpointSet
 from router.hints import Hints
 from router.metrics import RouterMetrics
+from router.parts import Parts
 from router.pickers import TopKRandom
 from router.predict import Predictor, row
 from router.prefix import BYTES_PER_TOKEN

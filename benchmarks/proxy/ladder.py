@@ -30,9 +30,10 @@ from router.dataplane.heads import Heads
 from router.dataplane.reader import RequestReader
 from router.dataplane.response import ResponseReader
 from router.dataplane.upstream import UpstreamConnection
-from router.director import Director, Parts
+from router.director import Director
 from router.endpoints import EndpointSet
 from router.metrics import RouterMetrics
+from router.parts import Parts
 from router.profile import PROFILES, Scheduler
 from router.recorder import Recorder
 from router.settings import RouterSettings

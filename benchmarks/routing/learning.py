@@ -17,7 +17,7 @@ from predictor.model import LatencyModel
 from predictor.pool import Pool
 from predictor.samples import Sample, dataset
 from router.predict import predictions, row
-from router.types import EndpointView, InferenceRequest, Prediction
+from router.types import EndpointView, InferenceRequest, Prediction, Predictions
 
 REFIT_S: Final = 20.0
 """Production looks every 5 s; a run of half an hour is fitted often enough this way, and ends sooner."""
@@ -39,7 +39,7 @@ class Learning:
 
     def __call__(
         self, request: InferenceRequest, endpoints: Sequence[EndpointView], level: float = 0.5
-    ) -> Sequence[Prediction] | None:
+    ) -> Predictions | None:
         """Latencies in the order of ``endpoints``; ``None`` while cold."""
         if self.model is None:
             return None

@@ -6,52 +6,40 @@ decoded to hash it, however long it is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+from router.dataplane.fields import decode
 from router.dataplane.replies import Refusal
 from router.prefix import BYTES_PER_TOKEN
 
-_EMPTY = msgspec.Raw(b"")
+_HEAD: Final = 16
+"""Bytes at the beginning of a prompt by which token ids are known from text."""
 
 
-class _Body(msgspec.Struct):
-    """The fields that matter; all others are skipped. Their types are the engine's to check, except ``model``."""
-
-    model: str | None = None
-    prompt: msgspec.Raw = _EMPTY
-    messages: msgspec.Raw = _EMPTY
-    input: msgspec.Raw = _EMPTY
-    stream: Any = None
-    max_tokens: Any = None
-    max_completion_tokens: Any = None
-    cache_salt: Any = None
-
-
-_decode = msgspec.json.Decoder(_Body).decode
-
-
-@dataclass(slots=True)
 class ParsedBody:
     """Model, prompt and lengths of one request."""
 
-    model: str
-    prompt: bytes
-    """The prompt, messages or input as raw JSON."""
-    input_tokens: int
-    """Exact where the client sent token ids, else four bytes a token."""
-    max_tokens: int | None
-    stream: bool
-    cache_salt: str = ""
-    """Keeps its cached blocks apart from those of requests with another."""
+    __slots__ = ("cache_salt", "input_tokens", "max_tokens", "model", "prompt", "stream")
+
+    def __init__(  # noqa: PLR0917 - made once a request, by position
+        self, model: str, prompt: bytes, input_tokens: int, max_tokens: int | None, stream: bool, cache_salt: str = ""
+    ) -> None:
+        self.model = model
+        self.prompt = prompt
+        """The prompt, messages or input as raw JSON."""
+        self.input_tokens = input_tokens
+        """Exact where the client sent token ids, else four bytes a token."""
+        self.max_tokens, self.stream = max_tokens, stream
+        self.cache_salt = cache_salt
+        """Keeps its cached blocks apart from those of requests with another."""
 
 
 def parse(body: bytes) -> ParsedBody | Refusal:
     """The fields of ``body``, or why it cannot be routed."""
     try:
-        fields = _decode(body)
+        fields = decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         return Refusal(400, f"the body is no JSON object that can be routed: {error}", code="invalid_body")
     if not fields.model:
@@ -68,7 +56,7 @@ def _whole(value: Any) -> int | None:
 
 def _count(prompt: bytes) -> int:
     """Tokens of a raw JSON prompt: ids are counted, text is estimated."""
-    head = prompt[:16].translate(None, b" \t\r\n[")
+    head = prompt[:_HEAD].translate(None, b" \t\r\n[")
     if prompt[:1] == b"[" and head[:1].isdigit():
         return prompt.count(b",") + 1
     return max(1, len(prompt) // BYTES_PER_TOKEN) if prompt else 0

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from router.dataplane.hub import Hub
 from router.dataplane.reader import ClientRequest, RequestReader
 from router.dataplane.replies import Refusal
 
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_HELD_LIMIT = 64 << 10
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_HELD_LIMIT: Final = 64 << 10
 """Bytes a client may send ahead while a request of its own is being served; then it is not read any more (and that it
 left is noticed by writing to it only)."""
-_WRITE_HIGH = 128 << 10
-_LINGER_S = 2.0
+_WRITE_HIGH: Final = 128 << 10
+_LINGER_S: Final = 2.0
 """After a refusal, what the client still sends is read and dropped for so long: closing at once would reset the
 connection and take the refusal with it."""
 
@@ -195,18 +195,18 @@ class ClientConnection(asyncio.Protocol):
 
     def _wait(self) -> None:
         """Nothing to serve: set the time until which more must come."""
-        reader, settings, now_s = self._reader, self._hub.settings, self._hub.now_s
+        reader, now_s = self._reader, self._hub.now_s
         if reader.wants_continue:
             reader.wants_continue = False
             self.write(_CONTINUE)
         if reader.idle:
-            self._deadline_s, self._was_head = now_s + settings.idle_s, False
+            self._deadline_s, self._was_head = now_s + self._hub.idle_s, False
         elif reader.in_head:
             if not self._was_head:
-                self._deadline_s, self._was_head = now_s + settings.header_s, True
+                self._deadline_s, self._was_head = now_s + self._hub.settings.header_s, True
         else:
             if not self._counted:
-                self._deadline_s, self._was_head = now_s + settings.body_s, False
+                self._deadline_s, self._was_head = now_s + self._hub.settings.body_s, False
             if not self._count(max(1, reader.held_bytes)):
                 self._refuse(self._hub.overfull())
 

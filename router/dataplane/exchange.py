@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from functools import lru_cache
+from typing import Final
 
 from fleet.history import RequestOutcome
 from router import explain
@@ -23,18 +23,29 @@ from router.disaggregation.legs import Legs
 from router.disaggregation.protocols import clean
 from router.ticket import Ticket
 
-_NO_BODY = (204, 304)
-_NOT_DONE = (502, 503)
+_NO_BODY: Final = (204, 304)
+_NOT_DONE: Final = (502, 503)
 """Answers of an engine (or what stands before it) that did not take the request."""
-_CLIENT_CLOSED = 499
+_OK: Final = RequestOutcome.OK
+_ERROR: Final = RequestOutcome.ERROR
+_CLIENT_CLOSED: Final = 499
 """Status recorded where the client left before one was sent (nginx's number)."""
 
 
-@lru_cache(maxsize=1024)
+_LINES: Final = 1024
+_lines: Final[dict[str, bytes]] = {}
+"""Models whose lines are kept."""
+
+
 def _model_line(model: str) -> bytes:
     """The header that names the body's model; none for a name that no header could hold."""
-    plain = model.isascii() and model.isprintable()
-    return b"x-gateway-model-name: %b\r\n" % model.encode() if plain else b""
+    found = _lines.get(model)
+    if found is None:
+        if len(_lines) >= _LINES:
+            _lines.clear()
+        plain = model.isascii() and model.isprintable()
+        found = _lines[model] = b"x-gateway-model-name: %b\r\n" % model.encode() if plain else b""
+    return found
 
 
 class Exchange:
@@ -70,7 +81,7 @@ class Exchange:
     def _on_routed(self, answer: str | Refusal) -> None:
         """Send the request to the engine chosen, or say that there is none."""
         if isinstance(answer, Refusal):
-            self._refuse(answer, RequestOutcome.ERROR if self.ticket.tried else RequestOutcome.REJECTED)
+            self._refuse(answer, _ERROR if self.ticket.tried else RequestOutcome.REJECTED)
             return
         self._pool = self._hub.pool(answer)
         if self.ticket.prefill and self._legs is None:
@@ -195,12 +206,13 @@ class Exchange:
         if data:
             if self._legs is not None:
                 data = self._legs.merged(data)
-            self._observe(reader, data)
             parts.append(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
         if reader.done and self._chunked:
             parts.append(b"0\r\n\r\n")
         if parts:
             self._client.write(parts[0] if len(parts) == 1 else b"".join(parts))
+        if data:  # it is under way: now the books
+            self._observe(reader, data)
         if reader.done:
             self._complete(reader)
 
@@ -270,7 +282,7 @@ class Exchange:
     def _complete(self, reader: ResponseReader) -> None:
         if reader.status >= 500:
             self._director.note_failure(self.ticket.url, f"answered {reader.status}")
-        self._end(RequestOutcome.OK if reader.status < 400 else RequestOutcome.ERROR, reader.status)
+        self._end(_OK if reader.status < 400 else _ERROR, reader.status)
         self._client.finish(keep_alive=self.request.keep_alive)
 
     def _refuse(self, refusal: Refusal, outcome: RequestOutcome) -> None:

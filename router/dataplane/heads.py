@@ -50,17 +50,16 @@ class Heads(Generic[T]):
         limit: heads remembered; 0: none.
     """
 
-    __slots__ = ("_known", "_limit", "get")
+    __slots__ = ("_limit", "known")
 
     def __init__(self, limit: int = MAX_HEADS) -> None:
         self._limit = limit
-        self._known: dict[bytes, T] = {}
-        self.get = self._known.get
-        """What that head means, or ``None``."""
+        self.known: dict[bytes, T] = {}
+        """What each head means; for reading only."""
 
     def put(self, head: bytes, meaning: T) -> None:
         """Remember a head; when there are too many, start afresh."""
-        if len(self._known) >= self._limit:
-            self._known.clear()
+        if len(self.known) >= self._limit:
+            self.known.clear()
         if self._limit:
-            self._known[head] = meaning
+            self.known[head] = meaning

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import uuid
 from typing import Protocol
 
@@ -31,6 +30,8 @@ class Hub:
 
     def __init__(self, director: Director) -> None:
         self.director, self.settings = director, director.settings
+        self.idle_s = self.settings.idle_s
+        """A client's connection without a request is closed after this."""
         self.clients: set[Connected] = set()
         self.pools: dict[str, Pool] = {}
         self.engine_ids: dict[str, dict[str, str]] = {}
@@ -45,7 +46,7 @@ class Hub:
         self.now_s = director.now_s
         """A coarse clock for limits in seconds, set by :meth:`tick`."""
         self.draining = False
-        self._ids = (uuid.uuid4().hex[:16], itertools.count())
+        self._name, self._number = uuid.uuid4().hex[:16], 0
 
     # Clients.
 
@@ -63,7 +64,8 @@ class Hub:
 
     def new_id(self) -> str:
         """A request id for a client that gave none."""
-        return f"{self._ids[0]}-{next(self._ids[1]):x}"
+        self._number += 1
+        return f"{self._name}-{self._number}"
 
     # Engines.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -62,12 +61,21 @@ def _served(target: bytes) -> bool:
     return _PASSED_ON.fullmatch(path) is not None and path not in _ENGINE_ADMIN
 
 
-_remembered = lru_cache(maxsize=256)(_served)
+_MOST: Final = 256
+_known: Final[dict[bytes, bool]] = {}
+"""What short targets are, so many of them."""
 
 
 def _for_engines(target: bytes) -> bool:
     """A path (with or without a query) that engines serve when it is POSTed to."""
-    return _remembered(target) if len(target) <= _SHORT else _served(target)
+    found = _known.get(target)
+    if found is None:
+        found = _served(target)
+        if len(target) <= _SHORT:
+            if len(_known) >= _MOST:
+                _known.clear()
+            _known[target] = found
+    return found
 
 
 def is_health(request: ClientRequest) -> bool:

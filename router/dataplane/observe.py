@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-import re
-from typing import NamedTuple
+from typing import Final
 
-_EVENT = b"\ndata:"
-_KEEP = len(_EVENT) - 1
-_DONE = b"data: [DONE]"
-_WINDOW = 8 << 10
+_EVENT: Final = b"\ndata:"
+_KEEP: Final = 5
+_DONE: Final = b"data: [DONE]"
+_WINDOW: Final = 8 << 10
 """Bytes at the end of an answer among which its usage is looked for."""
-_FIELD = re.compile(rb'"(prompt_tokens|completion_tokens|cached_tokens)"\s*:\s*(\d{1,12})')
-_PROMPT, _COMPLETION, _CACHED = b"prompt_tokens", b"completion_tokens", b"cached_tokens"
-_PIECES = 8
+_PROMPT: Final = b'"prompt_tokens"'
+_COMPLETION: Final = b'"completion_tokens"'
+_CACHED: Final = b'"cached_tokens"'
+_SPACE: Final = 32
+_TAB: Final = 9
+_RETURN: Final = 13
+_COLON: Final = 58
+_ZERO: Final = 48
+_MAX_DIGITS: Final = 12
+_PIECES: Final = 8
 """Pieces at the end of an answer that are kept, at least half of them."""
 
 
-class Usage(NamedTuple):
+class Usage:
     """Token counts as the engine gave them; ``None``: it did not."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    cached_tokens: int | None = None
+    __slots__ = ("cached_tokens", "completion_tokens", "prompt_tokens")
+
+    def __init__(
+        self, prompt_tokens: int | None = None, completion_tokens: int | None = None, cached_tokens: int | None = None
+    ) -> None:
+        self.prompt_tokens, self.completion_tokens = prompt_tokens, completion_tokens
+        self.cached_tokens = cached_tokens
 
 
 def find_usage(tail: bytes) -> Usage:
@@ -29,15 +39,34 @@ def find_usage(tail: bytes) -> Usage:
     at = tail.rfind(b'"usage"')
     if at < 0:
         return Usage()
-    found: dict[bytes, bytes] = {}
-    for name, digits in _FIELD.findall(tail, at):
-        found.setdefault(name, digits)
-    prompt, completion, cached = found.get(_PROMPT), found.get(_COMPLETION), found.get(_CACHED)
-    return Usage(
-        None if prompt is None else int(prompt),
-        None if completion is None else int(completion),
-        None if cached is None else int(cached),
-    )
+    return Usage(_number(tail, _PROMPT, at), _number(tail, _COMPLETION, at), _number(tail, _CACHED, at))
+
+
+def _number(tail: bytes, name: bytes, at: int) -> int | None:
+    """The whole number under ``name`` (with its quotes) behind ``at``, of at most twelve digits."""
+    end = len(tail)
+    while True:
+        at = tail.find(name, at)
+        if at < 0:
+            return None
+        at = _past_space(tail, at + len(name))
+        if at >= end or tail[at] != _COLON:
+            continue
+        first = at = _past_space(tail, at + 1)
+        found = 0
+        while at < end and at - first < _MAX_DIGITS and 0 <= tail[at] - _ZERO <= 9:
+            found = 10 * found + tail[at] - _ZERO
+            at += 1
+        if at > first:
+            return found
+
+
+def _past_space(tail: bytes, at: int) -> int:
+    """The first place from ``at`` on where there is no white space."""
+    end = len(tail)
+    while at < end and (tail[at] == _SPACE or _TAB <= tail[at] <= _RETURN):
+        at += 1
+    return at
 
 
 class Observer:

@@ -82,11 +82,11 @@ class RequestReader:
 
     __slots__ = (
         "_body", "_connection", "_count", "_head_bytes", "_heads", "_hosts", "_keeps_credentials", "_length", "_lines",
-        "_parser", "_phase", "_raw", "_request", "_settings", "_url", "refusal", "requests", "wants_continue",
+        "_most", "_parser", "_phase", "_raw", "_request", "_settings", "_url", "refusal", "requests", "wants_continue",
     )  # fmt: skip
 
     def __init__(self, settings: RouterSettings, heads: Heads[Meaning] | None = None) -> None:
-        self._settings = settings
+        self._settings, self._most = settings, settings.body_bytes
         self._parser: Any = httptools.HttpRequestParser(self)
         self._keeps_credentials = settings.tenants is not None or bool(settings.engine_api_key.get_secret_value())
         self._phase = _PHASE_IDLE
@@ -121,7 +121,7 @@ class RequestReader:
         found = split(data) if self._phase == _PHASE_IDLE and not self.requests else None
         if found is None:
             self._parse(data)
-        elif (known := self._heads.get(found[0])) is not None and len(data) - found[1] <= self._settings.body_bytes:
+        elif (known := self._heads.known.get(found[0])) is not None and len(data) - found[1] <= self._most:
             self.requests.append(ClientRequest(*known, data[found[1] :]))
         else:
             self._parse(data)

@@ -74,7 +74,7 @@ class ResponseReader:
         found = split(data) if not self._head_bytes else None
         if found is None:
             self._parse(data)
-        elif (known := self._heads.get(found[0])) is not None:
+        elif (known := self._heads.known.get(found[0])) is not None:
             self.status, self.head, self.events = known
             body = data[found[1] :]
             self._body.append(body)

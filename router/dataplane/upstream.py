@@ -133,7 +133,8 @@ class Pool:
         self.authority = parts.netloc.rpartition("@")[2].encode("idna" if not parts.netloc.isascii() else "ascii")
         self.base = parts.path.rstrip("/").encode()
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
-        self._settings = settings
+        self._connect_s, self._idle_s, self._age_s = settings.connect_s, settings.pool_idle_s, settings.pool_age_s
+        self._most_idle = settings.pool_idle
         self._idle: list[UpstreamConnection] = []
         self.heads: Heads[Meaning] = Heads()
         """Heads of this engine's answers read before."""
@@ -145,19 +146,18 @@ class Pool:
 
     def take(self) -> UpstreamConnection | None:
         """The idle connection used last, or ``None``."""
-        idle, settings, now_s = self._idle, self._settings, self.now_s
+        idle, oldest_s = self._idle, self.now_s - self._idle_s
         while idle:
             connection = idle.pop()
-            if connection.usable and now_s - connection.idle_since_s < settings.pool_idle_s:
+            if connection.usable and connection.idle_since_s > oldest_s:
                 return connection
             connection.abort()
         return None
 
     def give(self, connection: UpstreamConnection, *, keep: bool) -> None:
         """A connection whose answer is whole."""
-        settings = self._settings
-        young = self.now_s - connection.born_s < settings.pool_age_s
-        if keep and young and not self._closed and len(self._idle) < settings.pool_idle and connection.usable:
+        young = self.now_s - connection.born_s < self._age_s
+        if keep and young and not self._closed and len(self._idle) < self._most_idle and connection.usable:
             connection.idle_since_s = self.now_s
             self._idle.append(connection)
         else:
@@ -178,7 +178,7 @@ class Pool:
     async def _connect(self, carrier: Carrier) -> None:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._settings.connect_s):
+            async with asyncio.timeout(self._connect_s):
                 _, connection = await loop.create_connection(
                     lambda: UpstreamConnection(self, now_s=self.now_s), self.host, self.port, ssl=self._ssl
                 )
@@ -194,7 +194,7 @@ class Pool:
     def sweep(self, now_s: float) -> None:
         """Tell the time; close connections that were idle for too long."""
         self.now_s = now_s
-        limit = now_s - self._settings.pool_idle_s
+        limit = now_s - self._idle_s
         while self._idle and self._idle[0].idle_since_s <= limit:
             self._idle.pop(0).abort()
 

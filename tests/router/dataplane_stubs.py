@@ -16,9 +16,10 @@ import uvloop
 
 from fleet.discovery import static_fleet
 from router.dataplane.gateway import Gateway
-from router.director import Director, Parts
+from router.director import Director
 from router.endpoints import EndpointSet
 from router.metrics import RouterMetrics
+from router.parts import Parts
 from router.profile import Scheduler
 from router.settings import RouterSettings
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -228,4 +229,24 @@ def test_heads_remembered_are_bounded():
     heads = Heads()
     for number in range(3 * MAX_HEADS):
         heads.put(b"%d" % number, number)
-    assert len(heads._known) <= MAX_HEADS
+    assert len(heads.known) <= MAX_HEADS
+
+
+_FIELD = re.compile(rb'"(prompt_tokens|completion_tokens|cached_tokens)"\s*:\s*(\d{1,12})')
+_scraps = st.lists(st.sampled_from([
+    b'"usage"', b'"prompt_tokens"', b'"completion_tokens"', b'"cached_tokens"', b":", b" ", b"\n", b"\x0b", b"{", b",",
+    b"null", b"0", b"7", b"1234567890123", b'"prompt_tokens_details"', b'"prompt_tokens":12', b'"cached_tokens" : 3',
+]), max_size=20)  # fmt: skip
+
+
+@given(_scraps)
+def test_usage_is_read_as_a_regular_expression_reads_it(scraps):
+    tail = b"".join(scraps)
+    at, found = tail.rfind(b'"usage"'), {}
+    if at >= 0:
+        for name, digits in _FIELD.findall(tail, at):
+            found.setdefault(name, int(digits))
+    usage = find_usage(tail)
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens) == (
+        found.get(b"prompt_tokens"), found.get(b"completion_tokens"), found.get(b"cached_tokens"),
+    )  # fmt: skip
