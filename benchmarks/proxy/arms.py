@@ -109,7 +109,8 @@ def _litellm(start: Start, program: Path) -> list[str]:
         for url in start.urls
     ]  # fmt: skip
     path = start.folder / "litellm.json"
-    path.write_text(json.dumps({"model_list": models}))
+    open_to_all = {"dangerously_permit_weak_or_unset_master_key": True}  # else it does not start without a key
+    path.write_text(json.dumps({"model_list": models, "general_settings": open_to_all}))
     return [str(program), "--config", str(path), "--host", "127.0.0.1", "--port", str(start.port)]
 
 
