@@ -432,6 +432,15 @@ ROUTER_RECORDED = Signal(
     "slow, the row refused).",
     labels=("outcome",),
 )
+ROUTER_SPANS = Signal(
+    name="fleet_router_spans_total",
+    kind=C,
+    unit="spans",
+    layer=Layer.APPLICATION,
+    origin=Origin.ROUTER,
+    meaning="OpenTelemetry spans: sent, lost (the collector did not take them), or dropped (too many waited for it).",
+    labels=("outcome",),
+)
 ROUTER_SPLITS = Signal(
     name="llm_d_epp_disagg_decision_total",
     kind=C,

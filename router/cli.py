@@ -75,6 +75,7 @@ _SHARED: Final = (
                  help="shared-storage: ask decode first, to answer if this share is cached (default 0: do not)."),
     click.option("--pd-decider", help="When: always, uncached:TOKENS or prompt:TOKENS (default uncached:1024)."),
     click.option("--explain", is_flag=True, default=None, help="Answer x-fleet-explain: for trusted clients only."),
+    click.option("--traces-endpoint", help="Where OpenTelemetry spans go, OTLP over HTTP (or: environment)."),
     click.option("--scrape-s", type=float, help="Seconds between two scrapes of an engine (default 1)."),
     click.option("--drain-s", type=float, help="Seconds that requests in flight get at a stop (default 10)."),
     click.option("--seed", type=int, help="Seed of the picker's randomness."),

@@ -301,6 +301,8 @@ class Director:
         ``unreachable``: it took no connection, which leaves it out of further picks for a while.
         """
         url = ticket.url
+        if ticket.trace is not None:
+            ticket.trace.failed(url, reason)
         if unreachable:
             self.endpoints.unreachable(url, reason, for_s=self.settings.eject_s)
         if url:

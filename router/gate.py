@@ -132,6 +132,8 @@ class Gate:
             ticket.waiting = None
             self._taken += 1
             self._meters.passed(self._now_s - one.since_s)
+            if ticket.trace is not None:
+                ticket.trace.waited(self._now_s - one.since_s)
             url = self._choose(ticket)
             one.resume(self._nothing(ticket) if url is None else url)
             self._enter()
@@ -169,6 +171,8 @@ class Gate:
             why = Drop.NO_ENDPOINTS
         self._meters.count(why)
         ticket.meters.refuse(why)
+        if ticket.trace is not None:
+            ticket.trace.waited(self._now_s - one.since_s)
         one.resume(self._refusal(why, ticket.model))
 
     def _refusal(self, why: Drop, model: str) -> Refusal:

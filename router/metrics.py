@@ -242,6 +242,7 @@ class RouterCollector(Collector):
         pool: value of the label ``name``.
         waiting: gives the requests that wait, by model.
         recorded: gives what became of rows for the history, by outcome.
+        spans: gives the same of spans.
     """
 
     def __init__(
@@ -252,9 +253,10 @@ class RouterCollector(Collector):
         pool: str = "default",
         waiting: Callable[[], Mapping[str, int]] = dict,
         recorded: Callable[[], Mapping[str, int]] = dict,
+        spans: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._metrics, self._endpoints, self._pool, self._waiting = metrics, endpoints, pool, waiting
-        self._recorded = recorded
+        self._recorded, self._spans = recorded, spans
 
     def collect(self) -> Iterable[Metric]:
         """All families."""
@@ -267,6 +269,7 @@ class RouterCollector(Collector):
         yield _histogram(s.ROUTER_FLOW_WAIT, [((), flow.waited)])
         yield _counter(s.ROUTER_FLOW_OUTCOMES, [((outcome,), n) for outcome, n in flow.outcomes.items()])
         yield _counter(s.ROUTER_RECORDED, [((outcome,), n) for outcome, n in self._recorded().items()])
+        yield _counter(s.ROUTER_SPANS, [((outcome,), n) for outcome, n in self._spans().items()])
         engines = self._endpoints()
         yield _gauge(s.ROUTER_READY, [((self._pool,), float(len(engines)))])
         yield _gauge(

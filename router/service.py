@@ -9,7 +9,7 @@ import random
 import socket
 import ssl
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,11 @@ from prometheus_client import CollectorRegistry
 
 from fleet.discovery import static_fleet
 from fleet.errors import ConfigError
-from fleet.history import History, ProcessWriter
+from fleet.history import History
 from fleet.shell import bind
 from predictor import artifact
 from predictor.client import Watcher
 from predictor.fetch import FETCHED_NAME, Fetcher, checked_url
-from router.access_log import AccessLog
 from router.app import make_app
 from router.config_file import FileWatcher, load_aliases, load_profile, load_tenants
 from router.dataplane.gateway import Gateway
@@ -38,11 +37,9 @@ from router.metrics import EndpointGauges, RouterCollector, RouterMetrics
 from router.parts import Parts
 from router.predict import Predictor
 from router.profile import Profile, Scheduler
-from router.recorder import Facts, Recorder
+from router.records import Records
 from router.scrape import Scraper
 from router.settings import RouterSettings
-from router.tape import Tape
-from router.ticket import Ticket
 from router.workers import Place, Workers, command
 
 if TYPE_CHECKING:
@@ -62,15 +59,6 @@ class _Admin(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
-
-
-def _access_log(path: Path | None) -> AccessLog | None:
-    """Raises: ConfigError when the file cannot be written."""
-    try:
-        return None if path is None else AccessLog(path)
-    except OSError as error:
-        reason = f"the access log cannot be written: {error.strerror}"
-        raise ConfigError(reason, where=str(path), next_step="Choose another file with --access-log.") from error
 
 
 def _tls(settings: RouterSettings) -> ssl.SSLContext | None:
@@ -98,11 +86,6 @@ def _unix(path: Path) -> socket.socket:
     sock.listen(64)
     sock.setblocking(False)
     return sock
-
-
-def _all(records: Sequence[Callable[[Ticket, Facts], None]], ticket: Ticket, seen: Facts) -> None:
-    for record in records:
-        record(ticket, seen)
 
 
 def _check(settings: RouterSettings) -> None:
@@ -148,17 +131,14 @@ class RouterService:
         self._place = place
         self._board = place.board() if place is not None else None
         self.workers: Workers | None = None
-        self._history = history
-        self._writer = ProcessWriter(history.url) if history is not None else None
-        self._recorder: Recorder | None = None
-        self._access = _access_log(settings.access_log)
-        self._tape = Tape(settings.record_workload) if settings.record_workload is not None else None
+        self.records = Records(settings, history)
         self.metrics = RouterMetrics()
         self.endpoints = EndpointSet(clock=self.clock, on_gone=self._gone)
         self._ears = self._listener()
         self._fetcher = self._follow_predictor(home)
         self.director = Director(self._parts(profile, home))
         self.gateway = Gateway(self.director)
+        self.gateway.tracing = self.records.tracing
         self.endpoints.on_restart = self._restarted
         self._files = self._watched()
         named = settings.platform or settings.discover
@@ -173,24 +153,13 @@ class RouterService:
         self._sockets: list[socket.socket] = []
 
     def _parts(self, profile: Profile, home: Path) -> Parts:
-        parts = Parts(settings=self.settings, scheduler=Scheduler(profile), endpoints=self.endpoints,
-                      metrics=self.metrics, rng=random.Random(self.settings.seed),
-                      predict=Predictor(Watcher(home / self._model_name)),
-                      tenants=load_tenants(self.settings.tenants, share=1.0 / self.settings.workers),
-                      precise=self._ears.precise if self._ears is not None else None,
-                      splitter=splitter(self.settings), protocol=protocol(self.settings),
-                      board=self._board, aliases=load_aliases(self.settings.models))  # fmt: skip
-        records: list[Callable[[Ticket, Facts], None]] = []
-        if self._writer is not None:
-            self._recorder = Recorder(self._writer, rate_rps=self.settings.record_rps / self.settings.workers)
-            records.append(self._recorder)
-        if self._tape is not None:
-            records.append(self._tape)
-        if self._access is not None:
-            records.append(self._access)
-        if records:
-            parts.record = records[0] if len(records) == 1 else partial(_all, records)
-        return parts
+        return Parts(settings=self.settings, scheduler=Scheduler(profile), endpoints=self.endpoints,
+                     metrics=self.metrics, rng=random.Random(self.settings.seed),
+                     predict=Predictor(Watcher(home / self._model_name)),
+                     tenants=load_tenants(self.settings.tenants, share=1.0 / self.settings.workers),
+                     precise=self._ears.precise if self._ears is not None else None,
+                     splitter=splitter(self.settings), protocol=protocol(self.settings), board=self._board,
+                     aliases=load_aliases(self.settings.models), record=self.records.tell)  # fmt: skip
 
     def _watched(self) -> Sequence[FileWatcher[Any]]:
         """Files that are read again when they change."""
@@ -285,8 +254,7 @@ class RouterService:
         if not self._sockets:
             self.bind()
         loop = asyncio.get_running_loop()
-        if self._writer is not None:
-            self._writer.flush()
+        self.records.flush()
         if self._ears is not None:
             self._ears.follow.open()
         timeout = aiohttp.ClientTimeout(total=_SCRAPE_TIMEOUT_S)
@@ -323,7 +291,7 @@ class RouterService:
     async def _start_admin(self) -> None:
         registry = CollectorRegistry()
         registry.register(RouterCollector(self.metrics, self._gauges, waiting=lambda: self.director.gate.lengths,
-                                          recorded=self._recorded))  # fmt: skip
+                                          recorded=self.records.rows, spans=self.records.spans))  # fmt: skip
         if self._ears is not None:
             registry.register(self._ears.collector())
         if self._fetcher is not None:
@@ -343,12 +311,6 @@ class RouterService:
             for one in self.endpoints.ready
         ]  # fmt: skip
 
-    def _recorded(self) -> Mapping[str, int]:
-        """What became of rows for the history."""
-        if self._writer is None or self._recorder is None:
-            return {}
-        return {"written": self._writer.written, "sampled_out": self._recorder.skipped, "dropped": self._writer.dropped}
-
     async def _ticks(self) -> None:
         while True:
             for file in self._files:
@@ -359,10 +321,7 @@ class RouterService:
 
     def _tick(self) -> None:
         self.gateway.tick(self.clock())
-        if self._access is not None:
-            self._access.flush()
-        if self._writer is not None:
-            self._writer.flush()
+        self.records.flush()
 
     def _drain(self) -> None:
         self.gateway.drain()
@@ -405,11 +364,4 @@ class RouterService:
             await self._platform.source.close()
         if self._board is not None:
             self._board.close()
-        if self._access is not None:
-            self._access.close()
-        if self._writer is not None:
-            await asyncio.to_thread(self._writer.close)
-        if self._tape is not None:
-            await asyncio.to_thread(self._tape.close)
-        if self._history is not None:
-            self._history.close()
+        await self.records.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
@@ -11,6 +12,8 @@ from fleet.settings import Settings
 from router.shared import MAX_WORKERS
 
 KIB, MIB = 1 << 10, 1 << 20
+TRACES_BY_ENVIRONMENT: Final = "environment"
+"""The standard variables say where spans go."""
 
 
 class RouterSettings(Settings):
@@ -120,6 +123,14 @@ class RouterSettings(Settings):
     """Its key (PEM); unset: in the same file."""
     access_log: Path | None = None
     """A line of JSON for every request, without text or credentials: a file, or ``-`` for standard output."""
+
+    traces_endpoint: str = ""
+    """Where OpenTelemetry spans of requests go, OTLP over HTTP with its path (``http://COLLECTOR:4318/v1/traces``), or
+    ``environment``: where ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`` or ``OTEL_EXPORTER_OTLP_ENDPOINT`` says. Empty: no
+    traces. Takes the extra ``otel``."""
+    traces_ratio: float | None = Field(default=None, ge=0, le=1)
+    """Share of requests traced of clients that did not decide it themselves; unset: as ``OTEL_TRACES_SAMPLER`` and
+    ``OTEL_TRACES_SAMPLER_ARG`` say, else all."""
 
     drain_s: float = Field(default=10.0, ge=0)
     """At a stop, requests in flight may finish for this long."""

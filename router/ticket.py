@@ -17,6 +17,7 @@ from router.kvindex.prompt import Prompt
 from router.metrics import ModelMeters
 from router.predict import Seen
 from router.tenants import Tenant
+from router.tracing.hooks import Trace
 from router.types import InferenceRequest, Pick
 
 _NO_ENGINES: frozenset[str] = frozenset()
@@ -50,6 +51,7 @@ class Ticket:
         "status",
         "streaming",
         "tenant",
+        "trace",
         "tried",
         "url",
         "waiting",
@@ -92,6 +94,8 @@ class Ticket:
         """Engines to choose among; ``None``: all."""
         self.tried: set[str] | frozenset[str] = _NO_ENGINES
         """Engines that failed it."""
+        self.trace: Trace | None = None
+        """Its span; ``None`` where it is not traced."""
         self.status = 0
         self.outcome: RequestOutcome | None = None
         """``None`` until it is over."""

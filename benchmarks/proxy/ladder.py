@@ -136,7 +136,7 @@ def parts() -> dict[str, float]:
 class _Router:
     """A router on transports that only count, and four idle engines."""
 
-    def __init__(self, profile: str, *, record: bool) -> None:
+    def __init__(self, profile: str, *, record: bool, tracing: Any = None) -> None:
         self.endpoints = EndpointSet(clock=time.monotonic)
         self.endpoints.update(static_fleet([f"http://127.0.0.1:{9100 + number}" for number in range(4)], model="m"))
         settings = RouterSettings(pool_idle_s=1e6, pool_age_s=1e6)
@@ -144,8 +144,11 @@ class _Router:
                      metrics=RouterMetrics(), rng=random.Random(1))  # fmt: skip
         if record:
             made.record = Recorder(_Rows(), rate_rps=500)
+        if tracing is not None:
+            made.record = tracing
         self.director = Director(made)
         self.gateway = Gateway(self.director)
+        self.gateway.tracing = tracing
         self.asked: list[UpstreamConnection] = []
         for one in self.endpoints.all:
             one.sample = EngineSample(at_s=time.time(), waiting=0.0, running=0.0, kv_utilisation=0.1)
@@ -176,9 +179,9 @@ class _Router:
                     connection.data_received(piece)
 
 
-async def whole(profile: str, *, stream: bool = False, record: bool = True) -> float:
+async def whole(profile: str, *, stream: bool = False, record: bool = True, tracing: Any = None) -> float:
     """A request from the client's bytes to the end of its accounting; on a running loop."""
-    router, wires = _Router(profile, record=record), requests(stream=stream)
+    router, wires = _Router(profile, record=record, tracing=tracing), requests(stream=stream)
     pieces = (FIRST, REST) if stream else (PLAIN,)
     found = least_us(lambda: router.batch(wires, pieces))
     if router.director.metrics.models()["m"].requests < BATCH * BATCHES or len(router.director.ledger):
@@ -199,7 +202,31 @@ async def ladder() -> dict[str, float]:
         "whole request, default profile": await whole("default"),
         "whole request, documents profile": await whole("documents"),
         "whole stream of 16 events, default profile": await whole("default", stream=True),
+        **await traced(),
     }
+
+
+async def traced() -> dict[str, float]:
+    """With spans, which a thread of the same process takes and drops; none without the extra ``otel``."""
+    try:
+        from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult  # noqa: PLC0415 - optional package
+
+        from router.tracing.otlp import OtlpTracing  # noqa: PLC0415
+    except ImportError:
+        return {}
+
+    class Nowhere(SpanExporter):
+        def export(self, _spans: object) -> SpanExportResult:
+            return SpanExportResult.SUCCESS
+
+    found = {}
+    for ratio, name in ((0.0, "sampled out"), (1.0, "its span recorded")):
+        tracing = OtlpTracing(Nowhere(), ratio=ratio)
+        found[f"whole request, default profile, no history, {name}"] = await whole(
+            "default", record=False, tracing=tracing
+        )
+        await tracing.close()
+    return found
 
 
 def main() -> None:

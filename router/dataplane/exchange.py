@@ -287,6 +287,8 @@ class Exchange:
 
     def _refuse(self, refusal: Refusal, outcome: RequestOutcome) -> None:
         """The router's own answer."""
+        if self.ticket.trace is not None:
+            self.ticket.trace.refused(refusal)
         self._end(outcome, refusal.status)
         keep_alive = self.request.keep_alive and not self.request.http10 and not self._hub.draining
         self._client.write(refusal.reply(request_id=self.request.request_id, close=not keep_alive))

@@ -11,6 +11,7 @@ from router.dataplane.hub import Hub
 from router.dataplane.reader import ClientRequest
 from router.dataplane.replies import Refusal
 from router.tenants import Tenant
+from router.tracing.hooks import begin, parents
 
 
 class Gateway(Hub):
@@ -44,6 +45,9 @@ class Gateway(Hub):
     def _refuse(self, client: ClientConnection, request: ClientRequest, refusal: Refusal) -> None:
         """Refuse a request before it is in the books."""
         self.director.refused(refusal.status)
+        if self.tracing is not None:
+            given, state = parents(request.head)
+            self.tracing.turned_down(refusal, path=request.target, parents=given, state=state)
         keep_alive = self._keep_alive(request)
         head_only = request.method == b"HEAD"
         client.write(refusal.reply(request_id=request.request_id, close=not keep_alive, head_only=head_only))
@@ -62,6 +66,8 @@ class Gateway(Hub):
                                     size=len(request.body))  # fmt: skip
         exchange = Exchange(self, client, request, ticket)
         try:
+            if self.tracing is not None:
+                request.head = begin(self.tracing, ticket, request.head, request.target)
             exchange.route()
         except BaseException:  # a fault of our own ends the connection; the books must not keep the request
             exchange.cancel()

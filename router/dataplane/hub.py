@@ -10,6 +10,7 @@ from router.dataplane.reader import Meaning
 from router.dataplane.replies import Refusal, server_error
 from router.dataplane.upstream import Pool
 from router.director import Director
+from router.tracing.hooks import Tracing
 
 
 class Connected(Protocol):
@@ -45,6 +46,8 @@ class Hub:
         """Bytes of bodies that are being read."""
         self.now_s = director.now_s
         """A coarse clock for limits in seconds, set by :meth:`tick`."""
+        self.tracing: Tracing | None = None
+        """Begins requests' spans; ``None``: there are none."""
         self.draining = False
         self._name, self._number = uuid.uuid4().hex[:16], 0
 

@@ -105,6 +105,10 @@ class Observer:
         if len(last) > _PIECES:
             del last[: _PIECES // 2]
 
+    def kept(self) -> bytes:
+        """The body as far as it is kept: its end, and all of a short one."""
+        return b"".join(self._last)
+
     def usage(self) -> Usage:
         """What the end of the body says."""
         return find_usage(b"".join(self._last)[-_WINDOW:])

@@ -35,7 +35,8 @@ class PickerService(RouterService):
     ) -> None:  # fmt: skip
         super().__init__(settings, profile, home=home, history=history)
         desk = Desk(director=self.director, addresses=Addresses(self.endpoints), fallbacks=picker.fallbacks,
-                    emit_scores=picker.emit_scores, conformance=picker.conformance)  # fmt: skip
+                    emit_scores=picker.emit_scores, conformance=picker.conformance,
+                    tracing=self.records.tracing)  # fmt: skip
         self.desk, self._tls = desk, _tls(picker)
         self.server = Server(desk)
         self._objects: Watch | None = None

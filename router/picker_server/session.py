@@ -25,6 +25,7 @@ from router.picker_server.messages import DESTINATION, SCORES, SERVED, SUBSET, B
 from router.picker_server.protobuf import BadMessageError
 from router.picker_server.rewrite import Names, Rewriter
 from router.ticket import Ticket
+from router.tracing.hooks import Tracing
 
 _LB: Final = "envoy.lb"
 _SUBSET_SPACE: Final = "envoy.lb.subset_hint"
@@ -59,6 +60,8 @@ class Desk:
     emit_scores: bool = False
     conformance: bool = False
     """Obey :data:`_TEST_HEADER`: for conformance tests only, for it lets clients choose."""
+    tracing: Tracing | None = None
+    """Begins requests' spans; ``None``: there are none."""
     buffered: int = 0
     """Bytes of bodies that are held."""
 
@@ -67,7 +70,8 @@ class Session:
     """A call of ``ExternalProcessor/Process``."""
 
     __slots__ = ("_answer_end", "_body", "_desk", "_events", "_headers", "_held", "_metadata", "_mode", "_out",
-                 "_renamed", "_rewriter", "_size", "_status", "_ticket", "_trailers", "_turned_down")  # fmt: skip
+                 "_parent", "_renamed", "_rewriter", "_size", "_status", "_ticket", "_trailers",
+                 "_turned_down")  # fmt: skip
 
     def __init__(self, desk: Desk, out: Out) -> None:
         self._desk, self._out = desk, out
@@ -79,6 +83,8 @@ class Session:
         self._ticket: Ticket | None = None
         self._trailers = self._turned_down = self._events = self._answer_end = False
         self._status = 0
+        self._parent = ""
+        """The request's ``traceparent`` from here on, where it is traced."""
         self._renamed = ""
         """The model's name as the client wrote it, where the engine knows another."""
         self._rewriter: Rewriter | None = None
@@ -189,7 +195,16 @@ class Session:
             size=len(body),
         )  # fmt: skip
         ticket.allowed = self._allowed()
+        if self._desk.tracing is not None:
+            self._begin(self._desk.tracing, ticket)
         self._desk.director.route(ticket, self._routed)
+
+    def _begin(self, tracing: Tracing, ticket: Ticket) -> None:
+        """Begin the request's span; the engine hears of it."""
+        headers = self._headers
+        parents = [headers["traceparent"]] if "traceparent" in headers else []
+        path = headers.get(":path", "").encode("latin-1", "replace")
+        self._parent = tracing.begin(ticket, path=path, parents=parents, state=headers.get("tracestate", ""))
 
     def _allowed(self) -> Collection[str] | None:
         """Engines that the proxy's subset hint (or a conformance test) leaves; ``None``: all."""
@@ -207,6 +222,8 @@ class Session:
         if ticket is None:
             return
         if isinstance(answer, Refusal):
+            if ticket.trace is not None:
+                ticket.trace.refused(answer)
             self._desk.director.close(ticket, RequestOutcome.REJECTED, answer.status)
             if ticket.allowed is not None and not ticket.allowed:
                 answer = _no_endpoint()
@@ -236,6 +253,8 @@ class Session:
             dynamic[SCORES] = scores
         if self._ticket is not None and self._ticket.prefill:
             headers.append((PREFILLER_HEADER, self._desk.addresses.of(self._ticket.prefill)))
+        if self._parent:
+            headers.append(("traceparent", self._parent))
         if self._ticket is not None and "x-request-id" not in self._headers:
             headers.append(("x-request-id", f"fleet-{self._ticket.key}"))
         if not headers and body is None and len(dynamic) == 1:

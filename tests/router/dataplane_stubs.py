@@ -206,7 +206,7 @@ class Router:
 
 
 @contextlib.asynccontextmanager
-async def routed(*engines: Engine | str, **settings) -> AsyncIterator[Router]:
+async def routed(*engines: Engine | str, tracing=None, **settings) -> AsyncIterator[Router]:
     """A router before ``engines``; at the end nothing may be left in its books."""
     options = RouterSettings(**settings)
     clock = time.monotonic
@@ -217,7 +217,10 @@ async def routed(*engines: Engine | str, **settings) -> AsyncIterator[Router]:
         endpoints.update(static_fleet(urls, model=MODEL))
     parts = Parts(settings=options, scheduler=Scheduler(), endpoints=endpoints, metrics=RouterMetrics(),
                   rng=random.Random(1), record=lambda *row: records.append(row))  # fmt: skip
+    if tracing is not None:
+        parts.record = lambda *row: (records.append(row), tracing(*row))
     gateway = Gateway(Director(parts))
+    gateway.tracing = tracing
     server = await asyncio.get_running_loop().create_server(gateway.client, "127.0.0.1", 0)
     ticks = asyncio.ensure_future(_tick(gateway))
     try:
