@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, tzinfo
+from datetime import UTC, datetime, tzinfo
 from typing import Any, Final
 
 import numpy as np
@@ -33,6 +33,8 @@ SHADES: Final = {True: "rgba(192,57,43,0.10)", False: "rgba(185,119,14,0.07)"}
 """Behind a chart while an alert fires: critical, and less."""
 
 HEIGHT: Final = 250
+_CLOCK_STANDS_S: Final = 30 * 86_400.0
+"""Clocks are not moved there and back within so long."""
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
@@ -56,7 +58,13 @@ class TimeAxis:
 
     def local(self, at_s: Any) -> Any:
         """Unix seconds as the viewer's wall-clock times (plotly knows no zones)."""
-        times = pd.to_datetime(np.asarray(at_s, dtype=float), unit="s", utc=True)
+        moments = np.asarray(at_s, dtype=float)
+        first, last = (datetime.fromtimestamp(end, self.zone).utcoffset() for end in (self.since_s, self.until_s))
+        if first == last and first is not None and self.until_s - self.since_s < _CLOCK_STANDS_S:
+            known = np.isfinite(moments)
+            moved = np.rint((np.where(known, moments, 0.0) + first.total_seconds()) * 1000).astype("datetime64[ms]")
+            return np.where(known, moved, np.datetime64("NaT"))
+        times = pd.to_datetime(moments, unit="s", utc=True)
         return times.tz_convert(self.zone).tz_localize(None).to_numpy().astype("datetime64[ms]")
 
     def range(self) -> list[str]:

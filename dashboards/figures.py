@@ -59,8 +59,9 @@ def replicas(
     bands(figure, axis, alerts)
     figure.update_axis("xaxis", anchor="y" if len(names) < 2 else f"y{len(names)}")
     whole = broken_at_gaps(timeline, at="bin_s", by=("variant", "mark"), width_s=width_s)
+    parts = dict(iter(whole.groupby("variant", sort=False))) if len(whole) else {}
     for index, name in enumerate(names):
-        rows, colour = whole[whole["variant"] == name], palette.get(name, GREY)
+        rows, colour = parts.get(name, whole.iloc[:0]), palette.get(name, GREY)
         _strip_axis(figure, rows, name, colour, index, len(names))
         _marks(figure, axis, rows, colour, index)
         _moves(figure, axis, moves[moves["variant"] == name] if len(moves) else moves, index, legend=index == 0)
@@ -129,6 +130,8 @@ def _marks(figure: Any, axis: TimeAxis, rows: pd.DataFrame, colour: str, index: 
 def _segments(rows: pd.DataFrame) -> list[pd.DataFrame]:
     """Stretches without a gap: plotly fills across a gap within one trace."""
     known = rows["value"].notna()
+    if known.all():
+        return [rows] if len(rows) else []
     return [part[part["value"].notna()] for _, part in rows.groupby((~known).cumsum()) if part["value"].notna().any()]
 
 

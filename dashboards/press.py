@@ -20,7 +20,7 @@ from typing import Final, Generic, TypeVar, cast
 
 T = TypeVar("T")
 
-PATIENCE_S: Final = 0.3
+PATIENCE_S: Final = 1.0
 """So long a viewer with an earlier sheet waits for the new one."""
 KEEP_S: Final = 60.0
 """A sheet of the same moment is written anew after so long, for rows that came later still."""

@@ -45,15 +45,36 @@ def on_grid(frame: pd.DataFrame, starts: np.ndarray, *, by: Sequence[str]) -> pd
     """One row for each bin and group; bins without rows are NaN.
 
     Args:
-        frame: has ``bin_s`` and the columns ``by``.
+        frame: has ``bin_s`` and the columns ``by``, at most one row of each group and bin.
         starts: bin starts, from :func:`bin_starts`.
         by: columns that tell the series apart.
     """
     if frame.empty:
         return frame
-    keys = frame[list(by)].drop_duplicates()
-    grid = keys.merge(pd.DataFrame({"bin_s": starts}), how="cross")
-    return grid.merge(frame, on=[*by, "bin_s"], how="left").sort_values([*by, "bin_s"], ignore_index=True)
+    keys, group = _groups(frame, by)
+    at = frame["bin_s"].to_numpy(dtype=float)
+    place = np.searchsorted(starts, at).clip(max=len(starts) - 1)
+    known = starts[place] == at
+    row = (group * len(starts) + place)[known]
+    count = len(keys) * len(starts)
+    grid: dict[str, Any] = {name: np.repeat(keys[name].to_numpy(), len(starts)) for name in by}
+    grid["bin_s"] = np.tile(starts, len(keys))
+    for name in frame.columns.difference([*by, "bin_s"], sort=False):
+        values = frame[name].to_numpy()
+        whole = np.full(
+            count, np.nan if values.dtype.kind in "biuf" else None, float if values.dtype.kind in "biuf" else object
+        )
+        whole[row] = values[known]
+        grid[name] = whole
+    return pd.DataFrame(grid)
+
+
+def _groups(frame: pd.DataFrame, by: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:
+    """The groups in order, and the number of each row's."""
+    keys = frame[list(by)].drop_duplicates().sort_values(list(by), ignore_index=True)
+    if len(by) == 1:
+        return keys, pd.Index(keys[by[0]]).get_indexer(frame[by[0]])
+    return keys, pd.MultiIndex.from_frame(keys).get_indexer(pd.MultiIndex.from_frame(frame[list(by)]))
 
 
 def rates(
@@ -93,15 +114,25 @@ def percentiles(
     rows = frame[[at, column, *by]].dropna(subset=[column]) if not frame.empty else frame
     if rows.empty:
         return pd.DataFrame(columns=[*by, "bin_s", "n", *names])
-    rows = rows.assign(bin_s=np.floor(rows[at] / width_s) * width_s)
-    grouped = rows.groupby([*by, "bin_s"], sort=True)[column]
-    table = grouped.quantile(np.asarray(quantiles)).unstack()
-    table.columns = names
-    table["n"] = grouped.size()
-    result = table.reset_index()
-    if by:
-        return on_grid(result, starts, by=by)
-    return pd.DataFrame({"bin_s": starts}).merge(result, on="bin_s", how="left")
+    keys, group = _groups(rows, by) if by else (pd.DataFrame(index=[0]), np.zeros(len(rows), dtype=int))
+    values, bins = rows[column].to_numpy(dtype=float), np.floor(rows[at].to_numpy(dtype=float) / width_s)
+    order = np.lexsort((values, bins, group))
+    values, bins, group = values[order], bins[order], group[order]
+    first = np.flatnonzero(np.r_[True, (np.diff(bins) != 0) | (np.diff(group) != 0)])
+    count = np.diff(np.r_[first, len(values)])
+    found = {name: keys[name].to_numpy()[group[first]] for name in by}
+    found |= {"bin_s": bins[first] * width_s, "n": count.astype(float)}
+    for name, share in zip(names, quantiles, strict=True):
+        place = share * (count - 1)
+        low = np.floor(place).astype(int)
+        below, above = values[first + low], values[first + np.minimum(low + 1, count - 1)]
+        found[name] = below + (place - low) * (above - below)
+    return on_grid(pd.DataFrame(found), starts, by=by) if by else _filled(pd.DataFrame(found), starts)
+
+
+def _filled(frame: pd.DataFrame, starts: np.ndarray) -> pd.DataFrame:
+    """One row for each bin, NaN where there was none."""
+    return frame.set_index("bin_s").reindex(pd.Index(starts, name="bin_s")).reset_index()
 
 
 def percentile(frame: pd.DataFrame, column: str, quantile: float) -> float | None:
@@ -143,7 +174,7 @@ def attainment_over_time(
     table = work.groupby([*by, "bin_s"], as_index=False)[[good, total]].sum()
     table["value"] = table[good] / table[total].where(table[total] > 0)
     table = table.rename(columns={total: "n"})[[*by, "bin_s", "value", "n"]]
-    return on_grid(table, starts, by=by) if by else pd.DataFrame({"bin_s": starts}).merge(table, how="left")
+    return on_grid(table, starts, by=by) if by else _filled(table, starts)
 
 
 def budget_left(attained: float | None, objective: float) -> float | None:

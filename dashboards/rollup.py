@@ -1,8 +1,8 @@
 """The console's own summaries of the history: what makes a week of a large fleet quick to draw.
 
 One small SQLite file beside the history, which itself is only read. Minute by minute, closed minutes are folded into
-rows of a minute and of fifteen: each variant's signals, the fullest engines' KV cache, requests with the promises they
-kept, and some of their latencies. Summaries stay when raw rows are pruned.
+rows of ten seconds, of a minute and of fifteen: each variant's signals, the fullest engines' KV cache, requests with
+the promises they kept, and some of their latencies. Summaries stay when raw rows are pruned.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+QUICK_S: Final = 10.0
+"""Bins of a page over a quarter of an hour, what a console opens with."""
 FINE_S: Final = 60.0
 COARSE_S: Final = 900.0
 LAG_S: Final = 20.0
 """A minute is folded this long after its end: writers batch, and requests are recorded when they finish."""
-KEEP_S: Final = {FINE_S: 8 * 86_400.0, COARSE_S: 35 * 86_400.0}
+KEEP_S: Final = {QUICK_S: 3_600.0, FINE_S: 8 * 86_400.0, COARSE_S: 35 * 86_400.0}
 ENGINES_KEEP_S: Final = 8 * 3600.0
 """Minutes of single engines are kept so long: heat maps of longer ranges are drawn from quarters of an hour."""
 SAMPLED: Final = 6
@@ -103,26 +105,35 @@ class Rollup:
                 db.execute(f"DELETE FROM {table}")
             db.execute("INSERT INTO meta VALUES ('slos', ?)", (mark,))
 
-    def span(self) -> tuple[float, float] | None:
-        """From when to when everything is folded, Unix seconds; None: nothing yet."""
+    def span(self, width_s: float = FINE_S) -> tuple[float, float] | None:
+        """From when to when everything is folded into bins of a width, Unix seconds; None: nothing yet."""
+        begin = "quick_from_s" if width_s == QUICK_S else "from_s"
         with self._open() as db:
-            found = dict(db.execute("SELECT name, value FROM meta WHERE name IN ('from_s', 'to_s')"))
-        return (float(found["from_s"]), float(found["to_s"])) if len(found) == 2 else None
+            found = dict(db.execute("SELECT name, value FROM meta WHERE name IN (?, 'to_s')", (begin,)))
+        return (float(found[begin]), float(found["to_s"])) if len(found) == 2 else None
 
     # ---- writing
 
     def fold(self, reader: Reader, since_s: float, until_s: float) -> None:
         """Fold whole minutes [since, until), which must touch what is folded already (or be the first)."""
-        signals, bins, single = reader.to_fold(since_s, until_s, FINE_S, PER_ENDPOINT, SAMPLED)
-        known = self.span()
+        known, quick = self.span(), self.span(QUICK_S)
         low, high = (since_s, until_s) if known is None else (min(known[0], since_s), max(known[1], until_s))
+        meta = {"from_s": low, "to_s": high}
+        widths = [FINE_S]
+        if high - since_s <= KEEP_S[QUICK_S] and (quick is None or until_s >= quick[0]):
+            widths.append(QUICK_S)
+            meta["quick_from_s"] = since_s if quick is None else min(quick[0], since_s)
+        parts = [(width_s, *reader.to_fold(since_s, until_s, width_s, PER_ENDPOINT)) for width_s in widths]
+        single = reader.sampled(since_s, until_s, SAMPLED)
         with self._open() as db:
-            _insert(db, "signals", signals.assign(width_s=FINE_S), ("width_s", *_SIGNALS.split(", ")))
-            _insert(db, "request_bins", bins.assign(width_s=FINE_S), ("width_s", "bin_s", "model", "variant", *COUNTS))
+            for width_s, signals, bins in parts:
+                _insert(db, "signals", signals.assign(width_s=width_s), ("width_s", *_SIGNALS.split(", ")))
+                _insert(db, "request_bins", bins.assign(width_s=width_s), ("width_s", *_BIN_COLUMNS))
             _insert(db, "latencies", single, LATENCIES)
             for start in _whole(since_s, until_s, low, high):
                 _coarsen(db, start)
-            db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("from_s", str(low)), ("to_s", str(high))])
+            rows = [(name, str(value)) for name, value in meta.items()]
+            db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
 
     def catch_up(
         self, reader: Reader, now_s: float, *, most: int = 60, stop: Callable[[], bool] = lambda: False
@@ -160,6 +171,9 @@ class Rollup:
             old = (FINE_S, now_s - ENGINES_KEEP_S)
             db.execute("DELETE FROM signals WHERE width_s = ? AND bin_s < ? AND endpoint != ''", old)
             db.execute("DELETE FROM latencies WHERE done_s < ?", (now_s - KEEP_S[FINE_S],))
+            kept_s = -(-(now_s - KEEP_S[QUICK_S]) // FINE_S) * FINE_S
+            begin = "UPDATE meta SET value = ? WHERE name = 'quick_from_s' AND CAST(value AS REAL) < ?"
+            db.execute(begin, (str(kept_s), kept_s))
 
     # ---- reading
 
@@ -182,9 +196,9 @@ class Rollup:
     def signal_bins(
         self, since_s: float, until_s: float, names: tuple[str, ...], width_s: float, *, only: tuple[str, ...] = ()
     ) -> pd.DataFrame:
-        """Signals in bins of ``width_s``, a whole number of minutes: of variants, or of some engines (``only``)."""
+        """Signals in bins of ``width_s``, a multiple of a level's: of variants, or of some engines (``only``)."""
         own = f"endpoint != '' AND endpoint IN ({_marks(only)})" if only else "endpoint = ''"
-        step = COARSE_S if width_s % COARSE_S == 0 else FINE_S
+        step = level_of(width_s) or FINE_S
         query = (
             f"SELECT CAST(bin_s / ? AS INTEGER) * ? AS b, signal, model, variant, endpoint, AVG(mean), MAX(high), "
             f"MIN(low) FROM signals WHERE width_s = ? AND signal IN ({_marks(names)}) AND bin_s >= ? "
@@ -198,7 +212,7 @@ class Rollup:
 
     def request_bins(self, since_s: float, until_s: float, width_s: float, model: str) -> pd.DataFrame:
         """Requests by bin, model and variant, as :meth:`dashboards.source.Reader.request_bins` has them."""
-        step = COARSE_S if width_s % COARSE_S == 0 else FINE_S
+        step = level_of(width_s) or FINE_S
         sums = ", ".join(f"SUM({name})" for name in COUNTS)
         query = (
             f"SELECT CAST(bin_s / ? AS INTEGER) * ? AS b, model, variant, {sums} FROM request_bins WHERE width_s = ? "
@@ -233,14 +247,23 @@ class Rollup:
         return self._frame(query, (COARSE_S, since_s, until_s), ("variant", "model"))
 
 
+def level_of(width_s: float) -> float | None:
+    """The widest bins of the summaries that bins of a width can be made of; None: there are none.
+
+    >>> level_of(7200.0), level_of(120.0), level_of(10.0), level_of(3.0)
+    (900.0, 60.0, 10.0, None)
+    """
+    return next((level for level in (COARSE_S, FINE_S, QUICK_S) if width_s % level == 0), None)
+
+
 def _marks(values: Sequence[str]) -> str:
     return ",".join("?" * len(values))
 
 
 def _levels(step_s: float, since_s: float, until_s: float) -> list[tuple[float, float, float]]:
     """(width, from, to) of the summaries that cover a window: coarse ones as far as they reach, then fine ones."""
-    if step_s == FINE_S:
-        return [(FINE_S, since_s, until_s)]
+    if step_s != COARSE_S:
+        return [(step_s, since_s, until_s)]
     middle = max(since_s, until_s // COARSE_S * COARSE_S)
     return [(COARSE_S, since_s // COARSE_S * COARSE_S, middle), (FINE_S, middle, until_s)]
 

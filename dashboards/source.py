@@ -18,7 +18,7 @@ from dashboards import diagnosis
 from dashboards.binned import Bins
 from dashboards.queries import bin_starts, joined, percentiles
 from dashboards.queries import thinned as queries_thinned
-from dashboards.rollup import FINE_S, PER_ENDPOINT, Rollup
+from dashboards.rollup import FINE_S, PER_ENDPOINT, Rollup, level_of
 from dashboards.window import (
     ADDED,
     DONE,
@@ -252,13 +252,13 @@ class Reader:
 
     def _variants_of(self, window: Window, names: tuple[str, ...], width_s: float) -> pd.DataFrame:
         bin_s = self._bin(samples.c.at_s, width_s).label("bin_s")
-        series = (samples.c.signal, samples.c.model, samples.c.variant)
-        value = samples.c.value
-        inner = sa.select(bin_s, *series, samples.c.endpoint, sa.func.avg(value).label("mean"),
+        series = (samples.c.signal, samples.c.variant, samples.c.endpoint)
+        value, model = samples.c.value, sa.func.min(samples.c.model).label("model")
+        inner = sa.select(bin_s, *series, model, sa.func.avg(value).label("mean"),
                           sa.func.max(value).label("high"), sa.func.min(value).label("low"))  # fmt: skip
         inner = inner.where(samples.c.signal.in_(names), within(samples.c.at_s, window))
         inner = chosen(inner, samples, window, shared=True)
-        each = inner.group_by(bin_s, *series, samples.c.endpoint).subquery()
+        each = inner.group_by(bin_s, *series).subquery()
         counts = each.c.signal.in_(ADDED)
         whole = sa.case((counts, sa.func.sum(each.c.mean)), else_=sa.func.avg(each.c.mean)).label("mean")
         query: sa.Select[Any] = sa.select(
@@ -302,27 +302,32 @@ class Reader:
         return float(row.min()) if len(row) else None
 
     def to_fold(
-        self, since_s: float, until_s: float, width_s: float, per_endpoint: Sequence[str], sampled: int
-    ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-        """Signals, requests and some single requests of [since, until), read for :class:`dashboards.rollup.Rollup`."""
+        self, since_s: float, until_s: float, width_s: float, per_endpoint: Sequence[str]
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Signals and requests of [since, until) by bin, read for :class:`dashboards.rollup.Rollup`."""
         window = Window(since_s=since_s, until_s=until_s)
         known = self._frame(sa.select(samples.c.signal).where(within(samples.c.at_s, window)).distinct())["signal"]
         names = tuple(sorted(known))
         both = [self._variant_bins(window, names, width_s), self.signal_bins(window, per_endpoint, width_s)]
         signals = joined(both).drop_duplicates(["bin_s", "signal", "model", "variant", "endpoint"])
-        bins = self._request_bins(window, width_s)
-        single = self._latencies(window)[0]
-        if len(single):
-            order = single.sample(frac=1.0, random_state=int(since_s) % 2**31)
-            single = order.groupby("variant", sort=False).head(sampled).sort_values("done_s")
-        return signals, bins, single
+        return signals, self._request_bins(window, width_s)
+
+    def sampled(self, since_s: float, until_s: float, most: int) -> pd.DataFrame:
+        """Some single requests of [since, until), at most so many of each variant, drawn at random."""
+        single = self._latencies(Window(since_s=since_s, until_s=until_s))[0]
+        if single.empty:
+            return single
+        order = single.sample(frac=1.0, random_state=int(since_s) % 2**31)
+        return order.groupby("variant", sort=False).head(most).sort_values("done_s")
 
     def _rolled(self, window: Window, width_s: float) -> tuple[float, float] | None:
         """The part of a window that the summaries hold in bins of ``width_s``; None: read the rows themselves."""
-        if self.rollup is None or width_s % FINE_S or (span := self.rollup.span()) is None:
+        level = level_of(width_s)
+        if self.rollup is None or level is None or (span := self.rollup.span(level)) is None:
             return None
         low = max(window.since_s // width_s * width_s, -(-span[0] // width_s) * width_s)
-        high = min(span[1], window.until_s // FINE_S * FINE_S)
+        step = min(level, FINE_S)
+        high = min(span[1], window.until_s // step * step)
         if high <= low:
             return None
         return low, high

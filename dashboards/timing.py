@@ -9,18 +9,19 @@ from typing import Final
 
 from prometheus_client import Counter, Histogram
 
+_BOUNDS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.0, 5.0)
 DRAWN: Final = Histogram(
     "fleet_console_draw_seconds",
     "Server time to draw a page once, first or again.",
     ["page"],
-    buckets=(0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0),
+    buckets=_BOUNDS_S,
 )
 
 WRITTEN: Final = Histogram(
     "fleet_console_write_seconds",
     "Server time to read and compute a page, once for all who look at the same moment.",
     ["page"],
-    buckets=(0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0),
+    buckets=_BOUNDS_S,
 )
 BEHIND: Final = Counter(
     "fleet_console_draws_behind_total",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
-from typing import Any, Final
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -20,6 +20,9 @@ from dashboards.source import Reader
 from dashboards.timing import PACE
 from dashboards.window import Window
 from fleet.errors import HistoryError, SourceError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 RANGES: Final[Mapping[str, float]] = {"5m": 300.0, "15m": 900.0, "1h": 3600.0, "6h": 21_600.0, "24h": 86_400.0,
                                               "7d": 604_800.0}  # fmt: skip
@@ -72,6 +75,7 @@ class View:
     variants: pd.DataFrame
     palette: Mapping[str, str]
     newest_s: float | None
+    _read: dict[Any, Any] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     @property
     def live(self) -> bool:
@@ -99,6 +103,16 @@ class View:
             revision=f"{self.asked.range_key} {self.window.model} {','.join(self.window.variants)} {anchor}",
         )
 
+    def read(
+        self, method: Callable[Concatenate[Reader, Window, P], R], window: Window, *args: P.args, **_: P.kwargs
+    ) -> R:
+        """As :func:`dashboards.data.read`, and once for the whole page. Answers are shared: they are not changed."""
+        key = (method.__name__, window, args)
+        if key not in self._read:
+            self._read[key] = data.read(method, window, *args)
+        answer: R = self._read[key]
+        return answer
+
     @property
     def starts(self) -> Any:
         """Starts of the bins."""
@@ -106,54 +120,59 @@ class View:
 
     def request_bins(self) -> pd.DataFrame:
         """Requests by bin, model and variant."""
-        return data.read(Reader.request_bins, self.window, self.width_s)
+        return self.read(Reader.request_bins, self.window, self.width_s)
 
     def requests_before(self) -> pd.DataFrame:
         """Totals of the stretch of the same length just before."""
         span = self.window.span_s
         step = max(30.0, span / 30)  # ticks in a row compare with the same stretch
         end = self.window.since_s // step * step
-        return data.read(Reader.request_bins, self.window.over(end - span, end), span)
+        return self.read(Reader.request_bins, self.window.over(end - span, end), span)
 
     def newest_latencies(self, span_s: float) -> pd.DataFrame:
         """Single requests of the newest so many seconds."""
-        return data.read(Reader.latencies, self.window.over(self.window.until_s - span_s, self.window.until_s))[0]
+        return self.read(Reader.latencies, self.window.over(self.window.until_s - span_s, self.window.until_s))[0]
 
     def latencies(self) -> tuple[pd.DataFrame, int]:
         """Single requests, and the sampling step."""
-        return data.read(Reader.latencies, self.window)
+        return self.read(Reader.latencies, self.window)
 
     def percentiles(self, what: str, *quantiles: float) -> tuple[pd.DataFrame, pd.DataFrame, int]:
         """Percentiles of a latency by bin, of all requests and by variant; the sampling step, 0: from buckets."""
-        return data.read(Reader.percentile_bins, self.window, self.width_s, quantiles)[what]
+        return self.read(Reader.percentile_bins, self.window, self.width_s, quantiles)[what]
 
     def percentiles_now(self) -> Mapping[tuple[str, str], float]:
         """(model, promise) -> promised percentile, where there are no single requests to tell."""
-        return data.read(Reader.percentiles_now, self.window)
+        return self.read(Reader.percentiles_now, self.window)
 
     def signals(self, *names: str) -> pd.DataFrame:
         """Signals by bin and series: engine by engine in a small fleet, variant by variant in a large one."""
         many = self.window.span_s >= BY_VARIANT_FROM_S or self.engines() > FEW_ENGINES
-        return data.read(Reader.variant_bins if many else Reader.signal_bins, self.window, names, self.width_s)
+        return self.read(Reader.variant_bins if many else Reader.signal_bins, self.window, names, self.width_s)
 
     def engines(self) -> int:
         """How many engines were sampled in the newest minute."""
-        return data.read(Reader.engines, self.window)
+        return self.read(Reader.engines, self.window)
 
     def heat(self, name: str) -> pd.DataFrame:
         """One signal engine by engine, the worst ones only."""
-        return data.read(Reader.heat_bins, self.window, name, self.width_s)
+        return self.read(Reader.heat_bins, self.window, name, self.width_s)
 
     def moves(self) -> pd.DataFrame:
         """Decisions that changed replicas, newest first."""
-        return data.read(Reader.decisions, self.window, True, 500)
+        return self.read(Reader.decisions, self.window, True, 500)
 
     def spells(self) -> pd.DataFrame:
         """Alerts, firing and resolved; one that began before the window but fires is among them."""
+        if "spells" not in self._read:
+            self._read["spells"] = self._spells()
+        return self._read["spells"]
+
+    def _spells(self) -> pd.DataFrame:
         wide = Window(
             since_s=min(self.window.since_s, self.window.until_s - ALERT_LOOKBACK_S), until_s=self.window.until_s
         )
-        events = data.read(Reader.events, wide, ("alert",))
+        events = self.read(Reader.events, wide, ("alert",))
         spells = alert_spells(events, until_s=self.window.until_s)
         return spells[spells["to_s"].isna() | (spells["to_s"] >= self.window.since_s)]
 

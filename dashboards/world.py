@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 from dashboards import queries
@@ -135,13 +136,12 @@ def broken_since(series: pd.DataFrame, objective: float, *, fewest: int = 3) -> 
         series: ``bin_s``, ``value`` (attainment) and ``n``, by time; bins of fewer than ``fewest`` are skipped.
         objective: share promised.
     """
-    judged = series[series["n"].fillna(0) >= fewest] if len(series) else series
-    start: float | None = None
-    for row in judged.iloc[::-1].itertuples():
-        if float(row.value) >= objective:  # type: ignore[arg-type]  # a float column
-            break
-        start = float(row.bin_s)  # type: ignore[arg-type]
-    return start
+    if series.empty:
+        return None
+    judged = series["n"].to_numpy(dtype=float) >= fewest
+    starts, kept = series["bin_s"].to_numpy()[judged], series["value"].to_numpy(dtype=float)[judged] >= objective
+    missed = len(kept) if not kept.any() else int(np.argmax(kept[::-1]))  # bins since the last one that kept it
+    return float(starts[-missed]) if missed else None
 
 
 def promises(

@@ -42,7 +42,7 @@ def _demand(view: View) -> None:
     bins = queries.summed(view.request_bins(), by=("variant",), columns=("requests",))
     rates = queries.rates(bins, ("requests",), since_s=window.since_s, until_s=window.until_s, width_s=view.width_s)
     served = queries.summed(rates, by=(), columns=("requests",)) if len(rates) else rates
-    said = scaling.decision_series(data.read(Reader.plans, window), FORECAST)
+    said = scaling.decision_series(view.read(Reader.plans, window), FORECAST)
     plan = scaling.planned_load(said, width_s=view.width_s)
     bears = plan["capacity"].notna().any() if len(plan) else False
     note = "requests per second: finished, expected by the controller with its 90 % bound, borne by ready replicas"
@@ -95,14 +95,14 @@ def choose(number: str) -> None:
 def _decisions(view: View) -> None:
     with paper.frame("decisions"):
         section("Decisions", "newest first; select one to see its inputs")
-        changes = _rows(view, data.read(Reader.decisions, view.window, True, 2_000))
+        changes = _rows(view, view.read(Reader.decisions, view.window, True, 2_000))
         paper.live(lambda: _listed(view, changes))
 
 
 def _listed(view: View, changes: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     """What this viewer asked for: the changes, or all decisions."""
     everything = st.toggle("Show decisions that held", key="holds", help="Repetitions are folded into one row.")
-    folded, shown = _rows(view, data.read(Reader.decisions, view.window, False, 2_000)) if everything else changes
+    folded, shown = _rows(view, view.read(Reader.decisions, view.window, False, 2_000)) if everything else changes
     if folded.empty:
         paper.html(
             html.empty("No decision changed anything", "In this time range. Decisions that held are behind the switch.")

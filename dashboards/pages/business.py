@@ -61,7 +61,7 @@ def tenant_rows(counts: pd.DataFrame, span_s: float) -> pd.DataFrame:
 
 def _tenants(view: View) -> None:
     span = min(view.window.span_s, TENANTS_S)
-    rows = tenant_rows(data.read(Reader.tenants, view.window), span)
+    rows = tenant_rows(view.read(Reader.tenants, view.window), span)
     if rows.empty:
         return
     with paper.frame("tenants"):

@@ -44,7 +44,7 @@ def render(view: View) -> None:
 def tiles(view: View, rows: pd.DataFrame, health: dict[str, Answer]) -> list[str]:
     """Replicas in each state, restarts, parts that answer."""
     counts = rows["state"].value_counts() if len(rows) else pd.Series(dtype=int)
-    events = data.read(Reader.events, view.window, ("process",))
+    events = view.read(Reader.events, view.window, ("process",))
     restarts = int((events["severity"] != "info").sum()) if len(events) else 0
     answering = sum(answer.reachable for answer in health.values())
     found = [
@@ -155,7 +155,7 @@ def _ages(view: View) -> list[str]:
         ("decisions", "controller's decisions"),
         ("requests", "router's requests"),
     ):
-        newest = data.read(Reader.newest_of, view.window, table_name)
+        newest = view.read(Reader.newest_of, view.window, table_name)
         age = None if newest is None else max(0.0, end - newest)
         level = Level.UNKNOWN if age is None else Level.GOOD if age < STALE_AFTER_S else Level.ATTENTION
         lines.append(html.part(label, level, ago(age) if age is not None else "none in this range"))
@@ -163,7 +163,7 @@ def _ages(view: View) -> list[str]:
 
 
 def _processes(view: View) -> None:
-    events = data.read(Reader.events, view.window, ("process", "config"))
+    events = view.read(Reader.events, view.window, ("process", "config"))
     with paper.frame("processes"):
         section("Processes", f"{plural(len(events), 'event')} in this range, newest first")
         items = [

@@ -73,7 +73,7 @@ def gather(view: View, bins: pd.DataFrame, latencies: pd.DataFrame, signals: pd.
     """The fleet as one record."""
     spells = view.spells()
     names = [view.window.model] if view.window.model else known_models(view.window.until_s)
-    variants = world.variant_states(view.variants, signals, data.read(Reader.last_decisions, view.window))
+    variants = world.variant_states(view.variants, signals, view.read(Reader.last_decisions, view.window))
     down = {name: answer.since_s for name, answer in data.health().items() if not answer.reachable}
     return World(
         now_s=view.now_s if view.live else view.window.until_s,
@@ -325,7 +325,7 @@ def feed_items(view: View, *, limit: int = 9) -> list[str]:
                 ),
             )
         )
-    events = data.read(Reader.events, view.window, ("alert", "process", "model", "config")).head(limit)
+    events = view.read(Reader.events, view.window, ("alert", "process", "model", "config")).head(limit)
     for row in events.to_dict("records"):
         page = {"alert": "alerts", "process": "infrastructure"}.get(row["kind"], "prediction")
         over = isinstance(row["data"], Mapping) and row["data"].get("state") == "resolved"

@@ -131,7 +131,7 @@ def _kv(view: View, signals: pd.DataFrame) -> None:
 
 
 def _gpu(view: View) -> None:
-    names = [name for name in data.read(Reader.signal_names, view.window, "DCGM_") if name in _DCGM]
+    names = [name for name in view.read(Reader.signal_names, view.window, "DCGM_") if name in _DCGM]
     if not names:
         paper.html(
             html.empty(

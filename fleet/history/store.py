@@ -147,7 +147,9 @@ class History:
     def select(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
         """Any SELECT over :mod:`fleet.history.schema`, for aggregates that should run in the database."""
         with self._engine.connect() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
+            rows = connection.execute(query)
+            names = tuple(rows.keys())
+            return [dict(zip(names, row, strict=True)) for row in rows]
 
     def select_tuples(self, query: sa.Select[Any]) -> list[tuple[Any, ...]]:
         """As :meth:`select`, rows as tuples in the order of the columns: for many of them."""

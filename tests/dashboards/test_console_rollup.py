@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dashboards.rollup import COUNTS, Rollup
+from dashboards.rollup import COUNTS, KEEP_S, QUICK_S, Rollup
 from dashboards.source import Reader
 from dashboards.window import Window
 from fleet.history import History
@@ -40,7 +40,7 @@ def folded(url: str, tmp_path_factory: pytest.TempPathFactory) -> Reader:
     return reader
 
 
-@pytest.mark.parametrize("width_s", [60.0, 300.0, 900.0])
+@pytest.mark.parametrize("width_s", [10.0, 60.0, 300.0, 900.0])
 def test_requests_are_counted_the_same(plain: Reader, folded: Reader, width_s: float) -> None:
     window = Window(since_s=NOW_S - 2_700, until_s=NOW_S)
     ours, theirs = folded.request_bins(window, width_s), plain.request_bins(window, width_s)
@@ -54,11 +54,12 @@ def test_requests_are_counted_the_same(plain: Reader, folded: Reader, width_s: f
     assert ours["requests"].sum() > 1_000
 
 
-def test_signals_of_variants_are_the_same_minute_by_minute(plain: Reader, folded: Reader) -> None:
+@pytest.mark.parametrize("width_s", [10.0, 60.0])
+def test_signals_of_variants_are_the_same_bin_by_bin(plain: Reader, folded: Reader, width_s: float) -> None:
     window = Window(since_s=NOW_S - 2_700, until_s=NOW_S)
     keys = ["signal", "variant", "bin_s"]
-    ours = folded.variant_bins(window, SIGNALS, 60.0).sort_values(keys).reset_index(drop=True)
-    theirs = plain.variant_bins(window, SIGNALS, 60.0).sort_values(keys).reset_index(drop=True)
+    ours = folded.variant_bins(window, SIGNALS, width_s).sort_values(keys).reset_index(drop=True)
+    theirs = plain.variant_bins(window, SIGNALS, width_s).sort_values(keys).reset_index(drop=True)
     assert len(ours) == len(theirs) > 100
     for name in ("mean", "high", "low"):
         pd.testing.assert_series_equal(ours[name], theirs[name], check_dtype=False)
@@ -81,6 +82,24 @@ def test_it_goes_back_as_far_as_the_history_and_then_has_nothing_to_do(folded: R
     assert span[0] <= NOW_S - SPAN_S + 60
     assert span[1] == (NOW_S - 320) // 60 * 60
     assert folded.rollup.catch_up(folded, NOW_S - 300.0) == 0
+
+
+def test_bins_of_ten_seconds_are_kept_for_an_hour_and_heat_maps_read_them(plain: Reader, folded: Reader) -> None:
+    assert folded.rollup is not None
+    quick, known = folded.rollup.span(QUICK_S), folded.rollup.span()
+    assert quick is not None
+    assert known is not None
+    assert quick[1] == known[1]
+    assert known[0] == quick[0] == NOW_S - KEEP_S[QUICK_S], "the history holds an hour"
+    window = Window(since_s=NOW_S - 900, until_s=NOW_S)
+    ours, theirs = (reader.heat_bins(window, SIGNALS[0], 10.0) for reader in (folded, plain))
+    theirs = theirs[theirs["endpoint"].isin(ours["endpoint"])]  # rows tell of engines that have gone, too
+    keys = ["variant", "endpoint", "bin_s"]
+    pd.testing.assert_frame_equal(
+        ours.sort_values(keys)[[*keys, "high"]].reset_index(drop=True),
+        theirs.sort_values(keys)[[*keys, "high"]].reset_index(drop=True),
+        check_dtype=False,
+    )
 
 
 def test_summaries_stay_when_rows_are_pruned(tmp_path: Path) -> None:
