@@ -73,26 +73,17 @@ def _routes() -> list[Route]:
     return [Route(path, handler, methods=["GET", "HEAD"]) for path, handler in handlers.items()]
 
 
-def _leave_garbage_to_python() -> None:
-    """After each draw Streamlit looks for garbage among all objects of the process: 0.1 s in which nothing else runs.
-    Python's own collector frees what a draw leaves, and what the imports have made stays."""
-    set_option("runner.postScriptGC", False)
-    for name in ("uvicorn", "uvicorn.error", "websockets"):  # setting an option gives these loggers Streamlit's handler
-        logging.getLogger(name).handlers.clear()
-    gc.collect()
-    gc.freeze()
-
-
 def serve(sock: socket.socket) -> None:
     """Serve on a bound socket until SIGTERM or SIGINT; settings come from the environment."""
     logging.getLogger("alembic").setLevel(logging.WARNING)  # the history's library tells of each of its plug-ins
     host, port = sock.getsockname()[:2]
     started = time.perf_counter()
     chosen = load(ConsoleSettings)
-    if chosen.oidc is not None:
-        set_option("secrets.files", [str(chosen.oidc.resolve())])
-    _leave_garbage_to_python()
     app: ASGIApp = App(SCRIPT, routes=_routes())
+    if chosen.oidc is not None:  # only now: before there is an app, the settings beside its script are not read
+        set_option("secrets.files", [str(chosen.oidc.resolve())])
+    gc.collect()
+    gc.freeze()  # what the imports have made stays: the collector need not look at it again
     header = chosen.login_header
     config = uvicorn.Config(
         HeaderLogin(app, header) if header else app,

@@ -30,6 +30,28 @@ def test_help_shows_examples_and_options():
         assert option in answer.stdout
 
 
+SERVED = """
+import sys
+from streamlit import config
+from dashboards import server
+told = ("client.toolbarMode", "runner.postScriptGC", "secrets.files")
+server.uvicorn.Server.run = lambda self, sockets: print(*map(config.get_option, told))
+server.Folder = type("Folder", (), {"__init__": lambda *_: None, "start": lambda _: None, "stop": lambda _: None})
+server.serve(server.socket.create_server(("127.0.0.1", 0)))
+"""
+
+
+@pytest.mark.parametrize("login", [False, True])
+def test_the_settings_beside_the_script_hold_with_and_without_a_login(tmp_path: Path, login: bool):
+    secrets = tmp_path / "oidc.toml"
+    secrets.write_text("[auth]")
+    environment = os.environ | ({"CONSOLE_OIDC": str(secrets)} if login else {})
+    answer = subprocess.run([sys.executable, "-c", SERVED], capture_output=True, text=True, timeout=60, check=True,
+                            env=environment)  # fmt: skip
+    assert answer.stdout.startswith("minimal False ")
+    assert (str(secrets) in answer.stdout) is login
+
+
 def test_a_taken_port_is_one_line():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
