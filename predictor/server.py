@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -24,7 +24,7 @@ from fleet import signals
 from predictor.learner import Learner
 from predictor.model import TARGETS, LatencyModel, Rung
 from predictor.samples import MAX_TPOT_S, MAX_TTFT_S, RejectedError, Rejection, Sample, make
-from predictor.server_models import add_models
+from predictor.server_models import COLD, add_models
 from predictor.wire import (
     BulkError,
     BulkRequest,
@@ -38,6 +38,8 @@ from predictor.wire import (
     feature_row,
 )
 
+_BULK_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {**COLD, 422: {"description": "No list of rows."}}
+_NO_TEXT: Final[dict[int | str, dict[str, Any]]] = {400: {"description": "The body is no text."}}
 _PLAIN: Final = msgspec.json.Decoder(PlainBulk)
 _BULK_BODY: Final[dict[str, Any]] = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": BulkRequest.model_json_schema()}}}
@@ -58,9 +60,10 @@ def make_app(learner: Learner) -> FastAPI:
 
 
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
-    """422 with each fault's place and text; the input is left out (it may be NaN, which JSON cannot say)."""
+    """422 with each fault's place, text and kind; the input is left out (it may be NaN, which JSON cannot say)."""
     errors = error.errors() if isinstance(error, RequestValidationError) else []
-    return JSONResponse({"detail": [{"loc": item["loc"], "msg": item["msg"]} for item in errors]}, status_code=422)
+    told = [{name: item[name] for name in ("loc", "msg", "type")} for item in errors]
+    return JSONResponse({"detail": told}, status_code=422)
 
 
 def _ready(learner: Learner) -> LatencyModel:
@@ -76,12 +79,12 @@ def _ready(learner: Learner) -> LatencyModel:
 def _add_predictions(app: FastAPI, learner: Learner) -> None:
     level = learner.settings.quantile
 
-    @app.post("/predict", response_model=None)
+    @app.post("/predict", response_model=None, responses={**COLD, **_NO_TEXT})
     async def predict(body: PredictionRequest) -> Response:
         """One request at one endpoint; 503 while cold."""
         return _json(predict_rows(_ready(learner), [body], level, version=learner.version)[0])
 
-    @app.post("/predict/bulk/strict", response_model=None, openapi_extra=_BULK_BODY)
+    @app.post("/predict/bulk/strict", response_model=None, openapi_extra=_BULK_BODY, responses=_BULK_ANSWERS)
     async def predict_strict(request: Request) -> Response:
         """Many rows, an answer for each: a refused one is answered with the largest latencies that are believed.
 
@@ -89,7 +92,7 @@ def _add_predictions(app: FastAPI, learner: Learner) -> None:
         """
         return _json(_bulk(learner, await request.body(), level, fill=True))
 
-    @app.post("/predict/bulk", response_model=None, openapi_extra=_BULK_BODY)
+    @app.post("/predict/bulk", response_model=None, openapi_extra=_BULK_BODY, responses=_BULK_ANSWERS)
     async def predict_bulk(request: Request) -> Response:
         """Many rows; bad ones are refused one by one, with a reason."""
         return _json(_bulk(learner, await request.body(), level, fill=False))
@@ -128,7 +131,9 @@ def _rows(body: bytes) -> tuple[Sequence[Row], list[BulkError]]:
     except ValidationError as error:
         raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in error.errors()]) from None
     except (ValueError, RecursionError) as error:
-        raise RequestValidationError([{"loc": ("body",), "msg": f"JSON decode error: {error}"}]) from None
+        raise RequestValidationError(
+            [{"loc": ("body",), "msg": f"JSON decode error: {error}", "type": "json_invalid"}]
+        ) from None
     good: list[Row] = []
     errors: list[BulkError] = []
     for index, row in enumerate(rows):
@@ -184,7 +189,7 @@ def _first(error: ValidationError) -> str:
 
 
 def _add_training(app: FastAPI, learner: Learner) -> None:
-    @app.post("/add_training_data_bulk", status_code=202)
+    @app.post("/add_training_data_bulk", status_code=202, responses=_NO_TEXT)
     async def add_training_data_bulk(body: TrainingBulk) -> dict[str, Any]:
         """Samples with outcomes; bad rows are refused one by one, with a reason."""
         accepted: list[Sample] = []
@@ -233,14 +238,14 @@ def _reason(error: ValidationError) -> Rejection:
 
 
 def _add_state(app: FastAPI, learner: Learner, registry: CollectorRegistry) -> None:
-    @app.get("/healthz")
+    @app.get("/healthz", responses={503: {"description": "It does not learn any more."}})
     async def healthz() -> dict[str, str]:
         """The process is up and learns; it may still be cold."""
         if learner.broken:
             raise HTTPException(503, "the learning loop ended; restart the process")
         return {"status": "ok"}
 
-    @app.get("/readyz")
+    @app.get("/readyz", responses=COLD)
     async def readyz() -> dict[str, str]:
         """503 "Models are not ready" while cold."""
         _ready(learner)
@@ -256,7 +261,7 @@ def _add_state(app: FastAPI, learner: Learner, registry: CollectorRegistry) -> N
         """What is kept for the next fit."""
         return learner.data_status()
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Prometheus text."""
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
@@ -15,6 +15,9 @@ from predictor.fetch import tag_of
 from predictor.learner import Learner
 from predictor.model import TARGETS, LatencyModel
 
+COLD: Final[dict[int | str, dict[str, Any]]] = {503: {"description": "There is no model yet."}}
+"""What an interface that takes a model may answer besides."""
+_UNKNOWN: Final[dict[int | str, dict[str, Any]]] = {404: {"description": "There is no such model."}}
 _ENDPOINTS = ("/predict", "/predict/bulk", "/predict/bulk/strict", "/add_training_data_bulk", "/status",
               "/data/status", "/evaluation", "/lengths", "/models/list", "/model/download", "/metrics",
               "/healthz", "/readyz")  # fmt: skip
@@ -30,7 +33,7 @@ def add_models(app: FastAPI, learner: Learner) -> None:
         """What this is, and where to go on."""
         return {"message": "llm-fleet latency predictor", "endpoints": list(_ENDPOINTS)}
 
-    @app.get("/evaluation")
+    @app.get("/evaluation", responses={503: {"description": "Nothing was measured yet."}})
     async def evaluation() -> dict[str, Any]:
         """The newest measurement on the samples held, as ``fleet predictor evaluate --json`` prints it."""
         if learner.evaluation is None:
@@ -66,7 +69,8 @@ def _info(learner: Learner, target: str) -> dict[str, Any]:
 
 
 def _add_artifacts(app: FastAPI, learner: Learner) -> None:
-    @app.get("/model/download", response_model=None)
+    @app.get("/model/download", response_model=None,
+             responses={**COLD, 304: {"description": "It is the one with this entity tag."}})  # fmt: skip
     async def download(request: Request) -> Response:
         """The served model's artifact; its entity tag is its checksum, so that followers ask only for news."""
         found = artifact.to_dict(_served(learner))
@@ -81,12 +85,12 @@ def _add_artifacts(app: FastAPI, learner: Learner) -> None:
         paths = {name: f"/model/{name}/download" for name in TARGETS}
         return {"model_type": "physics_nnls", "available_endpoints": paths, "version": learner.version}
 
-    @app.get("/model/{target}/info")
+    @app.get("/model/{target}/info", responses=_UNKNOWN)
     async def info(target: str) -> dict[str, Any]:
         """Of one target's law."""
         return _info(learner, _known(target))
 
-    @app.get("/model/{target}/download")
+    @app.get("/model/{target}/download", responses={**COLD, **_UNKNOWN})
     async def download_one(target: str) -> dict[str, Any]:
         """The artifact; both laws are in one, so that no one serves halves of two."""
         _known(target)
@@ -118,7 +122,7 @@ def _add_versions(app: FastAPI, learner: Learner) -> None:
         learner.restore()
         return {"status": "success", "version": learner.version, "is_ready": learner.model is not None}
 
-    @app.post("/model/rollback")
+    @app.post("/model/rollback", responses={409: {"description": "There is no such version."}})
     def roll_back(version: str = "") -> dict[str, str]:
         """Serve an older version (the one before, or the one named) until it is released."""
         try:

@@ -7,6 +7,7 @@ from dataclasses import asdict, is_dataclass
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Query, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from fleet import __version__
@@ -69,7 +70,7 @@ def make_app(service: Inside, registry: CollectorRegistry) -> FastAPI:
         """The process serves."""
         return {"status": "ok"}
 
-    @app.get("/readyz")
+    @app.get("/readyz", responses={503: {"description": "No engine would be found, or the router stops."}})
     async def readyz(response: Response) -> dict[str, Any]:
         """200 when a request would find an engine."""
         ready, draining = len(service.endpoints.ready), service.gateway.draining
@@ -81,7 +82,7 @@ def make_app(service: Inside, registry: CollectorRegistry) -> FastAPI:
             "config_error": service.director.config_error,
         }
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Prometheus text."""
         own = generate_latest(registry)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastapi import FastAPI, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from wva import snapshot_file
@@ -21,7 +22,7 @@ def make_app(loop: ControlLoop, clock: Callable[[], float], *, token: str = "") 
     """
     app = FastAPI(title="llm-fleet wva", openapi_url=None, docs_url=None, redoc_url=None)
 
-    @app.get("/healthz")
+    @app.get("/healthz", responses={503: {"description": "No pass has decided yet."}})
     def healthz() -> Response:
         last = loop.last
         body = {
@@ -32,12 +33,12 @@ def make_app(loop: ControlLoop, clock: Callable[[], float], *, token: str = "") 
         healthy = last is not None or loop.follows
         return Response(snapshot_file.to_json(body), status_code=200 if healthy else 503, media_type=JSON)
 
-    @app.get("/readyz")
+    @app.get("/readyz", response_class=PlainTextResponse, responses={503: {"description": "It does not lead."}})
     def readyz() -> Response:
         ready = loop.last is not None
-        return Response("ok" if ready else "not leading, or no pass yet", status_code=200 if ready else 503)
+        return PlainTextResponse("ok" if ready else "not leading, or no pass yet", 200 if ready else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> Response:
         return Response(loop.metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 from fastapi import Body, FastAPI, Header, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
@@ -17,6 +17,17 @@ from wva.loop import ControlLoop
 from wva.operator import KeptError, Operator
 from wva.overrides import Override, Overrides
 from wva.types import key_of
+
+_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
+    400: {"description": "The body is no text."}, 401: {"description": "The token is missing or wrong."},
+    403: {"description": "Overrides are not allowed here."},
+    503: {"description": "Another controller decides, or it cannot be kept."},
+}  # fmt: skip
+
+
+_LAYING: Final[dict[int | str, dict[str, Any]]] = {
+    404: {"description": "No such variant in the last pass."}, 422: {"description": "Bounds that cannot be laid."},
+}  # fmt: skip
 
 
 class OverrideBody(BaseModel):
@@ -85,7 +96,7 @@ def serve_overrides(app: FastAPI, loop: ControlLoop, token: str) -> None:
     def overrides() -> Response:
         return door.answer(loop.operator.now if loop.operator else Overrides())
 
-    @app.put("/overrides/{namespace}/{name}")
+    @app.put("/overrides/{namespace}/{name}", responses={**_ANSWERS, **_LAYING})
     def lay(
         namespace: str, name: str, body: Annotated[OverrideBody, Body()], authorization: Annotated[str, Header()] = ""
     ) -> Response:
@@ -95,10 +106,10 @@ def serve_overrides(app: FastAPI, loop: ControlLoop, token: str) -> None:
         except ConfigError as error:
             raise HTTPException(422, str(error)) from None
 
-    @app.delete("/overrides/{namespace}/{name}")
+    @app.delete("/overrides/{namespace}/{name}", responses=_ANSWERS)
     def clear(namespace: str, name: str, by: str = "", authorization: Annotated[str, Header()] = "") -> Response:
         return door.answer(door.operator(authorization).clear_variant(namespace, name, by=by[:200]))
 
-    @app.put("/dry-run")
+    @app.put("/dry-run", responses=_ANSWERS)
     def dry_run(body: Annotated[DryRunBody, Body()], authorization: Annotated[str, Header()] = "") -> Response:
         return door.answer(door.operator(authorization).set_dry_run(on=body.on, by=body.by))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,15 +14,18 @@ from router.kvevents.report import IndexCollector
 from router.kvevents.subscriber import Subscriber
 from router.kvindex.keys import pack, prompt_keys
 
+Key = Annotated[int, Field(ge=0, lt=1 << 64)]
+TokenId = Annotated[int, Field(ge=0, lt=1 << 32)]
+
 
 class Query(BaseModel):
     """``POST /query``: keys, or the token ids that they come from."""
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt_hash: list[int] | None = Field(default=None, max_length=65_536)
+    prompt_hash: list[Key] | None = Field(default=None, max_length=65_536)
     """Keys of the prompt's blocks, first block first (``router.kvindex.keys``)."""
-    token_ids: list[int] | None = Field(default=None, max_length=2_097_152)
+    token_ids: list[TokenId] | None = Field(default=None, max_length=2_097_152)
     lora: str | None = None
     cache_salt: str | None = None
     pods: list[str] | None = None
@@ -33,7 +37,7 @@ def make_app(subscriber: Subscriber) -> FastAPI:
     app = FastAPI(title="llm-fleet KV-cache index", version=__version__, docs_url=None, redoc_url=None)
     index = subscriber.index
 
-    @app.post("/query")
+    @app.post("/query", responses={400: {"description": "Neither keys nor token ids, or both; no text."}})
     async def query(asked: Query, response: Response) -> dict[str, Any]:
         """Longest consecutive prefix by pod."""
         if (asked.prompt_hash is None) == (asked.token_ids is None):
@@ -49,7 +53,7 @@ def make_app(subscriber: Subscriber) -> FastAPI:
     registry = CollectorRegistry()
     registry.register(IndexCollector(subscriber))
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Prometheus text."""
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

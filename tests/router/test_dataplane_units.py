@@ -70,6 +70,32 @@ def test_a_mutated_request_never_gives_a_body_beyond_its_limit(data):
         assert b"\r" not in request.target
 
 
+PARTS = [
+    b"POST /v1/completions HTTP/1.1\r\n", b"GET / HTTP/1.0\r\n", b"PRI * HTTP/2.0\r\n", b"CONNECT a:1 HTTP/1.1\r\n",
+    b"Host: r\r\n", b"Content-Length: 5\r\n", b"Content-Length: 99999\r\n", b"Transfer-Encoding: chunked\r\n",
+    b"Transfer-Encoding: gzip\r\n", b"Expect: 100-continue\r\n", b"Expect: 200\r\n", b"Connection: close, x-a\r\n",
+    b"Upgrade: h2c\r\n", b"X-A: %b\r\n" % (b"a" * 300), b"x-request-id: \xff\r\n", b" folded\r\n", b"\r\n", b"\n",
+    b"hello", b"5\r\nhello\r\n", b"5;%b\r\nhello\r\n" % (b"e" * 900), b"fffffffffffffffff\r\n", b"0\r\n",
+    b"T: 1\r\n", b"\0",
+]  # fmt: skip
+
+
+@given(
+    st.lists(st.sampled_from(PARTS) | st.binary(max_size=40), max_size=40), st.lists(st.integers(0, 6000), max_size=20)
+)
+@settings(max_examples=400)
+def test_whatever_is_put_together_is_read_waited_for_or_refused_within_the_limits(parts, cuts):
+    reader = _read(b"".join(parts), cuts)
+    if reader.refusal is not None:
+        assert reader.refusal.status in {400, 413, 417, 429, 431, 501, 505}
+    assert reader.held_bytes <= SETTINGS.body_bytes
+    assert len(reader.requests) <= SETTINGS.pipelined
+    for request in reader.requests:
+        assert len(request.body) <= SETTINGS.body_bytes
+        assert len(request.head) + len(request.target) <= SETTINGS.header_bytes
+        assert request.head.count(b"\r\n") <= SETTINGS.header_count
+
+
 @given(noise=st.binary(max_size=400), good=st.booleans())
 def test_an_engines_noise_is_a_bad_response_or_waited_for(noise, good):
     reader = ResponseReader()
