@@ -10,7 +10,9 @@ import asyncio
 import itertools
 import logging
 import random
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import aiohttp
@@ -44,6 +46,7 @@ class Managed:
 
     name: str
     entry: VariantEntry
+    host: str
     port: int
     state: ReplicaState = ReplicaState.STARTING
     since_s: float = field(default_factory=time.time)
@@ -69,7 +72,11 @@ class Manager:
     """Replicas of all variants. Lives on one event loop; :meth:`start` first, :meth:`stop` last."""
 
     def __init__(self, fleet: FleetFile, settings: SimSettings) -> None:
-        """Nothing runs yet."""
+        """Nothing runs yet.
+
+        Raises: ConfigError when vLLM is asked for and not there, or engines' bootstrap servers would meet on one port.
+        """
+        check_bootstrap_ports(fleet.variants, settings.host)
         self._fleet, self._settings = fleet, settings
         self._host = host_of(settings)
         self._entries = {entry.name: entry for entry in fleet.variants}
@@ -123,7 +130,7 @@ class Manager:
                        since_s=replica.since_s)  # fmt: skip
 
     def _url(self, replica: Managed) -> str:
-        return f"http://{self._settings.host}:{replica.port}"
+        return f"http://{replica.host}:{replica.port}"
 
     def scale(self, name: str, replicas: int) -> None:
         """Ask for ``replicas`` of a variant; returns at once.
@@ -153,21 +160,29 @@ class Manager:
             task.add_done_callback(self._retiring.discard)
 
     def _add(self, entry: VariantEntry) -> None:
-        replica = Managed(name=f"{entry.name}-{next(self._numbers[entry.name])}", entry=entry, port=self._free_port())
+        name, host = f"{entry.name}-{next(self._numbers[entry.name])}", self._address(entry)
+        replica = Managed(name=name, entry=entry, host=host, port=self._free_port(host))
         self._replicas[entry.name].append(replica)
         replica.watcher = asyncio.ensure_future(self._watch(replica))
 
-    def _free_port(self) -> int:
+    def _address(self, entry: VariantEntry) -> str:
+        """Where its next replica listens: with a bootstrap server on an address of its own, where there are many."""
+        if not entry.has_bootstrap or not has_many_addresses(self._settings.host):
+            return self._settings.host
+        taken = {replica.host for replicas in self._replicas.values() for replica in replicas}
+        return next(host for host in map(loopback, itertools.count(1)) if host not in taken)
+
+    def _free_port(self, host: str) -> int:
         """The next port nobody listens on; a port is not used again soon, so that a URL means one replica."""
         for _ in range(2000):
             port = self._next_port
             self._next_port = self._next_port + 1 if port < 65_000 else self._settings.engine_port_base
             try:
-                bind(self._settings.host, port, what="engine", setting="--engine-port-base").close()
+                bind(host, port, what="engine", setting="--engine-port-base").close()
             except ConfigError:
                 continue
             return port
-        raise ConfigError("no free port for an engine", where=self._settings.host,
+        raise ConfigError("no free port for an engine", where=host,
                           next_step="Choose another --engine-port-base.")  # fmt: skip
 
     # ---- one replica's life
@@ -190,7 +205,7 @@ class Manager:
         startup_s = startup_time_s(replica.entry, seed=self._fleet.seed, replica=f"{replica.name}/{attempt}")
         options = replica.entry.options(self._fleet, startup_s=startup_s)
         try:
-            replica.engine = await self._host.start(options, host=self._settings.host, port=replica.port)
+            replica.engine = await self._host.start(options, host=replica.host, port=replica.port)
         except (OSError, FleetError) as error:
             return f"could not be started ({error})"
         await self._until_exit(replica, replica.engine)
@@ -246,6 +261,35 @@ class Manager:
                 return
             await asyncio.sleep(POLL_S)
         log.warning("%s still has requests after %.0f s; stopping it", replica.name, self._settings.drain_s)
+
+
+def has_many_addresses(host: str) -> bool:
+    """Whether all of 127.0.0.0/8 is this machine, as on Linux."""
+    return host == "127.0.0.1" and sys.platform == "linux"
+
+
+def loopback(number: int) -> str:
+    """Addresses of this machine other than its first.
+
+    >>> loopback(1), loopback(255)
+    ('127.0.1.1', '127.0.2.1')
+    """
+    return f"127.0.{1 + (number - 1) // 254}.{1 + (number - 1) % 254}"
+
+
+def check_bootstrap_ports(entries: Sequence[VariantEntry], host: str) -> None:
+    """On one address one engine alone can have a bootstrap port.
+
+    Raises: ConfigError, unless there is an address for each.
+    """
+    if has_many_addresses(host):
+        return
+    for port in {entry.kv_bootstrap_port for entry in entries if entry.has_bootstrap}:
+        same = [entry for entry in entries if entry.has_bootstrap and entry.kv_bootstrap_port == port]
+        if (most := sum(entry.max_replicas for entry in same)) > 1:
+            raise ConfigError(f"up to {most} engines would run a bootstrap server on port {port} of {host}",
+                              where=", ".join(entry.name for entry in same), limit="1 a port and address",
+                              next_step="Listen on 127.0.0.1 (Linux), or set max_replicas to 1.")  # fmt: skip
 
 
 def host_of(settings: SimSettings) -> Host:

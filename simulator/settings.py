@@ -19,7 +19,7 @@ from simulator.config import EngineConfig, engine_config
 from simulator.engine_options import EngineOptions
 from simulator.faults import parse_fault
 from simulator.kvevents import Encoding
-from simulator.transfer import Role
+from simulator.transfer import BOOTSTRAP_PORT, ConnectorKind, Role
 
 
 class SimSettings(Settings):
@@ -74,6 +74,11 @@ class VariantEntry(BaseModel):
     ttft_buckets: tuple[float, ...] | None = None
     role: Role | None = None
     """Takes legs of disaggregated requests; left out: no KV connector."""
+    kv_connector: ConnectorKind = ConnectorKind.NIXL
+    """Protocol of the KV connector: ``nixl`` or ``mooncake``."""
+    kv_bootstrap_port: int = Field(default=BOOTSTRAP_PORT, ge=1, le=65_535)
+    """Mooncake: port of each prefill engine's bootstrap server, the same for all, as a router has one setting for it
+    (``--bootstrap-port``). On a loopback address each such engine gets an address of its own, as a pod has."""
     kv_events: str | None = Field(default=None, pattern=r"^tcp://[^*:]+:\d+$")
     """Where the engines publish KV events: an address that a subscriber binds, shared by all of them."""
     kv_events_replay: bool = False
@@ -99,7 +104,14 @@ class VariantEntry(BaseModel):
         bounds = self.ttft_buckets
         if bounds is not None and (not bounds or bounds[0] <= 0 or list(bounds) != sorted(set(bounds))):
             raise ValueError(f"ttft_buckets {list(bounds)} are not ascending numbers above 0")
+        if self.kv_connector is not ConnectorKind.NIXL and self.role is None:
+            raise ValueError(f"kv_connector {self.kv_connector.value} needs a role: prefill, decode or both")
         return self
+
+    @property
+    def has_bootstrap(self) -> bool:
+        """Whether its engines run Mooncake's bootstrap server."""
+        return self.kv_connector is ConnectorKind.MOONCAKE and self.role in (Role.PREFILL, Role.BOTH)
 
     @property
     def first_replicas(self) -> int:
@@ -132,7 +144,8 @@ class VariantEntry(BaseModel):
             startup_s=round(startup_s, 3), speed=fleet.speed, seed=fleet.seed, output_law=self.output_law,
             ttft_buckets=",".join(map(str, self.ttft_buckets or ())), metrics_version=self.metrics_version,
             max_loras=self.max_loras, lora_module=tuple(f"{name}={path}" for name, path in self.lora_modules.items()),
-            role=self.role, kv_events=self.kv_events, kv_events_encoding=self.kv_events_encoding, fault=self.faults,
+            role=self.role, kv_connector=self.kv_connector.value, kv_bootstrap_port=self.kv_bootstrap_port,
+            kv_events=self.kv_events, kv_events_encoding=self.kv_events_encoding, fault=self.faults,
             kv_events_replay="tcp://127.0.0.1:*" if self.kv_events and self.kv_events_replay else None,
         )  # fmt: skip
 

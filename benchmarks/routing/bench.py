@@ -23,7 +23,8 @@ from fleet.errors import ConfigError
 from router.profile import PROFILES
 
 BARS: Final = ("rr_throughput_error_pct_max", "rr_ttft_saturated_error_pct_max", "ours_tok_s_at_60",
-               "ours_ttft_p90_s_at_60", "ours_vs_best_arm_worst_pct")  # fmt: skip
+               "ours_ttft_p90_s_at_60", "ours_vs_best_arm_worst_pct",
+               "with_vs_without_predictor_worst_pct")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,19 +40,19 @@ ARMS: Final[dict[str, Entry]] = {
     **{kind.name: Entry(make=kind) for kind in BASELINES},
     "documents": Entry(make=partial(Ours, profile=PROFILES["documents"], name="documents")),
     judge.OURS: Entry(make=Ours),
+    judge.WITHOUT: Entry(make=partial(Ours, name=judge.WITHOUT, predicts=False)),
     "ours-precise": Entry(make=partial(Ours, name="ours-precise"), precise=True),
     "clairvoyant": Entry(make=Clairvoyant, precise=True),
 }
 
 EXTRA: Final[dict[str, Entry]] = {
     TokenLoad.name: Entry(make=TokenLoad),
-    "ours-without-predictor": Entry(make=partial(Ours, name="ours-without-predictor", predicts=False)),
     "ours-without-counters": Entry(make=partial(Ours, name="ours-without-counters", counters=False)),
     "ours-without-both": Entry(make=partial(Ours, name="ours-without-both", predicts=False, counters=False)),
     "documents-without-predictor": Entry(make=partial(
         Ours, profile=PROFILES["documents"], name="documents-without-predictor", predicts=False)),
 }  # fmt: skip
-"""Only with ``--extra``: what the latency model is worth."""
+"""Only with ``--extra``: what the latency model and the counters are worth, to other profiles too."""
 
 
 def run(options: BenchOptions) -> Outcome:

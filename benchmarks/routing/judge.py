@@ -13,11 +13,13 @@ from benchmarks.routing.published import LADDER, SATURATED_RPS
 from benchmarks.routing.workloads import Slo
 
 OURS: Final = "ours"
-NOT_RIVALS: Final = frozenset({OURS, "ours-precise", "clairvoyant", "ours-without-predictor", "ours-without-counters",
+WITHOUT: Final = "ours-without-predictor"
+"""The same profile without a latency model."""
+NOT_RIVALS: Final = frozenset({OURS, "ours-precise", "clairvoyant", WITHOUT, "ours-without-counters",
                                "ours-without-both"})  # fmt: skip
 """Ours is compared with every other arm: these know more, or are ours."""
 PAIRS: Final = (
-    (OURS, "ours-without-predictor"), ("ours-without-counters", "ours-without-both"),
+    (OURS, WITHOUT), ("ours-without-counters", "ours-without-both"),
     ("documents", "documents-without-predictor"), (OURS, "token-load"),
 )  # fmt: skip
 """With the latency model, and without it."""
@@ -143,6 +145,9 @@ def bars(runs: Sequence[Run], *, ladder: bool) -> dict[str, Bar]:
             value=step(runs, OURS, _TOP, lambda figures: figures.ttft_s.p90), unit="s", limit="<= 0.22")  # fmt: skip
     worst = min(advantage_pct(runs, workload)[0] for workload in workloads(runs))
     found["ours_vs_best_arm_worst_pct"] = Bar(value=worst, unit="%", limit=">= -2")
+    with_it = [pair[2] for workload in workloads(runs) for pair in pairs(runs, workload) if pair[:2] == (OURS, WITHOUT)]
+    if with_it:
+        found["with_vs_without_predictor_worst_pct"] = Bar(value=min(with_it), unit="%", limit=">= -2")
     return found
 
 

@@ -238,7 +238,7 @@ def test_the_bench_on_a_file(workload_file):
     found = run(BenchOptions(seeds=(1, 2), workload=str(workload_file), progress=lambda share, _: told.append(share)))
     assert set(found.results) == {"load"}
     assert set(found.results["load"]["arms"]) == set(ARMS)
-    assert set(found.bars) == {"ours_vs_best_arm_worst_pct"} <= set(BARS)
+    assert set(found.bars) == {"ours_vs_best_arm_worst_pct", "with_vs_without_predictor_worst_pct"} <= set(BARS)
     assert found.results["load"]["arms"]["ours"]["whole"]["good_pct"] == 100.0
     assert told == sorted(told)
     assert found.plots == []
@@ -254,11 +254,20 @@ def test_the_command_prints_one_json_object(workload_file):
 
 def test_pairs_are_arms_and_ours_without_something_is_no_rival():
     assert {arm for pair in PAIRS for arm in pair} <= set(ARMS | EXTRA)
-    assert {arm for arm in EXTRA if arm.startswith("ours")} <= NOT_RIVALS
+    assert {arm for arm in ARMS | EXTRA if arm.startswith("ours")} <= NOT_RIVALS
+
+
+def test_the_predictors_worth_is_the_worst_workloads():
+    runs = judged({"lmetric": 100, "ours": 110, "ours-without-predictor": 100})
+    lost = judged({"lmetric": 100, "ours": 97, "ours-without-predictor": 100})
+    runs += [dataclasses.replace(run, workload="another") for run in lost]
+    bar = bars(runs, ladder=False)["with_vs_without_predictor_worst_pct"]
+    assert (bar.value, bar.ok) == (pytest.approx(-3.0), False)
+    assert "with_vs_without_predictor_worst_pct" not in bars(judged({"lmetric": 1, "ours": 1}), ladder=False)
 
 
 def test_a_router_without_a_model_predicts_nothing():
-    simulation = Simulation(small(), EXTRA["ours-without-predictor"].make, seed=1)
+    simulation = Simulation(small(), ARMS["ours-without-predictor"].make, seed=1)
     for stage in small().stages:
         simulation.run(stage)
     assert simulation.arm.prediction_error is None

@@ -86,13 +86,13 @@ def _answers(platform: Platform) -> bool:
 
 
 @contextmanager
-def _running(folder: Path, *options: str) -> Iterator[Platform]:
+def _running(folder: Path, *options: str, fleet: str = FLEET, ready: str = "h100") -> Iterator[Platform]:
     config = folder / "fleet.yaml"
-    config.write_text(FLEET, encoding="utf-8")
+    config.write_text(fleet, encoding="utf-8")
     running = Platform(config, folder / "log.txt", *options)
     try:
         running.until(lambda: _answers(running), "answers")
-        running.ready(1)
+        running.ready(1, ready)
         yield running
     finally:
         running.process.terminate()
@@ -223,6 +223,42 @@ def test_engines_of_the_same_process_scale_crash_and_drain_alike(local: Platform
     local.until(lambda: len(local.replicas()) == 1, "gone")
     local.process.terminate()
     assert local.process.wait(10) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.1 is the only address")
+def test_mooncake_engines_scale_each_with_its_bootstrap_server(tmp_path: Path) -> None:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    shared = f"kv_connector: mooncake, kv_bootstrap_port: {port}, shape: Llama-3.1-8B, accelerator: h100_sxm"
+    fleet = f"model: m\nvariants:\n  - {{name: p, role: prefill, startup_s: 0, {shared}}}\n"
+    fleet += f"  - {{name: d, role: decode, startup_s: 0, {shared}}}\n"
+    with _running(tmp_path, "--in-process", fleet=fleet, ready="p") as running:
+        running.client.scale("p", 2)
+        running.ready(2, "p")
+        running.ready(1, "d")
+        engines = []
+        for number, prefill in enumerate(running.replicas("p")):
+            bootstrap = f"http://{httpx.URL(prefill.url).host}:{port}"  # where a router asks
+            engines.append(httpx.get(bootstrap + "/query").json()["0"]["engine_id"])
+            assert fetched(running.replicas("d")[0].url, prefill.url, bootstrap, engines[-1], f"t{number}") == 199
+        assert len(set(engines)) == 2
+
+
+def fetched(decode: str, prefill: str, bootstrap: str, engine: str, transfer: str) -> int:
+    """Prompt tokens that the decode engine had from the prefill engine, of 200."""
+    body = {"prompt": f"{transfer:800}", "max_tokens": 1}
+    legs = {
+        prefill: {"do_remote_decode": True, "do_remote_prefill": False, "transfer_id": transfer},
+        decode: {"do_remote_decode": False, "do_remote_prefill": True, "transfer_id": transfer,
+                 "remote_engine_id": engine, "remote_bootstrap_addr": bootstrap},
+    }  # fmt: skip
+    with ThreadPoolExecutor(2) as pool:
+        sent = [pool.submit(httpx.post, url + "/v1/completions", json=body | {"kv_transfer_params": leg}, timeout=20,
+                            headers={"X-data-parallel-rank": "0"}) for url, leg in legs.items()]  # fmt: skip
+        answers = [one.result() for one in sent]
+    assert [one.status_code for one in answers] == [200, 200], [one.text for one in answers]
+    return int(answers[1].json()["usage"]["prompt_tokens_details"]["cached_tokens"])
 
 
 def test_a_bad_file_ends_serve_with_one_line(tmp_path: Path) -> None:

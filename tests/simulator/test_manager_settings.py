@@ -10,8 +10,9 @@ from fleet.hardware import COEFFICIENTS
 from simulator.engine_main import engine
 from simulator.engine_options import EngineOptions
 from simulator.hosting import engine_command
-from simulator.manager import backoff_s, startup_time_s
+from simulator.manager import backoff_s, check_bootstrap_ports, startup_time_s
 from simulator.settings import load_fleet_file
+from simulator.transfer import Role
 
 GOOD = {"name": "a", "shape": "Llama-3.1-8B", "accelerator": "h100_sxm"}
 
@@ -54,6 +55,8 @@ def test_a_short_file_gets_defaults(tmp_path: Path) -> None:
         pytest.param(with_variant(output_law="short"), "'short' is no law of answer lengths", id="unknown-law"),
         pytest.param(with_variant(faults=["explode"]), "'explode' is no fault", id="unknown-fault"),
         pytest.param(with_variant(role="both-ways"), "variants.0.role", id="unknown-role"),
+        pytest.param(with_variant(role="both", kv_connector="moon"), "variants.0.kv_connector", id="unknown-connector"),
+        pytest.param(with_variant(kv_connector="mooncake"), "kv_connector mooncake needs a role", id="no-role"),
         pytest.param(with_variant(startup_s="soon"), "variants.0.startup_s: 'soon'", id="wrong-type"),
         pytest.param(with_variant(name="Bad Name"), "variants.0.name", id="name-no-label-may-have"),
         pytest.param(f"model: m\nvariants: [{GOOD}, {GOOD}]\n", "variant names repeat: a, a", id="same-name-twice"),
@@ -119,6 +122,22 @@ def test_the_command_line_and_the_options_agree() -> None:
     context = engine.make_context("engine", options.arguments())
     parsed = {name: value for name, value in context.params.items() if name in EngineOptions.__slots__}
     assert EngineOptions(**parsed) == options
+
+
+def test_the_connector_goes_to_the_engine(tmp_path: Path) -> None:
+    text = with_variant(role="prefill", kv_connector="mooncake", kv_bootstrap_port=8990)
+    fleet = load_fleet_file(write(tmp_path, text))
+    options = fleet.variants[0].options(fleet, startup_s=0.0)
+    assert (options.role, options.kv_connector, options.kv_bootstrap_port) == ("prefill", "mooncake", 8990)
+
+
+def test_bootstrap_servers_that_would_meet_on_one_port_are_refused(tmp_path: Path) -> None:
+    variant = {"role": "prefill", "kv_connector": "mooncake", "max_replicas": 3}
+    entries = load_fleet_file(write(tmp_path, with_variant(**variant))).variants
+    with pytest.raises(ConfigError, match=r"up to 3 engines would run a bootstrap server on port 8998 of 10.1.2.3"):
+        check_bootstrap_ports(entries, "10.1.2.3")
+    check_bootstrap_ports([entries[0].model_copy(update={"max_replicas": 1})], "10.1.2.3")
+    check_bootstrap_ports([entries[0].model_copy(update={"role": Role.DECODE})], "10.1.2.3")
 
 
 def test_back_off_doubles_up_to_a_limit() -> None:
