@@ -63,7 +63,7 @@ docs: ## the documentation as a site in build/site, strict (an environment of it
 	test -x .venvs/docs/bin/mkdocs || ($(PYTHON) -m venv .venvs/docs && .venvs/docs/bin/pip install --quiet --disable-pip-version-check mkdocs-material==9.7.0)
 	.venvs/docs/bin/mkdocs build --strict
 
-test-engine: install-dev tools ## the platform on two real vLLM servers (own environment, 3.5 GB, ten minutes); writes docs/evidence
+test-engine: install-dev tools ## the platform on two real vLLM servers (own environment, 3.5 GB, twenty minutes); writes docs/evidence
 	$(PYTHON) tests/engine/environment.py .venvs/vllm
 	$(BIN)/python -m tests.engine.proof docs/evidence $(ARGS)
 

@@ -86,7 +86,7 @@ def state_at(config: EngineConfig, demand: Demand, promise: Promise, *, rps: flo
     spread = _spread(config, demand, found.batch)
     wait_s = _wait_s(busy, service_s, spread, replicas, 1.0 - promise.objective)
     longest_s = _prompt_s(config, demand, found.batch, _quantile(demand.length_sigma, promise.objective))
-    ttft_s = found.ttft_s + wait_s + longest_s - _prompt_s(config, demand, found.batch, 1.0)
+    ttft_s = found.ttft_s - found.wait_s + wait_s + longest_s - _prompt_s(config, demand, found.batch, 1.0)
     tokens = found.batch * (demand.input_tokens + demand.output_tokens / 2)
     return State(
         rps=rps, ttft_s=max(ttft_s, INGRESS_S), batch=found.batch, prefill_busy=min(busy, 1.0),
@@ -165,7 +165,8 @@ def _tpot_s(found: Steady, demand: Demand, promise: Promise, squares: float) -> 
     """Mean time per token that a share of ``objective`` of the requests stays under.
 
     While a request decodes, others' prompts come between its tokens: their number is Poisson and their times spread, so
-    its mean varies by ``sqrt(step * squares / n)`` over its ``n`` tokens, and short answers vary most.
+    its mean varies by ``sqrt(step * squares / n)`` over its ``n`` tokens, and short answers vary most. That more come
+    during its own prompt is within this spread.
 
     Args:
         found: means.
@@ -173,7 +174,7 @@ def _tpot_s(found: Steady, demand: Demand, promise: Promise, squares: float) -> 
         promise: its objective.
         squares: prompts per second times their mean square of engine time.
     """
-    mean = max(found.itl_s, found.step_s)
+    mean = max(found.itl_s, found.step_s) - found.after_s / max(demand.output_tokens - 1, 1.0)
     points, weights = np.polynomial.hermite_e.hermegauss(12)
     tokens = np.maximum(demand.output_tokens * np.exp(points * demand.length_sigma - demand.length_sigma**2 / 2), 1.0)
     deviations = np.sqrt(mean * squares / tokens)

@@ -189,6 +189,9 @@ class Routing(_Part):
     history_secret: str = Field(
         "", pattern=rf"^$|{_LABEL}", description="Secret (key url) of the history that this predictor learns from."
     )
+    kv_index_secret: str = Field(
+        "", pattern=rf"^$|{_LABEL}", description="Secret (key url) of the Redis or Valkey in which routers share it."
+    )
 
 
 class Monitoring(_Part):

@@ -3,8 +3,8 @@
 A run is one engine under one steady load; its mean latencies are compared with :func:`simulator.steady.steady`. The
 prior (calibrated table or roofline) is kept where the runs say nothing: each parameter is a factor on its prior, its
 logarithm pulled towards 0 as strongly as the prior deserves, so that nothing becomes negative and two runs are not
-taken for six facts. ``fit_pair`` gives the coefficients of one model on one kind of GPU; ``fit_efficiencies`` the
-roofline's efficiencies from runs of several models.
+taken for six facts. ``fit_pair`` gives the step times of one model on one kind of GPU, and the host's part of a
+request's way to the scheduler; ``fit_efficiencies`` the roofline's efficiencies from runs of several models.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,10 @@ from simulator.steptime import StepTimer
 
 ERROR_E2E, ERROR_TTFT = 0.03, 0.06
 """Relative error expected of a measured mean."""
-FACTORS = ("d0", "decode", "d_kv", "prefill")
-_SPREAD = np.array([0.3, 0.7, 0.3, 0.5])
+_FARTHEST: Final = 5.0
+"""Largest logarithm of a factor."""
+FACTORS = ("d0", "decode", "d_kv", "prefill", "attention", "host")
+_SPREAD = np.array([0.3, 0.7, 0.3, 0.5, 0.5, 0.3])
 """Spread of each factor's logarithm around the prior."""
 
 
@@ -57,6 +60,11 @@ class Run:
         """Requests in the engine at a time, by Little's law."""
         return self.load.rate_rps * self.e2e_s
 
+    @property
+    def decoding(self) -> float:
+        """Of those, the ones that have their first token."""
+        return self.load.rate_rps * (self.e2e_s - self.ttft_s)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Errors:
@@ -67,11 +75,19 @@ class Errors:
     ttft_pct: float
 
 
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """What a simulated engine's means are of the closed form's: queues and bursts are not in the latter."""
+
+    ttft: float = 1.0
+    e2e: float = 1.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairFit:
-    """Fitted coefficients and how far to trust them."""
+    """Fitted step times and how far to trust them."""
 
-    coefficients: StepCoefficients
+    timer: StepTimer
     factors: dict[str, float]
     """On the prior."""
     runs: int
@@ -80,32 +96,45 @@ class PairFit:
     left_out: Errors | None
     """Each run predicted from the others; ``None`` with a single run."""
 
+    @property
+    def coefficients(self) -> StepCoefficients:
+        """The step's."""
+        return self.timer.coefficients
 
-def fit_pair(runs: Sequence[Run], prior: StepCoefficients, layers: int) -> PairFit:
-    """Coefficients of one model on one kind of GPU.
+
+def fit_pair(
+    runs: Sequence[Run], prior: StepCoefficients, layers: int, *, doubt: float = 1.0,
+    beyond: Sequence[Beyond] | None = None,
+) -> PairFit:  # fmt: skip
+    """Step times of one model on one kind of GPU, and a request's way to the scheduler there.
+
+    Args:
+        runs: at least one.
+        prior: where the runs say nothing.
+        layers: of the model.
+        doubt: the prior is believed this many times less: above 1 for hardware that it was not made for.
+        beyond: by run, what :mod:`simulator.refine` found that the closed form leaves out; default: nothing.
 
     Raises: ConfigError without runs, or when one is no steady state.
     """
     if not runs:
         raise ConfigError("no run to fit to", next_step="Give a file with at least one row or benchmark.")
     _check(runs)
-    factors = _factors(runs, prior, layers)
-    fitted = _scaled(prior, factors)
+    cases = list(zip(runs, beyond or [Beyond()] * len(runs), strict=True))
+    base = _nominal(StepTimer(coefficients=prior, layers=layers, source="fitted"), runs)
+    factors = _factors(cases, base, doubt)
     left_out = None
     if len(runs) > 1:
-        others = [_factors([*runs[:index], *runs[index + 1 :]], prior, layers) for index in range(len(runs))]
-        left_out = _errors(
-            [(run, _predict(run, _scaled(prior, f), layers)) for run, f in zip(runs, others, strict=True)]
-        )
+        others = [_scaled(base, _factors([*cases[:index], *cases[index + 1 :]], base, doubt))
+                  for index in range(len(cases))]  # fmt: skip
+        pairs = zip(cases, others, strict=True)
+        left_out = _errors([(run, _predict(run, timer, more)) for (run, more), timer in pairs])
+    fitted = _scaled(base, factors)
     return PairFit(
-        coefficients=fitted, factors=dict(zip(FACTORS, map(float, factors), strict=True)), runs=len(runs),
-        prior=errors(runs, prior, layers), in_sample=errors(runs, fitted, layers), left_out=left_out,
+        timer=fitted, factors=dict(zip(FACTORS, map(float, factors), strict=True)), runs=len(runs),
+        prior=_errors([(run, _predict(run, base, more)) for run, more in cases]),
+        in_sample=_errors([(run, _predict(run, fitted, more)) for run, more in cases]), left_out=left_out,
     )  # fmt: skip
-
-
-def errors(runs: Sequence[Run], coefficients: StepCoefficients, layers: int) -> Errors:
-    """Of the steady state with ``coefficients``."""
-    return _errors([(run, _predict(run, coefficients, layers)) for run in runs])
 
 
 def _check(runs: Sequence[Run]) -> None:
@@ -116,25 +145,41 @@ def _check(runs: Sequence[Run]) -> None:
                               limit="rate above 0, 0 < TTFT < E2E, 2 output tokens or more")  # fmt: skip
 
 
-def _scaled(prior: StepCoefficients, factors: NDArray[np.float64]) -> StepCoefficients:
-    d0, decode, kv, prefill = map(float, factors)
-    return replace(prior, d0=prior.d0 * d0, d_s=prior.d_s * decode, d_kv=prior.d_kv * kv, p0=prior.p0 * prefill,
-                   p1=prior.p1 * prefill, p2=prior.p2 * prefill)  # fmt: skip
+def _nominal(timer: StepTimer, runs: Sequence[Run]) -> StepTimer:
+    """The batch that a request finds on its way to the scheduler is that of the runs, and not one of a busy GPU."""
+    return replace(
+        timer,
+        nominal_batch=float(np.mean([run.decoding for run in runs])),
+        nominal_context=float(np.mean([run.load.prompt_tokens + run.load.output_tokens / 2 for run in runs])),
+    )
 
 
-def _predict(run: Run, coefficients: StepCoefficients, layers: int) -> Steady:
-    return steady(StepTimer(coefficients=coefficients, layers=layers), run.load)
+def _scaled(base: StepTimer, factors: NDArray[np.float64]) -> StepTimer:
+    d0, decode, kv, prefill, attention, host = map(float, factors)
+    c = base.coefficients
+    scaled = replace(c, d0=c.d0 * d0, d_s=c.d_s * decode, d_kv=c.d_kv * kv, p0=c.p0 * prefill, p1=c.p1 * prefill,
+                     p2=c.p2 * attention)  # fmt: skip
+    return replace(base, coefficients=scaled, host_s=base.host_s * host)
 
 
-def _factors(runs: Sequence[Run], prior: StepCoefficients, layers: int) -> NDArray[np.float64]:
+def _predict(run: Run, timer: StepTimer, beyond: Beyond) -> Steady:
+    found = steady(timer, run.load)
+    ttft_s, e2e_s = found.ttft_s * beyond.ttft, found.e2e_s * beyond.e2e
+    return replace(found, ttft_s=ttft_s, e2e_s=e2e_s, itl_s=(e2e_s - ttft_s) / max(run.load.output_tokens - 1, 1.0))
+
+
+_Case = tuple[Run, Beyond]
+
+
+def _factors(cases: Sequence[_Case], base: StepTimer, doubt: float) -> NDArray[np.float64]:
     def residuals(logs: NDArray[np.float64]) -> list[float]:
-        scaled = _scaled(prior, np.exp(logs))
-        found = list(logs / _SPREAD)
-        for run in runs:
-            found += _residuals(run, _predict(run, scaled, layers))
+        scaled = _scaled(base, np.exp(logs))
+        found = list(logs / (doubt * _SPREAD))
+        for run, beyond in cases:
+            found += _residuals(run, _predict(run, scaled, beyond))
         return found
 
-    return np.asarray(np.exp(least_squares(residuals, np.zeros(len(FACTORS)), bounds=(-3.0, 3.0)).x))
+    return np.asarray(np.exp(least_squares(residuals, np.zeros(len(FACTORS)), bounds=(-_FARTHEST, _FARTHEST)).x))
 
 
 def _residuals(run: Run, predicted: Steady) -> list[float]:
@@ -233,6 +278,5 @@ def predict(run: Run, by: EngineFit) -> Steady:
     """The steady state of a run by the roofline alone, whether or not its pair is calibrated."""
     shape = MODELS[run.model]
     found = estimate(shape, GPUS[run.gpu], run.tensor_parallel, run.precision, by=by.efficiencies)
-    return steady(
-        StepTimer(coefficients=found, layers=shape.layers), run.load, host_s=by.host_s, steps_ahead=by.steps_ahead
-    )
+    timer = StepTimer(coefficients=found, layers=shape.layers, host_s=by.host_s, steps_ahead=by.steps_ahead)
+    return steady(timer, run.load)

@@ -19,20 +19,27 @@ from simulator.traces import write_atomically
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Of the weights; likewise. [default: bf16]")
 @click.option("--cached-share", type=click.FloatRange(0.0, 0.99), default=0.0, show_default=True,
               help="Of a vLLM benchmark's prompts, in the prefix cache.")  # fmt: skip
+@click.option(
+    "--doubt",
+    type=click.FloatRange(0.1, 100.0),
+    default=1.0,
+    show_default=True,
+    help="Believe tables and roofline this many times less: above 1 for hardware that they do not know.",
+)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the result here (JSON).")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def calibrate(
     *, files: tuple[Path, ...], model: str | None, gpu: str | None, tp: int | None, precision: str | None,
-    cached_share: float, out: Path | None, as_json: bool,
+    cached_share: float, doubt: float, out: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Fit the step times of one model on one kind of GPU to measured runs.
+    """Fit the step times of one model on one kind of GPU, and a request's way to the scheduler, to measured runs.
 
     FILE is a CSV with a steady run per row (columns rate_rps, prompt_tokens, output_tokens, ttft_ms, e2e_ms or itl_ms;
     optional run, model, gpu, tp, precision, cached_tokens), inference-sim's table of measurements, or the result of
     "vllm bench serve --save-result --save-detailed": one file per request rate.
 
-    What the runs do not tell stays as calibrated tables or the roofline have it. Every run is also predicted from the
-    others, to show how far to trust the fit.
+    What the runs do not tell stays as calibrated tables or the roofline have it. Queues are in the fit, for each run
+    is simulated; one near saturation says little. Each is also predicted from the others, to show how far to trust it.
 
     \b
     Examples:
@@ -43,7 +50,7 @@ def calibrate(
     from simulator.calibrate_report import fit_files  # noqa: PLC0415
 
     result, text = fit_files(files, model=model, gpu=gpu, tensor_parallel=tp, precision=precision,
-                             cached_share=cached_share)  # fmt: skip
+                             cached_share=cached_share, doubt=doubt)  # fmt: skip
     if out:
         write_atomically(out, (json.dumps(result, indent=1) + "\n").encode())
     click.echo(json.dumps(result, indent=1) if as_json else text)

@@ -9,7 +9,9 @@ from typing import Any
 
 from fleet.errors import ConfigError
 from fleet.hardware import GPUS, MODELS, Precision, StepCoefficients
-from simulator.calibrate import FACTORS, Errors, PairFit, Run, fit_pair
+from simulator.calibrate import FACTORS, Errors, PairFit, Run
+from simulator.config import engine_config
+from simulator.refine import ConfigOf, fit_simulated
 from simulator.roofline import coefficients_for
 from simulator.runs import precision_of, read_runs
 
@@ -20,7 +22,7 @@ _Given = tuple[str | None, str | None, int | None, Precision | None]
 
 def fit_files(
     files: Sequence[Path], *, model: str | None, gpu: str | None, tensor_parallel: int | None, precision: str | None,
-    cached_share: float,
+    cached_share: float, doubt: float = 1.0,
 ) -> tuple[dict[str, Any], str]:  # fmt: skip
     """The fit of one pair of model and GPU to the runs of ``files``: as JSON, and as text.
 
@@ -29,9 +31,20 @@ def fit_files(
     runs = [run for file in files for run in read_runs(file, cached_share=cached_share)]
     pair, chosen = _choose(runs, (model, gpu, tensor_parallel, precision_of(precision) if precision else None))
     prior, source = coefficients_for(*pair)
-    found = fit_pair(chosen, prior, MODELS[pair[0]].layers)
+    found = fit_simulated(chosen, prior, MODELS[pair[0]].layers, _engine(pair, chosen), doubt=doubt)
     result = _result(found, pair, source)
     return result, _text(found, result)
+
+
+def _engine(pair: _Pair, runs: Sequence[Run]) -> ConfigOf:
+    """That pair's engine, with the runs' limit on a step's tokens where they name one.
+
+    Raises: ConfigError when the weights do not fit the GPUs.
+    """
+    model, gpu, count, precision = pair
+    limit = next((run.max_num_batched_tokens for run in runs if run.max_num_batched_tokens), None)
+    config = engine_config(model, gpu, count, precision=precision, max_num_batched_tokens=limit)
+    return lambda timer: replace(config, timer=timer)
 
 
 def _choose(runs: Sequence[Run], given: _Given) -> tuple[_Pair, list[Run]]:
@@ -75,13 +88,19 @@ def _result(found: PairFit, pair: _Pair, prior_source: str) -> dict[str, Any]:
     model, gpu, count, precision = pair
     return {
         "model": model, "gpu": gpu, "tp": count, "precision": precision, "source": "fitted", "runs": found.runs,
-        "coefficients": {name: float(f"{value:.{_DIGITS}g}") for name, value in asdict(found.coefficients).items()},
+        "coefficients": {name: _short(value) for name, value in asdict(found.coefficients).items()},
+        "ingress": {"host_ms": _short(1000 * found.timer.host_s), "steps_ahead": _short(found.timer.steps_ahead),
+                    "batch": _short(found.timer.nominal_batch), "context": _short(found.timer.nominal_context)},
         "prior": prior_source, "factors": {name: round(found.factors[name], _DIGITS) for name in FACTORS},
         "error_pct": {
             "prior": _rounded(found.prior), "in_sample": _rounded(found.in_sample),
             "leave_one_run_out": _rounded(found.left_out) if found.left_out else None,
         },
     }  # fmt: skip
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
 
 
 def _rounded(errors: Errors) -> dict[str, float]:
@@ -97,6 +116,8 @@ def _text(found: PairFit, result: dict[str, Any]) -> str:
         _errors_line("prior", found.prior),
         _errors_line("fitted, in sample", found.in_sample),
         _errors_line("fitted, run left out", found.left_out),
+        f"before the scheduler: {1000 * found.timer.host_s:.3g} ms and {found.timer.steps_ahead:.3g} steps of "
+        f"{found.timer.nominal_batch:.3g} sequences",
         "for COEFFICIENTS in fleet/hardware.py:",
         f'    ("{result["model"]}", "{result["gpu"]}", {result["tp"]}): {_line(found.coefficients)},',
     ]  # fmt: skip

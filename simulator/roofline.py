@@ -148,11 +148,11 @@ FITTED: Final = Efficiencies(
     compute=0.8464,
     attention=0.3661,
     link=0.6949,
-    decode_compute=0.3294,
+    decode_compute=0.3253,
     sequence_layer_ms=0.0001261,
-    layer_ms=0.02867,
-    parallel_layer_ms=0.01616,
-    mixture_layer_ms=0.05119,
+    layer_ms=0.02824,
+    parallel_layer_ms=0.01605,
+    mixture_layer_ms=0.0509,
     prefill_layer_ms=0.06194,
 )
 """Fitted to the kernel tables and to measured runs by :mod:`simulator.calibrate`; a test fits them again."""

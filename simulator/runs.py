@@ -169,6 +169,15 @@ def _all_at_once(result: Mapping[str, Any]) -> bool:
     return str(result.get("request_rate", "")).lower() in {"inf", "infinity"} and not result.get("max_concurrency")
 
 
+def _offered(result: Mapping[str, Any], share: float) -> float:
+    """Requests a second that were sent and succeeded; 0 where the client waited for answers.
+
+    The duration ends with the last answer, not with the last request; and sending is spread over count / rate exactly.
+    """
+    rate = float(result.get("request_rate") or 0.0)
+    return 0.0 if result.get("max_concurrency") or math.isinf(rate) else rate * share
+
+
 def _summed(name: str, result: Mapping[str, Any], cached_share: float) -> Run:
     each = list(zip(result["input_lens"], result["output_lens"], result["ttfts"], result["itls"], strict=True))
     done = [(int(i), int(o), float(ttft), math.fsum(itl)) for i, o, ttft, itl in each if o and ttft]
@@ -177,6 +186,8 @@ def _summed(name: str, result: Mapping[str, Any], cached_share: float) -> Run:
         raise ValueError("no request succeeded")
     prompt, output, ttft_s, rest_s = (math.fsum(column) / len(done) for column in zip(*done, strict=True))
     shape = shape_of(str(result.get("model_id") or ""))
-    load = Load(rate_rps=len(done) / seconds, prompt_tokens=prompt, output_tokens=output,
-                cached_tokens=prompt * cached_share)  # fmt: skip
+    rate_rps = _offered(result, len(done) / len(each)) or len(done) / seconds
+    load = Load(
+        rate_rps=rate_rps, prompt_tokens=prompt, output_tokens=output, cached_tokens=prompt * cached_share
+    )  # fmt: skip
     return Run(name=name, load=load, ttft_s=ttft_s, e2e_s=ttft_s + rest_s, model=shape.name if shape else "")

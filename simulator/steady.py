@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from simulator.steptime import FINISH_S, HOST_INGRESS_S, OUTPUT_TOKEN_S, STEPS_AHEAD, StepTimer
+from simulator.steptime import FINISH_S, OUTPUT_TOKEN_S, StepTimer
 from simulator.tokens import BLOCK_TOKENS
 
 _LEAST: Final = 0.02
@@ -38,6 +38,10 @@ class Steady:
     """Means of one engine, seconds."""
 
     ttft_s: float
+    wait_s: float
+    """Of it, because others' prompts are computed: in the step in progress, and in its own."""
+    after_s: float
+    """Of the time after it, because of prompts that came during its own."""
     itl_s: float
     """Between tokens, as a client sees them (prefills of others included)."""
     e2e_s: float
@@ -46,30 +50,59 @@ class Steady:
     """Sequences that decode."""
 
 
-def steady(timer: StepTimer, load: Load, *, host_s: float = HOST_INGRESS_S, steps_ahead: float = STEPS_AHEAD) -> Steady:
+def steady(timer: StepTimer, load: Load) -> Steady:
     """Means under ``load``.
 
     Args:
-        timer: step times of the engine.
+        timer: step times of the engine, and how a request gets to its scheduler.
         load: far enough below saturation; above it, the answer stays finite but means nothing.
-        host_s: seconds in the host before a request is queued.
-        steps_ahead: steps that pass before the scheduler can take a queued request, beyond the one in progress.
     """
     c, after = timer.coefficients, load.output_tokens - 1
     context = load.prompt_tokens + load.output_tokens / 2
     each_ms = c.d_s + c.d_kv * context
-    rate, step_ms, prefill_ms = load.rate_rps / 1000, 0.0, 0.0
+    idle_ms, rate = timer.overhead_ms + c.d0, load.rate_rps / 1000
+    alone_ms = after * (idle_ms + each_ms)  # a member's steps hold itself, and the others that are there
+    decode_ms, prefill_ms, free = 0.0, 0.0, 1.0
     for _ in range(_ROUNDS):
-        prefill_ms = _prefill_extra_ms(timer, load, batch=rate * after * step_ms)
-        free = 1 - rate * (after * each_ms + prefill_ms)
-        step_ms = (timer.overhead_ms + c.d0) / max(free, _LEAST)
-    first_s = host_s + ((steps_ahead + 1.5) * step_ms + prefill_ms) / 1000
-    decode_s = after * step_ms / 1000
+        prefill_ms = _prefill_extra_ms(timer, load, batch=rate * decode_ms)
+        free = max(1 - rate * (after * each_ms + prefill_ms), _LEAST)
+        decode_ms = alone_ms / free
+    met_ms = (idle_ms + each_ms * rate * decode_ms) / max(1 - rate * prefill_ms, _LEAST)
+    met = _met(rate, met_ms, prefill_ms)
+    after_ms = met.after_ms / free
+    decode_ms += after_ms
+    first_s = timer.host_s + ((timer.steps_ahead + 1.5) * met_ms + prefill_ms + met.wait_ms) / 1000
+    decode_s = decode_ms / 1000
     return Steady(
-        ttft_s=first_s, e2e_s=first_s + decode_s + FINISH_S + OUTPUT_TOKEN_S * load.output_tokens,
+        ttft_s=first_s, wait_s=met.wait_ms / 1000, after_s=after_ms / 1000,
+        e2e_s=first_s + decode_s + FINISH_S + OUTPUT_TOKEN_S * load.output_tokens,
         itl_s=(decode_s + FINISH_S + OUTPUT_TOKEN_S * load.output_tokens) / max(after, 1.0),
-        step_s=step_ms / 1000, batch=rate * after * step_ms,
+        step_s=decode_s / max(after, 1.0), batch=rate * decode_ms,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Met:
+    """What others' prompts cost a request, milliseconds."""
+
+    wait_ms: float
+    """Until its first token, beyond steps of mean length."""
+    after_ms: float
+    """After it, because of prompts that came during its own."""
+
+
+def _met(rate: float, step_ms: float, prefill_ms: float) -> _Met:
+    """A prompt that comes during a step is computed in the next one, together with all that came during the same.
+
+    So a step is its decoding plus ``prefill_ms`` for each arrival in the step before, and its variance follows. A
+    request meets long steps more often than short ones, waits half of what it meets, and shares its own step with
+    those that came meanwhile. Its own is long, so more than usual come during that, and more again during theirs.
+    """
+    busy = min(rate * prefill_ms, 1 - _LEAST)
+    variance = prefill_ms**2 * rate * step_ms / (1 - busy**2)
+    long_ms = step_ms + variance / step_ms
+    wait_ms = (long_ms - step_ms) / 2 + busy * long_ms
+    return _Met(wait_ms, (prefill_ms + wait_ms) * busy / (1 - busy))
 
 
 def _prefill_extra_ms(timer: StepTimer, load: Load, *, batch: float) -> float:

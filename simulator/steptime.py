@@ -32,6 +32,14 @@ class StepTimer:
     layers: int
     source: Source = "table"
     """Where the coefficients come from."""
+    host_s: float = HOST_INGRESS_S
+    """The host's part of a request's way to the scheduler."""
+    steps_ahead: float = STEPS_AHEAD
+    """Steps that a request misses there beyond the one in progress."""
+    nominal_batch: float = NOMINAL_BATCH
+    """Sequences of the step that those are taken to be, and"""
+    nominal_context: float = NOMINAL_CONTEXT
+    """the tokens of each: those of the runs, where it was fitted to some."""
 
     @property
     def overhead_ms(self) -> float:
@@ -43,13 +51,13 @@ class StepTimer:
         """Before the scheduler can take a request, for an engine under some load.
 
         vLLM schedules a step while the one before it runs, so a request misses the next step as well. The engine's
-        model has no such look-ahead; this stands for it, by the step of :data:`NOMINAL_BATCH` sequences.
+        model has no such look-ahead; this stands for it, by the step of a nominal batch.
         """
-        step_s = self.step_s(decoding=NOMINAL_BATCH, context=NOMINAL_BATCH * NOMINAL_CONTEXT)
-        return HOST_INGRESS_S + STEPS_AHEAD * step_s
+        context = self.nominal_batch * self.nominal_context
+        return self.host_s + self.steps_ahead * self.step_s(decoding=self.nominal_batch, context=context)
 
     def step_s(
-        self, *, decoding: int, context: int, prefill: int = 0, attention: float = 0.0, repeated: int = 0
+        self, *, decoding: float, context: float, prefill: int = 0, attention: float = 0.0, repeated: int = 0
     ) -> float:  # fmt: skip
         """Seconds of one step.
 

@@ -65,8 +65,7 @@ def _fit(train: Sequence[Experiment], experiment: Experiment) -> StepTimer:
     model, gpu, count, precision = experiment.pair
     prior, _ = coefficients_for(model, gpu, count, precision)
     runs: list[Run] = [run for other in train for run in other.stages]
-    found = fit_pair(runs, prior, MODELS[model].layers).coefficients
-    return StepTimer(coefficients=found, layers=MODELS[model].layers, source="fitted")
+    return fit_pair(runs, prior, MODELS[model].layers).timer
 
 
 def misses(

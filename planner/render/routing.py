@@ -156,8 +156,15 @@ def _container(cluster: InferenceCluster, image: str) -> Manifest:
 def _environment(cluster: InferenceCluster) -> list[Manifest]:
     found: list[Manifest] = [{"name": "FLEET_SLO_FILE", "value": "/etc/fleet/slos.yaml"}]
     if name := cluster.spec.routing.history_secret:
-        found.append({"name": "FLEET_HISTORY_URL", "valueFrom": {"secretKeyRef": {"name": name, "key": "url"}}})
+        found.append(_secret("FLEET_HISTORY_URL", name))
+    if name := cluster.spec.routing.kv_index_secret:
+        found.append(_secret("ROUTER_KV_BACKEND", name))
     return found
+
+
+def _secret(variable: str, name: str) -> Manifest:
+    """A variable out of a Secret's key ``url``: the address holds a password."""
+    return {"name": variable, "valueFrom": {"secretKeyRef": {"name": name, "key": "url"}}}
 
 
 def _events(cluster: InferenceCluster) -> str:

@@ -27,6 +27,8 @@ EVERYTHING = {
     "serviceAccount.annotations": {"role": "x"},
     "wva.settings": {"WVA_INTERVAL_S": 10},
     "predictor.routerNamespaces": ["models", "more"],
+    "kvIndex.bundled.enabled": True,
+    "kvIndex.routerNamespaces": ["models"],
 }
 VARIATIONS = {
     "as it lies": {},
@@ -34,6 +36,7 @@ VARIATIONS = {
     "one namespace": {"wva.namespace": "models"},
     "nothing but the controller": {f"{part}.enabled": False for part in ("router", "predictor", "alerts", "console")},
     "own database": {"history.existingSecret": "db"},
+    "own store of the KV index": {"kvIndex.existingSecret": "store", "kvIndex.bundled.enabled": True},
     "no history": {"history.bundled.enabled": False},
 }
 
@@ -151,6 +154,7 @@ def containers_of_template(text: str) -> list[str]:
         pytest.param({"wva.port": 70000}, "port", id="port"),
         pytest.param({"image.digest": "latest"}, "digest", id="digest"),
         pytest.param({"predictor.replicas": 2}, "replicas", id="two-learners"),
+        pytest.param({"kvIndex.bundled.maxMemory": "much"}, "maxMemory", id="no-size"),
         pytest.param({"wva.settings": {"interval": 3}}, "interval", id="no-environment-variable"),
         pytest.param({"wva.externalMetrics.enabled": True}, "tlsSecret is empty", id="no-certificate"),
     ],
@@ -192,6 +196,44 @@ def test_routers_of_named_namespaces_reach_the_predictor():
               for name in ("models", "more")]  # fmt: skip
     assert {"from": wanted, "ports": [{"protocol": "TCP", "port": 8090}]} in rules
     assert len(find(manifests(), "NetworkPolicy", "fleet-predictor")["spec"]["ingress"]) == 1
+
+
+def environment(found: list[dict[str, Any]], part: str) -> dict[str, Any]:
+    """A part's variables: value, or Secret and key."""
+    env = containers(found)[part][1]["env"]
+    secrets = {one["name"]: one["valueFrom"]["secretKeyRef"] for one in env if "valueFrom" in one}
+    plain = {one["name"]: one["value"] for one in env if "value" in one}
+    return plain | {name: (ref["name"], ref["key"]) for name, ref in secrets.items()}
+
+
+def test_routers_share_a_kv_index_where_they_are_given_a_store():
+    """Its address holds a password, so it comes from a Secret; events are listened to, else nothing were to share."""
+    bundled = environment(manifests({"kvIndex.bundled.enabled": True}), "router")
+    assert (bundled["ROUTER_KV_BACKEND"], bundled["ROUTER_KV_EVENTS"]) == (("fleet-kvindex", "url"), "auto")
+    own = manifests(VARIATIONS["own store of the KV index"])
+    assert environment(own, "router")["ROUTER_KV_BACKEND"] == ("store", "url")
+    assert "valkey" not in containers(own)
+    set_by_hand = {"kvIndex.existingSecret": "store", "router.settings": {"ROUTER_KV_EVENTS": "connect:5557"}}
+    text = template(set_by_hand)
+    assert text.count("ROUTER_KV_EVENTS") == 1
+    assert "ROUTER_KV_BACKEND" not in environment(manifests(), "router")
+    assert "ROUTER_KV_BACKEND" not in environment(own, "console")
+
+
+def test_the_bundled_store_has_a_password_that_no_argument_tells_and_only_routers_reach_it():
+    found = manifests(EVERYTHING)
+    secret = find(found, "Secret", "fleet-kvindex")["stringData"]
+    assert len(secret["password"]) == 32
+    assert secret["url"] == f"redis://:{secret['password']}@fleet-kvindex.llm-fleet.svc:6379/0"
+    _, store = containers(found)["valkey"]
+    assert secret["password"] not in json.dumps(store)
+    assert "requirepass" in store["args"][0]
+    (rule,) = find(found, "NetworkPolicy", "fleet-kvindex")["spec"]["ingress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": 6379}]
+    assert [peer["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for peer in rule["from"]] == [
+        "fleet-router"
+    ] * 2
+    assert rule["from"][1]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "models"}
 
 
 def test_the_kustomize_base_is_what_the_chart_renders():

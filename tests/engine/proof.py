@@ -1,8 +1,8 @@
 """The platform on real vLLM: ``make test-engine`` runs this and writes ``docs/evidence/real-engines.{json,md}``.
 
 Two vLLM servers with a random two-layer model on the CPU, KV events on; our router as a proxy, and Envoy with our
-picker; real Prometheus. It takes about ten minutes and five gigabytes of memory. Exit code 1 when a
-promise does not hold.
+picker; real Prometheus. What is timed comes first, with one server on a core of its own. It takes about twenty minutes
+and five gigabytes of memory. Exit code 1 when a promise does not hold.
 """
 
 from __future__ import annotations
@@ -27,25 +27,17 @@ import httpx
 
 from planner.document import parse
 from planner.render import engine
-from tests.engine import checks, console, loads, report
+from tests.engine import checks, console, loads, predicted, report, simulated
 from tests.engine.checks import HITS, QUERIES, Check
-from tests.engine.servers import Server, make_model, servers, until
+from tests.engine.servers import Server, apart, make_model, servers, until
 from tests.fleet.test_sources_prometheus import prometheus
 from tests.planner.clusters import ALL
 from tests.router.picker_world import World, free_port
 
-ROUTED = 2 * (
-    loads.Load(prompt=128, output=64, rate=3.0), loads.Load(prompt=1024, output=32, rate=2.0),
-    loads.Load(prompt=512, output=96, rate=4.0), loads.Load(prompt=256, output=128, rate=5.0),
-)  # fmt: skip
-"""Sent through the router, for the predictor: twice over, at rates that two servers, the router and the client bear on
-two cores together (at twice these rates queues grow without end)."""
-
-
 TIMED = ("predictor_error", "simulator_error")
 BUSY = (
-    "**More ran than there are cores (the servers, the router and the load alone can do that), so these latencies "
-    "are those of processes that take turns: they say little about the method. Repeat it with more cores.**"
+    "**More ran than there are cores, so these latencies are those of processes that take turns: they say little "
+    "about the method. Repeat it on an idle machine.**"
 )
 """Said of a timed check that was run on a busy machine."""
 
@@ -89,8 +81,11 @@ class Proof:
     def run(self) -> Sequence[Check]:
         """All results."""
         self._check("rendered_flags", lambda: loads.rendered_flags(self.vllm, rendered_lines()))
+        if self._wanted(*TIMED):
+            with ExitStack() as stack:
+                self._on_one_server(stack)
         if self._wanted("same_answers", "prefix_routing", "index_is_the_cache", "cancellation", "metric_names",
-                        "simulator_error", "predictor_error"):  # fmt: skip
+                        "predictor_error_busy"):  # fmt: skip
             with ExitStack() as stack:
                 self._on_two_servers(stack)
         self._check("console", lambda: console.over_fleet_up(self.vllm, self.folder, self.out))
@@ -112,11 +107,23 @@ class Proof:
         report.write(self.out, self.found, machine(self.vllm))  # after each: a later one may fail
         say(f"{name}: {'ok' if self.found[-1].ok else 'NOT OK'} ({time.monotonic() - began:.0f} s)")
 
+    def _on_one_server(self, stack: ExitStack) -> None:
+        """On a core of its own: router and load are on the others, and nothing else runs."""
+        cores = stack.enter_context(apart())
+        started = servers(self.vllm, self.folder, count=1, cores=cores, tell=say)
+        server = self.running[0] if self.running else stack.enter_context(started)[0]
+        self._check("simulator_error", lambda: self._simulator(server))
+        if self._wanted("predictor_error"):
+            proxy = self._routed(stack, [server], "alone")
+            floor = predicted.noise_floor(proxy.url, server)
+            self._check("predictor_error", lambda: self._predictor(
+                proxy, "predictor_error", "stated: TTFT and TPOT error on one engine with a core of its own",
+                "Short and long prompts at three rates in turn, split by time. Constants stand below the methods; the "
+                "noise floor is one request repeated alone on an idle engine.", noise_floor=floor))  # fmt: skip
+
     def _on_two_servers(self, stack: ExitStack) -> None:
         two = self.running or stack.enter_context(servers(self.vllm, self.folder, tell=say))
-        self._simulator(two[0])  # while nothing else runs
-        proxy, picker = self._world(stack, two, "proxy"), self._world(stack, two, "picker")
-        proxy.start_router("--kv-events", "auto")
+        proxy, picker = self._routed(stack, two, "proxy"), self._world(stack, two, "picker")
         picker.start_picker("--kv-events", "auto")
         picker.start_envoy()
         ways = {"proxy": proxy.url, "Envoy and picker": picker.url}
@@ -130,7 +137,19 @@ class Proof:
         self._check("index_is_the_cache", lambda: checks.index_is_the_cache(
             two, self._indexer(stack, two), probes=100, seed=3))  # fmt: skip
         self._check("metric_names", lambda: checks.metric_names(names(shop)))
-        self._check("predictor_error", lambda: self._predictor(proxy))
+        if self._wanted("predictor_error_busy"):
+            for one in (proxy, picker):
+                one.close()
+            busy = self._routed(stack, two, "busy")  # another: it has seen this load alone
+            self._check("predictor_error_busy", lambda: self._predictor(
+                busy, "predictor_error_busy", "stated: the same with two engines, router and load on the same cores",
+                "**With two cores these latencies are those of processes that take turns.**"))  # fmt: skip
+
+    def _routed(self, stack: ExitStack, engines: Sequence[Server], name: str) -> World:
+        """A proxy of our own in front of them, with nothing in its history."""
+        made = self._world(stack, engines, name)
+        made.start_router("--kv-events", "auto")
+        return made
 
     def _world(self, stack: ExitStack, two: Sequence[Server], name: str) -> World:
         home = self.folder / name
@@ -150,22 +169,18 @@ class Proof:
         until(lambda: len(answer(f"{url}/pods") or ()) == len(two), "the index has played the past back")
         return url
 
-    def _simulator(self, server: Server) -> None:
-        model = make_model(self.vllm, self.folder)
+    def _simulator(self, server: Server) -> Check:
+        model, each = make_model(self.vllm, self.folder), (*simulated.CALIBRATION, *simulated.PREDICTION)
+        rounds = [loads.serve(self.vllm, server.url, model, each, self.folder / "direct" / str(number),
+                              first_seed=1 + number * len(each)) for number in range(simulated.ROUNDS)]  # fmt: skip
+        return simulated.simulator_error(rounds, self.folder)
 
-        def run() -> Check:
-            loads_of = (*loads.CALIBRATION, *loads.PREDICTION)
-            made = loads.serve(self.vllm, server.url, model, loads_of, self.folder / "direct")
-            count = len(loads.CALIBRATION)
-            return loads.simulator_error(made[:count], made[count:], self.folder)
-
-        self._check("simulator_error", run)
-
-    def _predictor(self, proxy: World) -> Check:
-        model = make_model(self.vllm, self.folder)
-        loads.serve(self.vllm, proxy.url, model, ROUTED, self.folder / "routed")
+    def _predictor(self, proxy: World, name: str, promise: str, note: str, **more: Any) -> Check:
+        """Judged on this load alone."""
+        loads.serve(self.vllm, proxy.url, make_model(self.vllm, self.folder), loads.MIXED, self.folder / name)
         time.sleep(3)  # the history is written every second
-        return loads.predictor_error(f"sqlite:///{proxy.folder}/history.sqlite3")
+        url = f"sqlite:///{proxy.folder}/history.sqlite3"
+        return predicted.predictor_error(name, promise, url, note=note, **more)
 
 
 def answer(url: str) -> Any:

@@ -14,7 +14,7 @@ _HEAD = """# The platform on real vLLM
 
 Written by `{command}`: vLLM {vllm} on the CPU with torch {torch}, two servers with a random two-layer Llama (one thread
 each), `{cpu}`, {cores} cores, Python {python}. The figures are in `real-engines.json`. Latencies are those of a tiny
-model on shared cores: they test the method, not a GPU. A check whose latencies matter says how busy the machine was.
+model on a CPU: they test the method, not a GPU. A check whose latencies matter says how busy the machine was.
 
 {table}
 """
@@ -74,7 +74,8 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 ORDER: Final = ("same_answers", "prefix_routing", "index_is_the_cache", "cancellation", "metric_names",
-                "rendered_flags", "predictor_error", "simulator_error", "console")  # fmt: skip
+                "rendered_flags", "predictor_error",
+                "predictor_error_busy", "simulator_error", "console")  # fmt: skip
 
 
 def merged(before: Sequence[Mapping[str, Any]], found: Sequence[Check]) -> list[Check]:

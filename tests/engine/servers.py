@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,12 +87,12 @@ ENGINE_ARGUMENTS = (
 
 @contextmanager
 def servers(
-    vllm: Path, folder: Path, *, count: int = 2, tell: Callable[[str], object] = print
+    vllm: Path, folder: Path, *, count: int = 2, cores: Collection[int] = (), tell: Callable[[str], object] = print
 ) -> Iterator[Sequence[Server]]:
-    """``count`` servers, ready; the model is made in ``folder``."""
+    """``count`` servers, ready, on those ``cores`` (default: any); the model is made in ``folder``."""
     model = make_model(vllm, folder)
     with ExitStack() as stack:
-        found = [_start(vllm, model, folder / f"vllm-{number}.log", stack) for number in range(count)]
+        found = [_start(vllm, model, folder / f"vllm-{count}-{number}.log", cores, stack) for number in range(count)]
         began = time.monotonic()
         until(lambda: all(one.healthy() for one in found), "vLLM servers", limit_s=START_S)
         tell(f"{count} vLLM servers are ready after {time.monotonic() - began:.0f} s")
@@ -107,12 +107,30 @@ def make_model(vllm: Path, folder: Path) -> Path:
     return model
 
 
-def _start(vllm: Path, model: Path, log: Path, stack: ExitStack) -> Server:
+@contextmanager
+def apart() -> Iterator[Sequence[int]]:
+    """Cores for an engine alone: this process and what it starts keep to the others; none where there is but one."""
+    mine = os.sched_getaffinity(0)
+    engine = sorted(mine)[:1] if len(mine) > 1 else []
+    os.sched_setaffinity(0, mine.difference(engine))
+    try:
+        yield engine
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
+def _start(vllm: Path, model: Path, log: Path, cores: Collection[int], stack: ExitStack) -> Server:
     port = free_port()
+
+    def before() -> None:
+        die_with_parent()
+        if cores:
+            os.sched_setaffinity(0, cores)
+
     out = stack.enter_context(log.open("wb"))
     process = subprocess.Popen(
         [str(vllm), *arguments(model, port, free_port(), free_port())], stdout=out, stderr=out, start_new_session=True,
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - one thread here, and no server may outlive the proof
+        preexec_fn=before,  # noqa: PLW1509 - one thread here, and no server may outlive the proof
         env={**os.environ, **ENVIRONMENT, "PATH": f"{vllm.parent}{os.pathsep}{os.environ['PATH']}"},
     )  # fmt: skip
     server = Server(port, process, log)

@@ -160,6 +160,13 @@ def test_the_router_follows_a_predictor_and_writes_to_its_history_where_asked():
     assert [one["name"] for one in plain["env"]] == ["FLEET_SLO_FILE"]
 
 
+def test_routers_share_their_kv_index_where_asked():
+    ((_, container),) = own_containers(_rendered(AGGREGATED + "  routing: {kvIndexSecret: fleet-kvindex}\n"))
+    assert complaint(container) == ""
+    wanted = {"name": "ROUTER_KV_BACKEND", "valueFrom": {"secretKeyRef": {"name": "fleet-kvindex", "key": "url"}}}
+    assert wanted in container["env"]
+
+
 @pytest.mark.parametrize(("text", "events", "disaggregation"), [
     pytest.param(TEXT, "auto", "nixl", id="vllm-split"),
     pytest.param(AGGREGATED, "auto", None, id="vllm-whole"),

@@ -164,9 +164,15 @@ def test_what_another_knew_counts_only_if_the_engine_says_the_same(
 # ---- a real store
 
 
+@pytest.fixture(params=["redis", "valkey"])
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    with running(tmp_path, request.param) as made:
+        yield made
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    with running(tmp_path) as made:
+def either(tmp_path: Path) -> Iterator[Server]:
+    with running(tmp_path, "valkey", "redis") as made:
         yield made
 
 
@@ -385,8 +391,8 @@ def test_an_address_that_is_none(url: str):
 
 
 @pytest.mark.integration
-def test_a_router_serves_with_the_store_and_without(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("ROUTER_KV_BACKEND", server.url)
+def test_a_router_serves_with_the_store_and_without(either: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ROUTER_KV_BACKEND", either.url)
     made = World(tmp_path)
     try:
         made.start_engines("--kv-events", f"tcp://*:{free_port()}", "--kv-events-replay", "tcp://127.0.0.1:*", count=1)
@@ -394,10 +400,10 @@ def test_a_router_serves_with_the_store_and_without(server: Server, tmp_path: Pa
         with made.client() as client:
             assert client.post("/v1/completions", json=body("shared by all " * 60)).status_code == 200
             pod = f"127.0.0.1:{made.engines[0].port}"
-            eventually(lambda: len(stored(server, pod)[1]) > 10, "nothing was written")
+            eventually(lambda: len(stored(either, pod)[1]) > 10, "nothing was written")
             assert said(made.admin, "fleet_router_kv_backend_up") == 1
             assert said(made.admin, 'fleet_router_kv_backend_blocks_total{direction="written"}') > 10
-            server.stop()
+            either.stop()
             eventually(lambda: said(made.admin, "fleet_router_kv_backend_up") == 0, "it does not say that it is alone")
             assert client.post("/v1/completions", json=body("shared by all " * 60)).status_code == 200
         assert httpx.get(f"{made.admin}/debug/decisions").json()[0]["matched_tokens"] > 100

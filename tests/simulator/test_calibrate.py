@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fleet.errors import ConfigError
 from fleet.hardware import COEFFICIENTS, GPUS, MODELS, StepCoefficients
-from simulator.calibrate import PairFit, Run, errors, fit_efficiencies, fit_kernels, fit_pair, predict
+from simulator.calibrate import PairFit, Run, fit_efficiencies, fit_kernels, fit_pair, predict
 from simulator.roofline import estimate
 from simulator.steady import Load, steady
 from simulator.steptime import StepTimer
@@ -21,10 +21,11 @@ LOADS = [Load(rate_rps=rate, prompt_tokens=prompt, output_tokens=output)
          for rate in (0.5, 1, 2) for prompt, output in ((200, 300), (3000, 100))]  # fmt: skip
 
 
-def runs(truth: StepCoefficients, loads: list[Load] = LOADS) -> list[Run]:
+def runs(truth: StepCoefficients | StepTimer, loads: list[Load] = LOADS) -> list[Run]:
+    timer = truth if isinstance(truth, StepTimer) else StepTimer(coefficients=truth, layers=LAYERS)
     found = []
     for index, load in enumerate(loads):
-        made = steady(StepTimer(coefficients=truth, layers=LAYERS), load)
+        made = steady(timer, load)
         found.append(Run(name=str(index), load=load, ttft_s=made.ttft_s, e2e_s=made.e2e_s))
     return found
 
@@ -48,7 +49,7 @@ def test_an_engine_slower_than_its_prior_is_found() -> None:
 
 def test_runs_that_agree_with_the_prior_leave_it() -> None:
     found = fit(PRIOR)
-    assert list(found.factors.values()) == pytest.approx([1.0] * 4, abs=1e-3)
+    assert list(found.factors.values()) == pytest.approx([1.0] * 6, abs=1e-3)
     assert found.in_sample.e2e_pct == pytest.approx(0.0, abs=0.01)
 
 
@@ -56,6 +57,28 @@ def test_what_the_runs_do_not_show_stays_as_the_prior_has_it() -> None:
     short = [Load(rate_rps=rate, prompt_tokens=17, cached_tokens=16, output_tokens=200) for rate in (0.5, 1.0)]
     found = fit_pair(runs(changed(1.4, 1.0, 5.0), short), PRIOR, LAYERS)
     assert found.factors["prefill"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_slow_host_is_told_from_slow_prompts() -> None:
+    truth = StepTimer(coefficients=PRIOR, layers=LAYERS, host_s=0.02)
+    found = fit_pair(runs(truth), PRIOR, LAYERS, doubt=3.0)
+    assert found.timer.host_s == pytest.approx(0.02, rel=0.15)
+    assert found.factors["prefill"] == pytest.approx(1.0, abs=0.1)
+
+
+def test_what_a_request_meets_on_its_way_is_the_batch_of_the_runs() -> None:
+    made = runs(PRIOR)
+    timer = fit_pair(made, PRIOR, LAYERS).timer
+    assert timer.nominal_batch == pytest.approx(sum(run.decoding for run in made) / len(made))
+    assert timer.ingress_s < StepTimer(coefficients=timer.coefficients, layers=LAYERS).ingress_s
+
+
+def test_hardware_that_the_prior_does_not_know_is_found_with_doubt() -> None:
+    far = replace(PRIOR, d0=PRIOR.d0 / 5, d_s=PRIOR.d_s * 30, p1=PRIOR.p1 * 2, p2=PRIOR.p2 * 20)
+    found = fit_pair(runs(far), PRIOR, LAYERS, doubt=5.0)
+    trusting = fit_pair(runs(far), PRIOR, LAYERS)
+    assert found.in_sample.ttft_pct < trusting.in_sample.ttft_pct
+    assert max(found.in_sample.ttft_pct, found.in_sample.e2e_pct) < 2.0
 
 
 def test_each_run_is_predicted_from_the_others() -> None:
@@ -76,7 +99,7 @@ def test_a_fit_is_never_worse_than_its_prior_and_never_negative(d0: float, decod
     made = runs(changed(d0, decode, prefill), LOADS[:4])
     found = fit_pair(made, PRIOR, LAYERS)
     assert min(found.coefficients.d0, found.coefficients.d_s, found.coefficients.d_kv, found.coefficients.p1) >= 0
-    assert found.in_sample.e2e_pct <= errors(made, PRIOR, LAYERS).e2e_pct + 1e-6
+    assert found.in_sample.e2e_pct <= found.prior.e2e_pct + 1e-6
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_the_published_measurements_are_read_whole(traces_dir: Path) -> None:
 
 def test_a_benchmark_is_summed_over_what_succeeded(tmp_path: Path) -> None:
     (found,) = read_runs(written(tmp_path, json.dumps(detailed()), "rate2.json"), cached_share=0.25)
-    assert (found.name, found.model, found.load.rate_rps) == ("rate2", "Llama-3.1-8B", 1.0)
+    assert (found.name, found.model, found.load.rate_rps) == ("rate2", "Llama-3.1-8B", 2.0 * 2 / 3)
     assert (found.load.prompt_tokens, found.load.output_tokens, found.load.cached_tokens) == (200, 4, 50)
     assert found.ttft_s == pytest.approx(0.03)
     assert found.e2e_s == pytest.approx(0.03 + 0.03)

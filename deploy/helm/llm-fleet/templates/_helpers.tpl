@@ -81,6 +81,11 @@ securityContext:
 {{- else if .Values.history.bundled.enabled -}}{{ include "fleet.name" (dict "root" . "part" "history") }}{{- end -}}
 {{- end -}}
 
+{{- define "fleet.kvSecret" -}}
+{{- if .Values.kvIndex.existingSecret -}}{{ .Values.kvIndex.existingSecret }}
+{{- else if .Values.kvIndex.bundled.enabled -}}{{ include "fleet.name" (dict "root" . "part" "kvindex") }}{{- end -}}
+{{- end -}}
+
 {{- define "fleet.url" -}}
 http://{{ include "fleet.name" . }}.{{ .root.Release.Namespace }}.svc:{{ .port }}
 {{- end -}}

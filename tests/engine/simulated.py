@@ -1,0 +1,120 @@
+"""The simulator, calibrated on some loads of a real engine, predicts others."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from fleet.hardware import MODELS, StepCoefficients
+from simulator.config import EngineConfig, engine_config
+from simulator.refine import simulate
+from simulator.runs import read_runs
+from simulator.steady import Load as Steady
+from simulator.steptime import StepTimer
+from simulator.tokens import BLOCK_TOKENS
+from tests.engine.checks import Check
+from tests.engine.loads import Load
+from tests.engine.servers import BLOCK, BLOCKS, CONTEXT
+
+SHAPE, GPU = "Llama-3.1-8B", "h100_sxm"
+"""The calibration's starting point: there is none for a random model on a CPU."""
+DOUBT: Final = 5.0
+"""Hence how little it is believed."""
+ROUNDS: Final = 3
+"""Each load is measured so often, and the median taken: a machine's hiccup is in one of them."""
+CALIBRATION: Final = tuple(
+    Load(prompt=prompt, output=output, rate=rate)
+    for prompt, output, rates in ((128, 128, (2.0, 5.0, 8.0)), (384, 64, (2.0, 5.0, 8.0)), (1024, 64, (1.5, 3.0, 5.0)))
+    for rate in rates
+)
+"""What the simulator is fitted to: three lengths of prompts, for their cost is no straight line."""
+PREDICTION: Final = tuple(Load(prompt=512, output=96, rate=rate) for rate in (3.0, 5.0, 7.0))
+"""What it then predicts: other lengths, other rates."""
+BARS: Final = {"ttft": 15.0, "e2e": 10.0}
+"""Largest median errors that the project promises, per cent."""
+
+
+def simulator_error(rounds: Sequence[Sequence[Path]], folder: Path) -> Check:
+    """Calibrated on some loads by ``fleet sim calibrate``, it predicts the others.
+
+    Args:
+        rounds: results of ``vllm bench serve``: for each round one of each load, :data:`CALIBRATION` first.
+        folder: for the fit.
+    """
+    loads = (*CALIBRATION, *PREDICTION)
+    rows = [_median(load, [one[index] for one in rounds]) for index, load in enumerate(loads)]
+    measured, wanted = rows[: len(CALIBRATION)], rows[len(CALIBRATION) :]
+    found = calibrated(measured, folder)
+    predicted = [_predicted(load, row, config(timer_of(found))) for load, row in zip(PREDICTION, wanted, strict=True)]
+    errors = {name: median(abs(row[f"{name}_error_pct"]) for row in predicted) for name in BARS}
+    spread = {name: round(median(row[f"{name}_spread_pct"] for row in rows), 1) for name in BARS}
+    return Check(
+        name="simulator_error", ok=all(errors[name] <= limit for name, limit in BARS.items()),
+        promise="calibrated on one set of loads it predicts another within 15 % (TTFT) and 10 % (E2E), medians",
+        figures={"median_error_pct": errors, "limit_pct": BARS, "rounds": len(rounds), "spread_of_rounds_pct": spread,
+                 "calibration": found["error_pct"], "factors": found["factors"], "ingress": found["ingress"],
+                 "calibrated_on": measured, "predicted": predicted},
+        note="A load's figures are medians over the rounds; the spread is half of what lies between the highest round "
+             "and the lowest. The engine has a core of its own.",
+    )  # fmt: skip
+
+
+def calibrated(rows: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
+    """What ``fleet sim calibrate`` makes of those runs."""
+    runs, fit = folder / "runs.csv", folder / "fit.json"
+    columns = ("rate_rps", "prompt_tokens", "output_tokens", "ttft_ms", "e2e_ms")
+    with runs.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    command = [sys.executable, "-m", "fleet.cli", "sim", "calibrate", str(runs), "--model", SHAPE, "--gpu", GPU, "--tp",
+               "1", "--doubt", str(DOUBT), "--out", str(fit)]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    found: dict[str, Any] = json.loads(fit.read_text(encoding="utf-8"))
+    return found
+
+
+def timer_of(found: Mapping[str, Any]) -> StepTimer:
+    """The step times of a calibration's result."""
+    way = found["ingress"]
+    return StepTimer(
+        coefficients=StepCoefficients(**found["coefficients"]), layers=MODELS[SHAPE].layers, source="fitted",
+        host_s=way["host_ms"] / 1000, steps_ahead=way["steps_ahead"], nominal_batch=way["batch"],
+        nominal_context=way["context"],
+    )  # fmt: skip
+
+
+def config(timer: StepTimer) -> EngineConfig:
+    """The servers' limits."""
+    return replace(engine_config(SHAPE, GPU), timer=timer, blocks=BLOCKS * BLOCK // BLOCK_TOKENS, max_num_seqs=32,
+                   max_num_batched_tokens=2048, max_model_len=CONTEXT)  # fmt: skip
+
+
+def _median(load: Load, results: Sequence[Path]) -> dict[str, Any]:
+    """One load over the rounds."""
+    runs = [run for path in results for run in read_runs(path)]
+    row: dict[str, Any] = {"load": load.name, "rate_rps": load.rate, "prompt_tokens": load.prompt,
+                           "output_tokens": load.output}  # fmt: skip
+    for name, values in (("ttft", [run.ttft_s for run in runs]), ("e2e", [run.e2e_s for run in runs])):
+        middle = median(values)
+        row[f"{name}_ms"] = round(1000 * middle, 2)
+        row[f"{name}_spread_pct"] = round(100 * (max(values) - min(values)) / 2 / middle, 1)
+    return row
+
+
+def _predicted(load: Load, row: Mapping[str, Any], engine: EngineConfig) -> dict[str, Any]:
+    steady = Steady(rate_rps=load.rate, prompt_tokens=load.prompt, output_tokens=load.output)
+    found = {"load": row["load"]}
+    for name, seconds in zip(BARS, simulate(steady, engine), strict=True):
+        found |= {
+            f"{name}_ms": row[f"{name}_ms"], f"{name}_simulated_ms": round(1000 * seconds, 2),
+            f"{name}_error_pct": round(100 * (1000 * seconds / row[f"{name}_ms"] - 1), 1),
+        }  # fmt: skip
+    return found
