@@ -7,6 +7,7 @@ every rule.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 
@@ -36,7 +37,8 @@ class Clairvoyant:
 
     def pick(self, asked: Asked, front: Front, now_s: float) -> int:
         """The least true delay."""
-        request = dataclasses.replace(asked.inference, expected_output_tokens=float(asked.output_tokens))
+        request = copy.copy(asked.inference)
+        request.expected_output_tokens = float(asked.output_tokens)
         views = front.views(asked, now_s)
         for view, engine in zip(views, self._engines, strict=True):
             view.slowness = engine.slow_factor
