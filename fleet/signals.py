@@ -432,6 +432,15 @@ ROUTER_RECORDED = Signal(
     "slow, the row refused).",
     labels=("outcome",),
 )
+ROUTER_SLO_CHANCE = Signal(
+    name="fleet_router_slo_chance_ratio",
+    kind=H,
+    unit="ratio",
+    layer=Layer.APPLICATION,
+    origin=Origin.ROUTER,
+    meaning="Best predicted chance of meeting the latency target that a request names, where admission asks for it.",
+    labels=(),
+)
 ROUTER_SPANS = Signal(
     name="fleet_router_spans_total",
     kind=C,

@@ -24,11 +24,13 @@ import itertools
 import math
 import time
 from collections import deque
+from collections.abc import Sequence
 from functools import partial
 from time import perf_counter
 from typing import Final
 
 from fleet.history import RequestOutcome
+from router.admission import IN_VAIN, Admission
 from router.dataplane.body import ParsedBody
 from router.dataplane.budget import RetryBudget
 from router.dataplane.replies import Refusal
@@ -69,6 +71,7 @@ class Director:
         self.scheduler = parts.scheduler
         self.predict = parts.predict
         self.precise, self.splitter, self.protocol = parts.precise, parts.splitter, parts.protocol
+        self.admission = parts.admission
         self.rng, self._record, self.aliases = parts.rng, parts.record, parts.aliases
         self.now_s = time.monotonic()
         """A coarse clock, set by :meth:`tick`."""
@@ -202,6 +205,8 @@ class Director:
             request, views, rng=self.rng, turn=self._turn, predict=self.predict, epoch=self.known.epoch
         )  # fmt: skip
         took_s = perf_counter() - started_s
+        if self.admission is not None and pick.endpoint is not None and not ticket.tried:
+            self._admit(self.admission, ticket, request, pick, pick.candidates or [pick.endpoint])
         view = pick.endpoint
         if view is None:
             self._decided(ticket, pick, None, took_s)
@@ -211,6 +216,18 @@ class Director:
         if self.splitter is not None:  # how it goes out depends on where its prompt is computed
             self._enter(prefilled=self._split(ticket, request, view, prefills))
         return view.url
+
+    def _admit(
+        self, admission: Admission, ticket: Ticket, request: InferenceRequest, pick: Pick,
+        candidates: Sequence[EndpointView],
+    ) -> None:  # fmt: skip
+        """Take the pick back if the request would be late wherever it went."""
+        chance, refusal = admission.judge(request, candidates)
+        if chance is not None:
+            pick.chance = chance
+            self.metrics.slo_chance.observe(chance)
+        if refusal is not None:
+            pick.endpoint, pick.reason, ticket.turned_down = None, IN_VAIN, refusal
 
     def _enter(self, *, prefilled: bool = False) -> None:
         """Enter the last pick into the books, unless that is done; what was known of its engine has not changed since.
@@ -271,6 +288,9 @@ class Director:
     def _nothing(self, ticket: Ticket) -> Refusal:
         """Why no engine was found."""
         meters = ticket.meters
+        if ticket.turned_down is not None:
+            meters.refuse(IN_VAIN)
+            return ticket.turned_down
         if ticket.tried:
             meters.refuse("engines_failed")
             return none_left()

@@ -24,6 +24,7 @@ def as_json(pick: Pick, matched_tokens: int | None) -> dict[str, Any]:
         "dropped": pick.dropped,
         "predictions": {url: prediction._asdict() for url, prediction in pick.predictions.items()},
         "predictor_cold": pick.cold,
+        "slo_chance": pick.chance,
     }
 
 
@@ -40,6 +41,8 @@ def header(pick: Pick, matched_tokens: int | None = None) -> bytes:
     if pick.prediction is not None:
         found["predicted_ttft_s"] = _short(pick.prediction.ttft_s)
         found["predicted_tpot_s"] = _short(pick.prediction.tpot_s)
+    if pick.chance is not None:
+        found["slo_chance"] = _short(pick.chance)
     best = sorted(pick.scores.items(), key=lambda entry: -entry[1]["total"])[:_SHOWN]
     while True:
         if best:

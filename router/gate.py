@@ -83,7 +83,9 @@ class Gate:
 
     def _may_come(self, ticket: Ticket) -> bool:
         """No engine serves the model now, and the platform could start one."""
-        return not ticket.tried and self._settings.flow_no_engine_s > 0 and ticket.model in self._endpoints.declared
+        if ticket.turned_down is not None or ticket.tried:
+            return False
+        return self._settings.flow_no_engine_s > 0 and ticket.model in self._endpoints.declared
 
     def _wait(self, ticket: Ticket, on_routed: OnRouted, ttl_s: float) -> None:
         if self.closed:

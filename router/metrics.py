@@ -171,7 +171,7 @@ class RouterMetrics:
     def __init__(self) -> None:
         self._models: dict[str, ModelMeters] = {}
         self.scheduler = Histo(SCHEDULER_BOUNDS)
-        self.prefix_hits = Histo(RATIO_BOUNDS)
+        self.prefix_hits, self.slo_chance = Histo(RATIO_BOUNDS), Histo(RATIO_BOUNDS)
         self.flow = FlowMeters()
         self.splits: dict[tuple[str, str], int] = {}
         """(model, decision on prefill and decode) -> how often."""
@@ -194,6 +194,7 @@ class RouterMetrics:
         """Sort the values that were put down; to be called about once a second, so that they do not pile up."""
         self.scheduler.settle()
         self.prefix_hits.settle()
+        self.slo_chance.settle()
         self.flow.waited.settle()
         for meters in self._models.values():
             meters.settle()
@@ -263,6 +264,7 @@ class RouterCollector(Collector):
         yield from self._by_model()
         yield _histogram(s.ROUTER_SCHEDULER, [((), self._metrics.scheduler)])
         yield _histogram(s.ROUTER_PREFIX_HIT_RATIO, [((), self._metrics.prefix_hits)])
+        yield _histogram(s.ROUTER_SLO_CHANCE, [((), self._metrics.slo_chance)])
         flow = self._metrics.flow
         waiting = {**dict.fromkeys(self._metrics.models(), 0), **self._waiting()}
         yield _gauge(s.ROUTER_FLOW_QUEUE, [((model,), float(count)) for model, count in waiting.items()])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from router.admission import Admission
 from router.aliases import Split
 from router.disaggregation.choose import Splitter
 from router.disaggregation.protocols import Protocol
@@ -31,6 +32,8 @@ class Parts:
     metrics: RouterMetrics
     rng: Rng
     predict: Predict | None = None
+    admission: Admission | None = None
+    """Refuses requests that would miss their own target anyway; ``None``: none is refused for that."""
     precise: Precise | None = None
     """Matches prefixes by engines' events; ``None``: by what was sent where."""
     splitter: Splitter | None = None

@@ -25,6 +25,7 @@ from fleet.shell import bind
 from predictor import artifact
 from predictor.client import Watcher
 from predictor.fetch import FETCHED_NAME, Fetcher, checked_url
+from router.admission import Admission, PredictedHopes
 from router.app import make_app
 from router.config_file import FileWatcher, load_aliases, load_profile, load_tenants
 from router.dataplane.gateway import Gateway
@@ -97,6 +98,10 @@ def _check(settings: RouterSettings) -> None:
         raise ConfigError("name one source of engines", where="router",
                           limit="--platform URL, --engines LIST or --discover SOURCE",
                           next_step="Give exactly one of them.")  # fmt: skip
+    if settings.slo_admission is not None and settings.disaggregation:
+        raise ConfigError("chances are not worked out where prefill and decode are apart", where="router",
+                          limit="ROUTER_SLO_ADMISSION or --disaggregation",
+                          next_step="Give only one of them.")  # fmt: skip
     if settings.workers > 1 and settings.record_workload is not None:
         raise ConfigError("live traffic is recorded by one worker only", where="router", limit="--workers 1",
                           next_step="Record without --workers.")  # fmt: skip
@@ -153,9 +158,11 @@ class RouterService:
         self._sockets: list[socket.socket] = []
 
     def _parts(self, profile: Profile, home: Path) -> Parts:
+        watcher, least = Watcher(home / self._model_name), self.settings.slo_admission
         return Parts(settings=self.settings, scheduler=Scheduler(profile), endpoints=self.endpoints,
                      metrics=self.metrics, rng=random.Random(self.settings.seed),
-                     predict=Predictor(Watcher(home / self._model_name)),
+                     predict=Predictor(watcher),
+                     admission=None if least is None else Admission(least, PredictedHopes(watcher)),
                      tenants=load_tenants(self.settings.tenants, share=1.0 / self.settings.workers),
                      precise=self._ears.precise if self._ears is not None else None,
                      splitter=splitter(self.settings), protocol=protocol(self.settings), board=self._board,

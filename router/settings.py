@@ -104,6 +104,10 @@ class RouterSettings(Settings):
     flow_bytes: int = Field(default=1000 * MIB, ge=1 * MIB)
     """Bytes of their bodies at most."""
 
+    slo_admission: float | None = Field(default=None, ge=0, le=1)
+    """A request that names a latency target (``x-llm-d-slo-ttft-ms``, ``x-llm-d-slo-tpot-ms``) is refused at once (429,
+    ``rejected-slo-unattainable``) if the latency model gives it no better chance than this at any engine; below 0.1 it
+    is mostly in vain. 0 refuses none and only tells the chance; unset: not asked."""
     tenants: Path | None = None
     """Tenants with their keys, rates and priorities; unset: anyone may ask, and credentials are passed on."""
     models: Path | None = None

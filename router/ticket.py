@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from fleet.history import RequestOutcome
 from router.dataplane.body import ParsedBody
 from router.dataplane.observe import Observer
+from router.dataplane.replies import Refusal
 from router.flow import Waiting
 from router.hints import NO_HINTS, Hints
 from router.kvindex.prompt import Prompt
@@ -53,6 +54,7 @@ class Ticket:
         "tenant",
         "trace",
         "tried",
+        "turned_down",
         "url",
         "waiting",
     )  # fmt: skip
@@ -94,6 +96,8 @@ class Ticket:
         """Engines to choose among; ``None``: all."""
         self.tried: set[str] | frozenset[str] = _NO_ENGINES
         """Engines that failed it."""
+        self.turned_down: Refusal | None = None
+        """Why it was not let in, where a pick was taken back for that."""
         self.trace: Trace | None = None
         """Its span; ``None`` where it is not traced."""
         self.status = 0

@@ -174,7 +174,8 @@ class Pick:
     """The outcome of one scheduling decision, and what its explanation is made from when it is asked for."""
 
     __slots__ = (
-        "candidates", "cold", "columns", "dropped", "endpoint", "predicted", "prediction", "probability", "reason",
+        "candidates", "chance", "cold", "columns", "dropped", "endpoint", "predicted", "prediction", "probability",
+        "reason",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0917 - made once a request, by position
@@ -200,6 +201,8 @@ class Pick:
         """What was scored."""
         self.columns = columns
         """By scorer its raw scores, by penalising filter its factors, and ``total``: in the order of ``candidates``."""
+        self.chance: float | None = None
+        """The best that a candidate gives of meeting the request's own latency targets; ``None``: nobody asked."""
         self.predicted = predicted
         """In the same order; empty where the model was not asked or is cold."""
 

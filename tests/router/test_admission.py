@@ -1,0 +1,109 @@
+"""Requests that name a latency target nobody is likely to meet: refused where that is asked for, told in any case."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from fleet.types import EngineSample
+from predictor import advice, artifact
+from predictor.model import LatencyPrediction
+from router.admission import Admission, Hope, PredictedHopes, in_vain
+from router.types import EndpointView, InferenceRequest
+from tests.router.dataplane_stubs import Engine, completion, on_loop, until
+from tests.router.test_router_app import ask, engine_script, started
+from tests.router.test_router_predict import model
+
+LONG = "x" * 160_000
+"""About 40 000 tokens: two seconds by the model."""
+
+
+async def served(tmp_path, *requests: bytes, **settings):
+    """Answers to ``requests`` from a router with a model, its decisions (oldest first) and its metrics page."""
+    artifact.write(model(), tmp_path / artifact.FILE_NAME)
+    async with Engine(engine_script()) as engine:
+        service = await started(engine.url, tmp_path, **settings)
+        await until(lambda: service.endpoints.ready[0].sample and service.endpoints.ready[0].models)
+        answers = [await ask(service.port, request) for request in requests]
+        await until(lambda: not len(service.director.ledger))
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.admin_port}") as admin:
+            decisions = (await admin.get("/debug/decisions")).json()[::-1]
+            metrics = (await admin.get("/metrics")).text
+        await service.stop()
+    return answers, decisions, metrics, engine
+
+
+@on_loop
+async def test_what_would_be_late_anywhere_is_refused_with_its_reason_and_the_rest_is_served(tmp_path):
+    tight, wide = b"x-llm-d-slo-ttft-ms: 100", b"x-llm-d-slo-ttft-ms: 60000"
+    requests = [completion(tight, prompt=LONG), completion(wide, prompt=LONG), completion(prompt=LONG),
+                completion(tight), completion(b"x-slo-tpot-ms: 0.001")]  # fmt: skip
+    answers, decisions, metrics, engine = await served(tmp_path, *requests, slo_admission=0.1)
+    assert [answer.status for answer in answers] == [429, 200, 200, 200, 429]
+    refused = answers[0]
+    assert refused.headers["x-llm-d-request-dropped-reason"] == "rejected-slo-unattainable"
+    assert 1 <= int(refused.headers["retry-after"]) <= 10
+    assert refused.error["code"] == "slo_unattainable"
+    assert "best chance 0%" in refused.error["message"]
+    assert (decisions[0]["endpoint"], decisions[0]["reason"]) == (None, "slo_unattainable")
+    assert [one["slo_chance"] is None for one in decisions] == [False, False, True, False, False]
+    assert decisions[0]["slo_chance"] < 0.1 < decisions[3]["slo_chance"] <= decisions[1]["slo_chance"] <= 1.0
+    assert 'fleet_router_shed_total{model_name="m",reason="slo_unattainable"} 2.0' in metrics
+    assert "fleet_router_slo_chance_ratio_count 4.0" in metrics
+    assert len([one for one in engine.requests if one.line.startswith("POST")]) == 3
+
+
+@pytest.mark.parametrize(("least", "told"), [(None, False), (0.0, True)], ids=["off", "only told"])
+@on_loop
+async def test_off_and_zero_refuse_nobody(tmp_path, least, told):
+    request = completion(b"x-llm-d-slo-ttft-ms: 1", b"x-fleet-explain: 1", prompt=LONG)
+    (answer,), (decision,), _, _ = await served(tmp_path, request, slo_admission=least, explain=True)
+    assert answer.status == 200
+    assert (decision["slo_chance"] is not None) is told
+    assert ("slo_chance" in answer.headers["x-fleet-decision"]) is told
+
+
+class _Source:
+    cold = False
+
+    def __init__(self, known=None) -> None:
+        self.model = known
+
+
+def view(url: str, *, pending: int, scraped: bool = True) -> EndpointView:
+    sample = EngineSample(at_s=0.0, waiting=0.0, running=1.0, kv_utilisation=0.1) if scraped else None
+    return EndpointView(url=url, variant="v", prefill_tokens_in_flight=pending, sample=sample)
+
+
+def test_the_best_candidate_counts_however_many_there_are():
+    source = _Source(model())
+    hopes = PredictedHopes(source)
+    request = InferenceRequest(request_id="r", model="m", input_tokens=800, slo_ttft_s=0.2, slo_tpot_s=1.0)
+    busy = [view("a", pending=20_000) for _ in range(20)]
+    assert hopes(request, busy).chance < 0.1
+    found = hopes(request, [*busy, view("b", pending=0)])
+    assert found.chance > 0.5
+    assert found.late_s < 0
+    assert hopes(request, [*busy, view("b", pending=0, scraped=False)]) is None, "of one nothing is known: let it in"
+    assert hopes(InferenceRequest(request_id="r", model="m", input_tokens=800), busy) is None, "it names no target"
+    assert PredictedHopes(_Source())(request, busy) is None, "there is no model"
+    assert hopes(request, []) is None
+    every = [view("a", pending=500 * step) for step in range(20)]
+    batch = source.model.at(["a"] * 20, ["v"] * 20)
+    batch.rows[0], batch.rows[2] = 800, [one.prefill_tokens_in_flight for one in every]
+    batch.rows[6], batch.rows[7] = 1.0, 0.1
+    batch.predict()
+    point = LatencyPrediction(ttft_s=batch.ttft_s, tpot_s=batch.tpot_s)
+    chances = advice.chance(source.model, batch.rows.T, point, ttft_s=0.2, tpot_s=1.0)
+    assert hopes(request, every).chance == pytest.approx(float(chances.max()))
+
+
+@pytest.mark.parametrize(("late_s", "seconds"), [(-3.0, "1"), (0.2, "1"), (7.1, "8"), (1e9, "60")])
+def test_the_time_to_wait_is_what_the_best_engine_is_late(late_s, seconds):
+    assert in_vain(Hope(0.0, late_s)).headers["retry-after"] == seconds
+
+
+def test_a_chance_at_the_limit_is_enough():
+    request = InferenceRequest(request_id="r", model="m", input_tokens=1)
+    assert Admission(0.25, lambda _request, _endpoints: Hope(0.25, 0.0)).judge(request, []) == (0.25, None)
+    assert Admission(0.25, lambda _request, _endpoints: Hope(0.24, 0.0)).judge(request, [])[1].status == 429
