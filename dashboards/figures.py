@@ -30,7 +30,6 @@ from dashboards.words import seconds
 
 PLANNED: Final = "#c2185b"
 REQUESTED: Final = GREY
-_LOG_TICKS: Final = [digit * 10.0**power for power in range(-4, 4) for digit in (1, 3)]
 
 
 def translucent(colour: str, alpha: float) -> str:
@@ -147,6 +146,7 @@ def _moves(figure: Any, axis: TimeAxis, moves: pd.DataFrame, index: int, *, lege
                 name=word,
                 legendgroup=direction,
                 showlegend=legend,
+                cliponaxis=False,
                 yaxis=f"y{number}",
                 customdata=rows["id"].tolist() if len(rows) else [],
                 text=rows["reason"].tolist() if len(rows) else [],
@@ -229,16 +229,18 @@ def predicted_against_actual(pairs: pd.DataFrame, palette: Mapping[str, str], *,
         font={"size": 12},
         hovermode="closest",
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        xaxis=_log_axis(f"actual {what}, seconds"),
-        yaxis=_log_axis(f"predicted {what}, seconds"),
+        xaxis=_log_axis(f"actual {what}, seconds", ends),
+        yaxis=_log_axis(f"predicted {what}, seconds", ends),
     )
     return figure
 
 
-def _log_axis(title: str) -> dict[str, Any]:
-    words = [seconds(tick) for tick in _LOG_TICKS]
+def _log_axis(title: str, ends: Sequence[float]) -> dict[str, Any]:
+    digits = (1, 3) if ends[1] > 30 * ends[0] else (1, 2, 3, 5, 7)
+    ticks = [digit * 10.0**power for power in range(-4, 4) for digit in digits]
     named = {"text": title, "font": {"size": 11}}
-    return {"type": "log", "zeroline": False, "tickvals": _LOG_TICKS, "ticktext": words, "title": named, "tickangle": 0}
+    return {"type": "log", "zeroline": False, "tickvals": ticks, "ticktext": [seconds(tick) for tick in ticks],
+            "title": named, "tickangle": 0}  # fmt: skip
 
 
 def _log_ends(pairs: pd.DataFrame) -> list[float]:

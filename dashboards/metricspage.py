@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import pandas as pd
 
@@ -40,10 +41,36 @@ class Page:
         return found
 
     def table(self, *words: str) -> pd.DataFrame:
-        """``series``, ``labels``, ``value``."""
-        rows = [
-            {"series": point.name, "labels": ", ".join(f"{k}={v}" for k, v in sorted(point.labels.items())),
-             "value": point.value}
-            for point in self.pick(*words)
-        ]  # fmt: skip
-        return pd.DataFrame(rows, columns=["series", "labels", "value"])
+        """``what`` in words, ``of`` (its labels' values), ``value``; a histogram is its mean."""
+        found = {(point.name, tuple(sorted(point.labels.items()))): point.value for point in self.pick(*words)}
+        rows = []
+        for (name, labels), value in found.items():
+            count = found.get((f"{name.removesuffix('_sum')}_count", labels))
+            if name.endswith("_count") and (f"{name.removesuffix('_count')}_sum", labels) in found:
+                continue
+            mean = name.endswith("_sum") and count is not None
+            told = (value / count if count else 0.0) if mean and count is not None else value
+            of = ", ".join(text for _, text in labels if text)
+            rows.append({"what": in_words(name), "of": of, "value": told})
+        return pd.DataFrame(rows, columns=["what", "of", "value"])
+
+
+_PREFIXES: Final = ("llm_d_epp_", "llm_d_", "fleet_router_", "inference_extension_")
+_UNITS: Final = {"_seconds": ", seconds", "_bytes": ", bytes", "_total": ", in all", "_ratio": ", share"}
+
+
+def in_words(series: str) -> str:
+    """A series' name as people say it.
+
+    >>> in_words("llm_d_epp_flow_control_request_queue_duration_seconds_sum")
+    'flow control request queue duration, seconds, mean'
+    """
+    name, tail = series, ""
+    if name.endswith("_sum"):
+        name, tail = name.removesuffix("_sum"), ", mean"
+    name = next((name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)), name)
+    for end, unit in _UNITS.items():
+        if name.endswith(end):
+            name, tail = name.removesuffix(end), unit + tail
+            break
+    return name.replace("_", " ") + tail

@@ -75,18 +75,26 @@ def panel(
     column: str = "value",
     group: str = "time",
     picked: Callable[[str], None] = lambda _: None,
+    well: str = "",
 ) -> None:
     """A chart in its frame: heading, what it shows, the figure, the table behind it.
 
     Args:
         frame: rows behind the chart; where ``column`` holds no number, ``nothing`` is said instead of an empty chart.
         figure: builds the figure, called only when there is something to draw.
+        well: where it is well that there is nothing to draw, what to say instead of ``nothing``.
         picked: told the ``customdata`` of a point that was just clicked.
     """
     with paper.frame(key):
         section(heading, note)
         if column not in frame or not frame[column].notna().any():
-            paper.html(html.empty(f"Nothing to draw for the last {seconds(view.window.span_s)}", nothing))
+            span = f"the last {seconds(view.window.span_s)}"
+            quiet = (
+                html.empty(well, f"In {span}.", icon="✓")
+                if well
+                else html.empty(f"Nothing to draw for {span}", nothing)
+            )
+            paper.html(quiet)
             return
         drawing = figure().to_json()
         paper.live(lambda: _shown(drawing, frame, view, key=key, alt=f"{heading}: {note}", group=group, picked=picked))

@@ -41,7 +41,7 @@ def tiles(view: View, spells: pd.DataFrame, live: pd.DataFrame, watcher: Answer 
     pending = int((live["state"] == "pending").sum()) if len(live) else 0
     watching = "not configured" if watcher is None else "watching" if watcher.reachable else "not reachable"
     return [
-        html.tile("Firing", str(burning), level=Level.BREACH if burning else Level.GOOD),
+        html.tile("Firing", str(burning), level=worst(spells, live) if burning else Level.GOOD),
         html.tile("Pending", str(pending), limit="condition holds, not long enough yet"),
         html.tile(
             "Resolved",
@@ -50,6 +50,14 @@ def tiles(view: View, spells: pd.DataFrame, live: pd.DataFrame, watcher: Answer 
         ),
         html.tile("Watcher", watching, level=Level.GOOD if watching == "watching" else Level.ATTENTION),
     ]
+
+
+def worst(spells: pd.DataFrame, live: pd.DataFrame) -> Level:
+    """How bad the worst alert is that fires."""
+    severities = [*spells["severity"][spells["to_s"].isna()]] if len(spells) else []
+    severities += [*live["severity"][live["state"] == "firing"]] if len(live) else []
+    known = {_LEVELS.get(str(severity), Level.ATTENTION) for severity in severities}
+    return Level.BREACH if Level.BREACH in known else Level.ATTENTION
 
 
 def watched(document: object) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 import streamlit as st
@@ -188,12 +188,20 @@ def _explain(row: Mapping[Any, Any], view: View) -> None:
     gauge = html.bar(saturation, low=0.3, high=0.8, label="saturation", colour=colour)
     paper.html(f'<div class="fl-cell">saturation {gauge}</div>')
     inputs = inputs_of(row["signals"])
+    first = inputs[inputs["input"].isin([in_words(name) for name in FIRST])]
+    first = first if len(first) else inputs.head(len(FIRST))
     if len(inputs):
-        st.dataframe(inputs, hide_index=True, key="decision-inputs", height="content", alt="Inputs of the decision")
-    paper.html(
-        f'<p class="fl-sub">{plural(len(inputs), "input")}; the same numbers are in the log and in the history '
-        "(table decisions).</p>"
-    )
+        paper.rows(first, key="decision-inputs", height="content", alt="Inputs of the decision")
+    if len(inputs) > len(first):
+        drawer = st.expander(f"All {plural(len(inputs), 'input')}", key="data-inputs", on_change="rerun")
+        if drawer.open:
+            with drawer:
+                paper.rows(inputs, key="decision-inputs-all", height="content", alt="All inputs of the decision")
+    paper.html('<p class="fl-sub">The same numbers are in the log and in the history (table decisions).</p>')
+
+
+def _rank(name: str) -> tuple[int, str]:
+    return (FIRST.index(name) if name in FIRST else len(FIRST), name)
 
 
 def inputs_of(signals: object) -> pd.DataFrame:
@@ -201,11 +209,33 @@ def inputs_of(signals: object) -> pd.DataFrame:
     entries = signals if isinstance(signals, Mapping) else {}
     return pd.DataFrame(
         [
-            {"input": str(name).replace("_", " "), "value": "not known" if value is None else _value(value)}
-            for name, value in sorted(entries.items())
+            {"input": in_words(str(name)), "value": "not known" if value is None else _value(value)}
+            for name, value in sorted(entries.items(), key=lambda entry: _rank(str(entry[0])))
         ],
         columns=["input", "value"],
     )
+
+
+FIRST: Final = (
+    "demand_rps", "forecast_rps", "forecast_p90_rps", "capacity_rps", "lead_s", "ready", "requested", "pending",
+    "needed", "kv_utilisation", "queue_ratio", "throughput_degradation", "waiting_per_replica", "expected_misses",
+    "expected_misses_as_is", "slo_ttft_s", "oldest_sample_age_s", "age_s",
+)  # fmt: skip
+"""Inputs that are shown at once."""
+_UNITS: Final = {"_rps": ", requests/s", "_tps": ", tokens/s", "_s": ", seconds"}
+
+
+def in_words(name: str) -> str:
+    """An input's name as people say it.
+
+    >>> in_words("forecast_p90_rps"), in_words("slo_ttft_s"), in_words("needed")
+    ('forecast, 90 % bound, requests/s', 'TTFT limit, seconds', 'needed')
+    """
+    unit = next((end for end in _UNITS if name.endswith(end)), "")
+    bare = name.removesuffix(unit).replace("_p90", ", 90 % bound").replace("_", " ")
+    for short, word in (("slo ttft", "TTFT limit"), ("slo tpot", "TPOT limit"), ("kv ", "KV cache ")):
+        bare = bare.replace(short, word)
+    return bare + (_UNITS[unit] if unit else "")
 
 
 def _value(value: object) -> str:

@@ -154,9 +154,9 @@ def _attainment(view: View, bins: pd.DataFrame) -> None:
 def _latency(view: View, what: str, heading: str) -> None:
     target = getattr(data.slos().of(view.window.model), what)
     fleet, variants, step = view.percentiles(what, *_QUANTILES)
-    note = "P95 by variant over the band of all requests" + (f"; one request in {step} is read" if step > 1 else "")
+    note = "P95 by variant, band: all" + (f"; one request in {step} is read" if step > 1 else "")
     if not step:
-        note = "P95 by model over the router's band of all requests, read between bucket bounds over at least 5 min"
+        note = "P95 by model, band: the router's; between bucket bounds, over at least 5 min"
     marks = () if target is None else (Limit(value=target.threshold_s, label=f"limit {seconds(target.threshold_s)}"),)
     panel(
         view,
@@ -232,15 +232,16 @@ def _failures(view: View, bins: pd.DataFrame) -> None:
     names = [*queries.OUTCOMES_FAILED, "aborted"]
     counts = queries.summed(bins, by=(), columns=(*names, "requests"))
     failed = counts if len(counts) and counts[names].to_numpy().sum() else counts.iloc[:0]
-    ended = f"All {si(float(counts['requests'].sum()))} requests ended well." if len(counts) else _NO_REQUESTS
+    ended = f"All {si(float(counts['requests'].sum()))} requests ended well" if len(counts) else ""
     unit = charts.Unit(title=f"requests per {seconds(view.width_s)}", hover="d")
     panel(
         view,
         key="failures",
-        heading="Requests that did not end well",
-        note="aborted: the client gave up, not counted",
+        heading="Failed requests",
+        note="aborted: the client gave up; not a failure",
         frame=failed,
         column="requests",
-        nothing=ended,
+        nothing=_NO_REQUESTS,
+        well=ended,
         figure=lambda: charts.stacked(failed, view.axis, unit, {name: STATE_COLOURS[name] for name in names}),
     )

@@ -10,7 +10,7 @@ from dashboards.parts import Answer
 from dashboards.source import Reader
 from dashboards.summary import PART_NAMES, STALE_AFTER_S, Level
 from dashboards.view import View
-from dashboards.words import NOTHING, ago, clock, percent, plural, seconds
+from dashboards.words import NOTHING, ago, clock, endpoint_name, percent, plural, seconds
 
 _STATE_LEVELS = {"ready": Level.GOOD, "starting": Level.ATTENTION, "stopping": Level.UNKNOWN, "failed": Level.BREACH}
 
@@ -102,15 +102,15 @@ def _readable(rows: pd.DataFrame, view: View) -> pd.DataFrame:
         {
             "variant": rows["variant"],
             "replica": rows["replica"],
-            "endpoint": rows["endpoint"],
+            "endpoint": [endpoint_name(str(url)) for url in rows["endpoint"]],
             "state": rows["state"],
             "in this state": [seconds(float(round(max(0.0, view.now_s - at)))) if at > 0 else NOTHING for at in since],
             "newest sample": [ago(value) for value in age],
             "running": rows["running"],
             "waiting": rows["waiting"],
             "KV in use": [percent(value) for value in rows["kv"].astype(float)],
-            "KV capacity, tokens": rows["kv_capacity_tokens"],
-            "preemptions, total": rows["preemptions"],
+            "KV tokens": rows["kv_capacity_tokens"],
+            "preempted": rows["preemptions"],
         }
     )
 
@@ -178,5 +178,5 @@ def _processes(view: View) -> None:
         paper.html(
             html.feed(items, label="Process events")
             if items
-            else html.empty("Nothing started or died", "In this time range.")
+            else html.empty("Nothing started or died", "In this time range.", icon="✓")
         )

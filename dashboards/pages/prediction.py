@@ -172,7 +172,7 @@ def _evaluation(view: View, points: pd.DataFrame, document: object) -> None:
     """The figures of ``fleet predictor evaluate``, of the newest measurement."""
     with paper.frame("evaluation"):
         at_s = _number(document.get("at_s")) if isinstance(document, Mapping) else None
-        when = f", measured at {clock(at_s, view.zone)}" if at_s else ""
+        when = f", measured at {clock(at_s, view.zone)}" if at_s and len(points) else ""
         section("Evaluation", f"as fleet predictor evaluate prints it: the largest training, later requests{when}")
         if points.empty:
             paper.html(html.empty(
@@ -246,7 +246,7 @@ def _model(view: View, status: Answer | None) -> None:
             return
         rows = model_facts(_document(status), view)
         facts = pd.DataFrame(rows, columns=["fact", "value"])
-        paper.rows(facts, key="model-facts", height="content", alt="State of the predictor")
+        paper.rows(facts, key="model-facts", height="content", alt="State of the predictor", narrow=("fact",))
 
 
 def model_facts(document: Mapping[str, Any], view: View) -> list[tuple[str, str]]:

@@ -13,10 +13,11 @@ from dashboards.panels import panel, section, table
 from dashboards.parts import Answer
 from dashboards.summary import Level
 from dashboards.view import View
-from dashboards.words import clock, endpoint_name, percent, seconds, si, significant
+from dashboards.words import clock, endpoint_name, percent, seconds, si
 
 _RECENT = "/debug/decisions?last=60"
 _SHED = "fleet_router_shed_total"
+_NO_REQUESTS = "No request finished. Send traffic through the router."
 _QUEUE = "llm_d_epp_flow_control_queue_size"
 
 
@@ -86,7 +87,7 @@ def _split(view: View) -> None:
         note="finished per second, by variant",
         frame=rates,
         column="requests",
-        nothing="No request finished. Send traffic through the router.",
+        nothing=_NO_REQUESTS,
         figure=lambda: figures.demand(rates, view.axis, view.palette, height=200),
     )
 
@@ -113,7 +114,7 @@ def _pick(entry: Mapping[str, Any]) -> dict[str, Any]:
         "tokens in": entry.get("input_tokens"),
         "cached": entry.get("matched_tokens"),
     }
-    row |= {name: significant(_number(value)) for name, value in own.items()}
+    row |= {name: _number(value) for name, value in own.items()}
     dropped = entry.get("dropped")
     return row | {
         "predicted TTFT": seconds(ttft),
@@ -141,7 +142,7 @@ def _saved(view: View) -> None:
         sums) else sums  # fmt: skip
     panel(
         view, key="router-hits", heading="Prefix hit rate", frame=ratio,
-        note="share of prompt tokens that the chosen engine had cached", nothing="No request finished.",
+        note="share of prompt tokens that the chosen engine had cached", nothing=_NO_REQUESTS,
         figure=lambda: charts.by_variant(ratio, view.axis, charts.RATIO, view.palette, width_s=view.width_s,
                                          height=200),
     )  # fmt: skip
@@ -155,7 +156,7 @@ def _refused(view: View) -> None:
     panel(
         view, key="refused", heading="Refused and failed", frame=failed, column="requests",
         note="rejected: shed by flow control or without a ready engine",
-        nothing="Nothing was refused in this range." if len(counts) else "No request finished.",
+        nothing=_NO_REQUESTS, well="Nothing was refused" if len(counts) else "",
         figure=lambda: charts.stacked(failed, view.axis, unit, {n: charts.STATE_COLOURS[n] for n in names}, height=200),
     )  # fmt: skip
 
@@ -190,8 +191,13 @@ def _scores(view: View, answer: Answer | None) -> None:
             return
         shown = found.copy()
         for name in shown.columns[2:]:
-            shown[name] = [significant(value) for value in shown[name]]
+            shown[name] = rounded(shown[name])
         table(shown, view, key="scores")
+
+
+def rounded(values: pd.Series) -> list[float]:
+    """Numbers with three significant digits, still numbers."""
+    return [float(f"{value:.3g}") for value in values.astype(float)]
 
 
 def _prefixes(answer: Answer | None) -> None:
@@ -200,7 +206,9 @@ def _prefixes(answer: Answer | None) -> None:
         picks = recent_decisions(answer.document if answer else None)
         hot = picks[picks["cached"].fillna(0) > 0] if len(picks) else picks
         if len(hot) == 0:
-            paper.html(html.empty("No prefix was matched", "By the newest picks the router remembers."))
+            paper.html(html.empty(
+                "No prefix was matched", "By the newest picks: no prompt began like one that an engine still holds.",
+            ))  # fmt: skip
             return
         grouped = hot.groupby("endpoint").agg(picks=("cached", "size"), tokens=("cached", "sum"),
                                               share=("cached", "sum"))  # fmt: skip
@@ -211,11 +219,13 @@ def _prefixes(answer: Answer | None) -> None:
 
 def _held_back(view: View, page: metricspage.Page) -> None:
     with paper.frame("flow"):
-        section("Flow control", "requests held back or refused by the router, as its metrics page says now")
+        section("Flow control", "held back or refused by the router now")
         rows = page.table("flow_control", _SHED)
-        rows = rows[~rows["series"].str.endswith("_sum")] if len(rows) else rows
         if rows.empty:
-            paper.html(html.empty("Nothing is held back", "Flow control is off, or the router's page does not answer."))
+            paper.html(html.empty(
+                "Nothing is held back", "Requests wait here while every engine of a model is full. The figures come "
+                "from the router's admin port.", command="fleet console --router URL",
+            ))  # fmt: skip
         else:
             table(rows, view, key="flow")
 
@@ -235,4 +245,7 @@ def _recent(view: View, answer: Answer | None) -> None:
                 paper.html(html.empty("The router has picked nothing yet", answer.problem or "Send it a request."))
             else:
                 picks["at_s"] = [clock(moment, view.zone) for moment in picks["at_s"]]
+                picks = picks.assign(
+                    **{name: rounded(picks[name]) for name in picks.columns if picks[name].dtype == float}
+                )
                 table(picks.rename(columns={"at_s": "picked at"}), view, key="picks", height=420)

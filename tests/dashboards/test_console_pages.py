@@ -22,11 +22,11 @@ frame.body(frame.entry("{path}"))
 
 MENTIONS = {
     "overview": ["SLO attainment", "Error budget left", "llama-8b-a100", "What happened"],
-    "business": ["TTFT &lt; 200 ms", "Goodput", "Requests that did not end well", "Tenants", "search"],
+    "business": ["TTFT &lt; 200 ms", "Goodput", "Failed requests", "Tenants", "search"],
     "vllm": ["KV cache, fullest", "Running batch", "Prefix cache hits"],
     "resources": ["GPUs in use", "dcgm-exporter", "Cost per hour"],
     "infrastructure": ["Crashes", "controller died", "No controller is configured"],
-    "autoscaling": ["Saturation", "One replica fewer", "kv utilisation"],
+    "autoscaling": ["Saturation", "One replica fewer", "KV cache utilisation"],
     "whatif": ["Nothing has been tried yet", "Try on Llama-3.1-8B-Instruct"],
     "routing": ["Time to pick", "Imbalance", "Prefix hit rate", "No router is configured"],
     "prediction": ["TTFT error", "predicted against actual", "Coverage", "Learning curve", "steady"],

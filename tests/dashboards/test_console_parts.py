@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pandas as pd
 import pytest
 
 from dashboards import fleetdoc, html
-from dashboards.pages.alerting import watched
+from dashboards.metricspage import Page
+from dashboards.pages.alerting import watched, worst
 from dashboards.pages.autoscaling import inputs_of
 from dashboards.pages.routing import recent_decisions
 from dashboards.parts import Parts
 from dashboards.summary import Level, Sentence
+from fleet.sources.exposition import Point
 
 
 class _Part(BaseHTTPRequestHandler):
@@ -116,7 +120,7 @@ def test_the_routers_picks_become_rows_with_the_scores_of_the_chosen_one():
     row = recent_decisions(json.loads(json.dumps([pick, {"endpoint": None}, "nonsense"]))).iloc[0]
     assert (row["endpoint"], row["total"], row["predicted TTFT"], row["candidates"]) == (
         ":9100",
-        "1.23",
+        1.234,
         "100 ms",
         2,
     )
@@ -130,10 +134,32 @@ def test_the_watchers_alerts_become_rows():
     assert row.tolist() == ["HighTTFT", "firing", "critical", "m", 5.0, "slow"]
 
 
+def test_a_metrics_page_is_read_in_words_and_a_histogram_as_its_mean():
+    page = Page(points=[
+        Point("llm_d_epp_flow_control_queue_size", 3.0, {"target_model": "m", "priority": ""}),
+        Point("llm_d_epp_flow_control_request_queue_duration_seconds_sum", 6.0, {"outcome": "ok"}),
+        Point("llm_d_epp_flow_control_request_queue_duration_seconds_count", 4.0, {"outcome": "ok"}),
+        Point("llm_d_epp_flow_control_request_queue_duration_seconds_bucket", 4.0, {"outcome": "ok", "le": "1"}),
+        Point("fleet_router_shed_total", 2.0, {}),
+    ])  # fmt: skip
+    assert page.table("flow_control", "fleet_router_shed").to_dict("split")["data"] == [
+        ["flow control queue size", "m", 3.0],
+        ["flow control request queue duration, seconds, mean", "ok", 1.5],
+        ["shed, in all", "", 2.0],
+    ]
+
+
+def test_the_worst_alert_that_fires_sets_the_colour():
+    spells = pd.DataFrame({"severity": ["critical", "warning"], "to_s": [5.0, math.nan]})
+    assert worst(spells, pd.DataFrame()) is Level.ATTENTION, "the critical one is over"
+    assert worst(spells.assign(to_s=math.nan), pd.DataFrame()) is Level.BREACH
+    assert worst(pd.DataFrame(), watched({"alerts": [{"alert": "x", "severity": "page"}]})) is Level.BREACH
+
+
 def test_unknown_inputs_of_a_decision_say_so():
     table = inputs_of({"kv_utilisation": 0.31234, "age_s": None, "capacity_tps": 12345.0})
     assert dict(zip(table["input"], table["value"], strict=True)) == {
-        "age s": "not known", "capacity tps": "12.3k", "kv utilisation": "0.312",
+        "KV cache utilisation": "0.312", "age, seconds": "not known", "capacity, tokens/s": "12.3k",
     }  # fmt: skip
     assert inputs_of(None).empty
 

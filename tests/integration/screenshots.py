@@ -1,6 +1,7 @@
 """Pictures of the console, light and dark: ``python -m tests.integration.screenshots OUTDIR [--url URL]``.
 
-Without ``--url`` it starts ``fleet console`` over a made-up history. The helpers here also drive the browser test.
+Without ``--url`` it starts ``fleet console`` over a made-up history, and takes the pages that show what other parts
+tell of themselves (:data:`OF_A_LOOP`) from a ``fleet up`` of some minutes. These helpers also drive the browser test.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -24,6 +25,10 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_pla
 
 PAGES = ("overview", "business", "vllm", "resources", "infrastructure", "autoscaling", "whatif", "routing",
          "prediction", "cache", "planner", "alerts")  # fmt: skip
+OF_A_LOOP = ("resources", "infrastructure", "routing", "prediction", "cache")
+"""Pages of what router, predictor and controller tell now: over a history alone their panels are empty."""
+LOOP_S = 240.0
+"""So long a loop runs before it is photographed: the predictor has learnt, the controller has scaled."""
 CHROMIUM_ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking")
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 QUIET_MS = 400
@@ -62,6 +67,26 @@ def console(
         started(process)
         try:
             yield _address(process, log)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+@contextmanager
+def loop(home: Path, *, for_s: float = LOOP_S) -> Iterator[str]:
+    """Run ``fleet up`` for a while; gives its console's address then."""
+    with (home / "up.log").open("w+") as log:
+        process = subprocess.Popen([sys.executable, "-m", "fleet.cli", "up", "--headless", "--home", str(home)],
+                                   stdout=log, stderr=log)  # fmt: skip
+        try:
+            began, said = time.monotonic(), ""
+            while "console http" not in said:
+                if process.poll() is not None or time.monotonic() - began > 120:
+                    raise RuntimeError(f"the loop did not start: {said}")
+                time.sleep(0.5)
+                said = (home / "up.log").read_text()
+            time.sleep(for_s)
+            yield said.split("console http", 1)[1].split(",", 1)[0].join(("http", ""))
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
@@ -138,17 +163,19 @@ def listen(page: Page, heard: list[str]) -> None:
 
 
 def shoot(
-    chromium: Browser, url: str, out: Path, *, query: str = "", own: Mapping[str, str] | None = None
-) -> list[Path]:
+    chromium: Browser, url: str, out: Path, *, query: str = "", own: Mapping[str, str] | None = None,
+    pages: Sequence[str] = PAGES,
+) -> list[Path]:  # fmt: skip
     """One picture a page and theme (``NAME.png``, ``NAME-dark.png``), and the overview on a phone.
 
     Args:
         query: address parameters of every page.
         own: those of single pages, in their place.
+        pages: which.
     """
     taken = []
     for theme in ("light", "dark"):
-        for size, suffix, names in ((WIDE, "", PAGES), (PHONE, "-phone", ("overview",))):
+        for size, suffix, names in ((WIDE, "", pages), (PHONE, "-phone", sorted({"overview"} & set(pages)))):
             context = chromium.new_context(viewport=size, color_scheme=theme)  # type: ignore[arg-type]
             page = context.new_page()
             for name in names:
@@ -174,13 +201,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--url", help="a running console (default: start one over a made-up history)")
+    parser.add_argument("--page", action="append", choices=PAGES, help="with --url: only this page")
     parser.add_argument("--query", default="", help="address parameters, for example ?range=1h")
     parser.add_argument("--chromium", default=shutil.which("chromium"), help="path of Chromium")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, browser(options.chromium) as chromium:
         if options.url:
-            taken = shoot(chromium, options.url.rstrip("/"), options.out, query=options.query)
+            pages = options.page or PAGES
+            taken = shoot(chromium, options.url.rstrip("/"), options.out, query=options.query, pages=pages)
         else:
             from tests.dashboards import synthetic
 
@@ -188,8 +217,13 @@ def main() -> None:
             synthetic.build(history, now_s=(now_s := time.time()), share=0.97, ahead_s=200.0)
             breach = dict.fromkeys(("overview", "alerts"), f"?range=5m&at={now_s - 470:.0f}")
             nobody = [word for part in ("wva", "router", "predictor", "alerts") for word in (f"--{part}", "")]
+            alone = [name for name in PAGES if name not in OF_A_LOOP]
             with console(history, *nobody, home=Path(folder)) as url:
-                taken = shoot(chromium, url, options.out, query=options.query, own=None if options.query else breach)
+                own = None if options.query else breach
+                taken = shoot(chromium, url, options.out, query=options.query, own=own, pages=alone)
+            (home := Path(folder) / "loop").mkdir()
+            with loop(home) as url:
+                taken += shoot(chromium, url, options.out, query="?range=5m", pages=OF_A_LOOP)
     print("\n".join(map(str, taken)))  # noqa: T201  # the command's answer
 
 
