@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import streamlit as st
 
-Node = Callable[[], None]
+Node = Callable[[], object]
 """Draws one thing for the viewer in whose session it is called."""
 
 

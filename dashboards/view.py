@@ -104,12 +104,12 @@ class View:
         )
 
     def read(
-        self, method: Callable[Concatenate[Reader, Window, P], R], window: Window, *args: P.args, **_: P.kwargs
+        self, method: Callable[Concatenate[Reader, Window, P], R], window: Window, *args: P.args, **kwargs: P.kwargs
     ) -> R:
         """As :func:`dashboards.data.read`, and once for the whole page. Answers are shared: they are not changed."""
         key = (method.__name__, window, args)
         if key not in self._read:
-            self._read[key] = data.read(method, window, *args)
+            self._read[key] = data.read(method, window, *args, **kwargs)
         answer: R = self._read[key]
         return answer
 
@@ -166,7 +166,8 @@ class View:
         """Alerts, firing and resolved; one that began before the window but fires is among them."""
         if "spells" not in self._read:
             self._read["spells"] = self._spells()
-        return self._read["spells"]
+        found: pd.DataFrame = self._read["spells"]
+        return found
 
     def _spells(self) -> pd.DataFrame:
         wide = Window(
