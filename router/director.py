@@ -364,7 +364,7 @@ class Director:
         if ticket.waiting is not None:
             self.gate.leave(ticket)
         self._finish(ticket, ticket.url)
-        if ticket.prefill:
+        if ticket.prefill and not ticket.outlived:
             self.ledger.finish((ticket.key, "prefill"))
         seen = facts(ticket, perf_counter())
         count(ticket, seen)

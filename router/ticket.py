@@ -40,6 +40,7 @@ class Ticket:
         "model",
         "observer",
         "outcome",
+        "outlived",
         "pick",
         "prefill",
         "priority",
@@ -90,6 +91,8 @@ class Ticket:
         """The engine it is at; empty: at none."""
         self.prefill = ""
         """The engine that computes its prompt for another that decodes; empty: there is none."""
+        self.outlived = False
+        """That engine goes on computing it when the request is over."""
         self.prompt: Prompt | None = None
         """Its token ids and keys, where prefix matching is precise."""
         self.allowed: Collection[str] | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
@@ -25,13 +24,9 @@ Key = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class Task(catalog.Chosen):
     """So many routers with one seed."""
 
-    workload: str
-    traces: Path | None
-    scale: float
-    seed: int
     mode: str
     count: int
 
@@ -56,8 +51,7 @@ def run(options: BenchOptions) -> Outcome:
 
 def simulated(task: Task) -> list[StageFigures]:
     """Figures of the task's stages; of the ladder, those of :data:`RATES`."""
-    make, _ = catalog.find(task.workload, [task.traces] if task.traces else [], scale=task.scale)
-    workload = make(task.seed)
+    workload = task.made()
     world = Replicas(workload, Ours, seed=task.seed, precise=MODES[task.mode], count=task.count)
     stages = []
     for number, stage in enumerate(workload.stages):

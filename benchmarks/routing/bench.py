@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Final
 
 from benchmarks.options import BenchOptions
@@ -78,26 +77,22 @@ def run(options: BenchOptions) -> Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class Task(catalog.Chosen):
     """One arm on one workload with one seed."""
 
-    workload: str
-    traces: Path | None
-    scale: float
-    seed: int
     arm: str
 
 
 def simulated(task: Task) -> Run:
     """The task's run."""
-    workload, entry = _workload(task.workload, task.traces, task.scale, task.seed), (ARMS | EXTRA)[task.arm]
-    return _simulate(workload, task.arm, entry, task.seed)
+    chosen = catalog.Chosen(workload=task.workload, traces=task.traces, scale=task.scale, seed=task.seed)
+    return _simulate(_workload(chosen), task.arm, (ARMS | EXTRA)[task.arm], task.seed)
 
 
 @lru_cache(maxsize=1)
-def _workload(name: str, traces: Path | None, scale: float, seed: int) -> Workload:
+def _workload(chosen: catalog.Chosen) -> Workload:
     """Arms of one workload and seed follow each other, so it is made once."""
-    return catalog.find(name, [traces] if traces else [], scale=scale)[0](seed)
+    return chosen.made()
 
 
 def _find(names: Sequence[str], options: BenchOptions) -> tuple[list[str], list[str]]:

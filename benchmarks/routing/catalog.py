@@ -26,6 +26,20 @@ _LENGTHS: Final = Lengths(mean_input=1155.0, mean_output=211.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """A workload with one seed: what a process of a bench is told to run."""
+
+    workload: str
+    traces: Path | None
+    scale: float
+    seed: int
+
+    def made(self) -> Workload:
+        """The workload itself."""
+        return find(self.workload, [self.traces] if self.traces else [], scale=self.scale)[0](self.seed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
     """How a trace is replayed for this bench."""
 

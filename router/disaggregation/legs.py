@@ -173,6 +173,7 @@ class Legs:
             head, b"\r\n", body,
         ))  # fmt: skip
         self._leg = PrefillLeg(pool, wire, self._prefilled)
+        self._ticket.outlived = self.protocol is Protocol.MOONCAKE
         self._leg.start()
         if self.protocol.at_once:
             self._decode(None)
@@ -269,19 +270,20 @@ class Legs:
         leg, self._leg = self._leg, None
         if leg is not None:
             leg.cancel()
+        self._ticket.outlived = False
         self._director.prefilled(self._ticket, failed="the decode engine could not load the KV")
 
     def cancel(self) -> None:
         """The answer is over, or the client has gone.
 
-        A Mooncake prefill goes on: the decode engine may be reading what it computed. It is given up when it takes
-        longer than any answer may.
+        A Mooncake prefill goes on, and stays in the books: the decode engine may be reading what it computed. It is
+        given up when it takes longer than any answer may.
         """
         for leg in (self._ask, self._leg):
             if leg is None:
                 continue
             if leg is self._leg and self.protocol is Protocol.MOONCAKE:
-                asyncio.get_running_loop().call_later(self._hub.settings.response_s, leg.cancel)
+                asyncio.get_running_loop().call_later(self._hub.settings.response_s, leg.give_up, "no answer in time")
             else:
                 leg.cancel()
         self._ask = self._leg = None

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.router.picker_world import MODEL, World, body
-from tests.router.test_disaggregation import LONG, decisions, eventually, listed, said
+from tests.router.test_disaggregation import LONG, decisions, eventually, listed, said, served_though_prefill_fails
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("threshold")]
 COMPUTED = "vllm:prompt_tokens_total"
@@ -66,15 +66,7 @@ def test_a_clients_own_threshold_reaches_no_engine(world: World):
 
 
 def test_a_prefill_that_fails_is_the_routers_trouble_alone(world: World):
-    fault, before = world.engines[0].url + "/sim/fault", decisions(world, "fallback")
-    assert httpx.post(fault, json={"kind": "error", "rate": 1.0}).status_code == 200
-    try:
-        with world.client() as client:
-            reply = client.post("/v1/completions", json=body("failing " + LONG))
-    finally:
-        httpx.post(fault, json={"kind": "none"})
-    assert (reply.status_code, reply.json()["usage"]["completion_tokens"]) == (200, 5)
-    assert decisions(world, "fallback") == before + 1
+    served_though_prefill_fails(world)
 
 
 def test_what_the_client_asked_wrong_it_is_told(world: World):

@@ -247,8 +247,8 @@ def test_a_client_that_leaves_stops_the_prefill(world: World):
         httpx.post(fault, json={"kind": "none"})
 
 
-@pytest.mark.integration
-def test_a_prefill_that_fails_is_the_routers_trouble_alone(world: World):
+def served_though_prefill_fails(world: World) -> None:
+    """The prefill engine answers with errors, and the client hears nothing of it."""
     fault, before = world.engines[0].url + "/sim/fault", decisions(world, "fallback")
     assert httpx.post(fault, json={"kind": "error", "rate": 1.0}).status_code == 200
     try:
@@ -258,6 +258,11 @@ def test_a_prefill_that_fails_is_the_routers_trouble_alone(world: World):
         httpx.post(fault, json={"kind": "none"})
     assert (reply.status_code, reply.json()["usage"]["completion_tokens"]) == (200, 5)
     assert decisions(world, "fallback") == before + 1
+
+
+@pytest.mark.integration
+def test_a_prefill_that_fails_is_the_routers_trouble_alone(world: World):
+    served_though_prefill_fails(world)
 
 
 class Between(BaseHTTPRequestHandler):

@@ -56,6 +56,11 @@ def fetched(url: str) -> float:
                if line.startswith("vllm:prompt_tokens_by_source_total") and "external_kv_transfer" in line)  # fmt: skip
 
 
+def in_flight(world: World) -> dict[str, int]:
+    """The router's requests by engine."""
+    return {one["url"]: one["requests_in_flight"] for one in httpx.get(f"{world.admin}/debug/endpoints").json()}
+
+
 def tokens(text: str) -> int:
     return -(-len(text) // 4)
 
@@ -110,9 +115,11 @@ def test_a_prefill_outlives_its_client(world: World):
             client.post("/v1/completions", json=body("leaving " + LONG), timeout=1)
         eventually(lambda: not said(world.admin, "llm_d_epp_request_running"), "the router still counts it")
         eventually(lambda: not said(decode, "vllm:num_requests_waiting"), "the decode engine still has it")
+        assert in_flight(world) == {prefill: 1, decode: 0}, "what the prefill engine computes counts"
     finally:
         fault(prefill, kind="none")
     eventually(lambda: said(prefill, PREFILLED) > before, "the prefill was given up with its client")
+    eventually(lambda: in_flight(world) == {prefill: 0, decode: 0}, "it is still in the books")
 
 
 def test_requests_side_by_side_do_not_meet_each_other(world: World):
