@@ -60,11 +60,18 @@ def middle(rows: Dataset) -> Constant:
 
 
 def predictor_error(name: str, promise: str, history_url: str, *, note: str, **more: Any) -> Check:
-    """Errors on the newest 40 % of a history, of methods trained on the rows before: states, promises nothing."""
+    """Errors on the newest 40 % of a history, of methods trained on the rows before: states, promises nothing.
+
+    It fails when there are too few rows to state anything.
+    """
     one_thread()
-    report = evaluation(dataset(newest_pool(history_url, limit=ROWS).samples()), methods=METHODS,
-                        extra={"the mean": mean, "the median": middle})  # fmt: skip
+    pool = newest_pool(history_url, limit=ROWS)
+    report = evaluation(dataset(pool.samples()), methods=METHODS, extra={"the mean": mean, "the median": middle})
     points = [one for one in report["curve"] if one["regime"] == "all"]
+    if not points:
+        rejected = {reason.value: count for reason, count in pool.rejected.items()}
+        return Check(name=name, promise=promise, ok=False, note=f"{note} Too few samples to judge by.",
+                     figures={"samples": len(pool), "rejected": rejected, **more})  # fmt: skip
     largest = max(one["n"] for one in points)
     by_method: dict[str, dict[str, Any]] = {}
     for one in (point for point in points if point["n"] == largest):
@@ -80,7 +87,7 @@ def noise_floor(url: str, server: Server) -> dict[str, Any]:
     """One request over and over, alone, nothing of it cached: what no predictor can know of its TTFT."""
     body = completion(tokens(random.Random(9), REPEATED_TOKENS), max_tokens=4, stream=True)
     taken = np.array([_first_token_s(url, server, body) for _ in range(REPEATS)])[REPEATS // 6 :]  # warm by then
-    p10, p50, p90 = np.percentile(1000 * taken, (10, 50, 90))
+    p10, p50, p90 = map(float, np.percentile(1000 * taken, (10, 50, 90)))
     miss = np.abs(taken - np.median(taken)) / taken
     return {"requests": len(taken), "ttft_p10_ms": round(p10, 1), "ttft_p50_ms": round(p50, 1),
             "ttft_p90_ms": round(p90, 1), "mape_pct_of_their_median": round(100 * float(miss.mean()), 1)}  # fmt: skip

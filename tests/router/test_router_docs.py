@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from router.aliases import parse_aliases
 from router.config import parse_profile
 from router.filters import FILTERS
 from router.hints import HEADERS
@@ -14,6 +15,7 @@ from router.parameters import parameters
 from router.pickers import PICKERS
 from router.profile import PROFILES
 from router.scorers import SCORERS
+from router.tenants import parse_tenants
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "router.md").read_text(encoding="utf-8")
 
@@ -67,6 +69,12 @@ def test_the_example_is_read():
     profile = parse_profile(example)
     assert profile.adaptive is not None
     assert not profile.notes
+
+
+def test_the_examples_of_tenants_and_models_are_read():
+    _, tenants, models = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+    assert parse_tenants(tenants.replace("sha256:...", "sha256:" + "ab" * 32)).priority(None, "batch") == -1
+    assert parse_aliases(models)["gpt-4o"].models == ("qwen-72b", "llama-70b")
 
 
 def test_every_header_that_a_client_may_send_is_there():
