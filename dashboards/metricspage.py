@@ -41,7 +41,7 @@ class Page:
         return found
 
     def table(self, *words: str) -> pd.DataFrame:
-        """``what`` in words, ``of`` (its labels' values), ``value``; a histogram is its mean."""
+        """``what`` in words, ``value``, ``of`` (its labels' values); a histogram is its mean."""
         found = {(point.name, tuple(sorted(point.labels.items()))): point.value for point in self.pick(*words)}
         rows = []
         for (name, labels), value in found.items():
@@ -51,8 +51,8 @@ class Page:
             mean = name.endswith("_sum") and count is not None
             told = (value / count if count else 0.0) if mean and count is not None else value
             of = ", ".join(text for _, text in labels if text)
-            rows.append({"what": in_words(name), "of": of, "value": told})
-        return pd.DataFrame(rows, columns=["what", "of", "value"])
+            rows.append({"what": in_words(name), "value": told, "of": of})
+        return pd.DataFrame(rows, columns=["what", "value", "of"])
 
 
 _PREFIXES: Final = ("llm_d_epp_", "llm_d_", "fleet_router_", "inference_extension_")

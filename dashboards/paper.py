@@ -7,7 +7,7 @@ a row that was selected) goes through :func:`live`, which runs for each of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
@@ -97,15 +97,6 @@ def frame(key: str) -> AbstractContextManager[Any]:
     return own
 
 
-def rows(
-    frame: Any, *, key: str, alt: str, height: int | Literal["auto", "content"] = "auto", narrow: Sequence[str] = ()
-) -> None:
-    """A table; ``narrow``: columns that leave their space to the others."""
-    config = {name: st.column_config.Column(width="small") for name in narrow}
-    live(lambda: _dataframe(frame, key, alt, height, config))
-
-
-def _dataframe(
-    frame: Any, key: str, alt: str, height: int | Literal["auto", "content"], config: Mapping[str, Any]
-) -> None:
-    st.dataframe(frame, key=key, hide_index=True, placeholder="–", height=height, alt=alt, column_config=config)
+def rows(frame: Any, *, key: str, alt: str, height: int | Literal["auto", "content"] = "auto") -> None:
+    """A table."""
+    live(lambda: st.dataframe(frame, key=key, hide_index=True, placeholder="–", height=height, alt=alt))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from html import escape
 from typing import Any, Final
 
 import numpy as np
@@ -246,7 +247,9 @@ def _model(view: View, status: Answer | None) -> None:
             return
         rows = model_facts(_document(status), view)
         facts = pd.DataFrame(rows, columns=["fact", "value"])
-        paper.rows(facts, key="model-facts", height="content", alt="State of the predictor", narrow=("fact",))
+        paper.rows(facts, key="model-facts", height="content", alt="State of the predictor")
+        if note := _document(status).get("last_fit"):
+            paper.html(f'<p class="fl-sub">Last fit: {escape(str(note))}</p>')
 
 
 def model_facts(document: Mapping[str, Any], view: View) -> list[tuple[str, str]]:
@@ -274,13 +277,18 @@ def model_facts(document: Mapping[str, Any], view: View) -> list[tuple[str, str]
     ]
     facts += [("drifts found", str(document["drifts"]))] if "drifts" in document else []
     facts += [
-        (name.replace("_", " ").replace("mape", "error"), percent(_number(value)))
+        (
+            name.replace("_", " ").replace("mape", "error").replace("ttft", "TTFT").replace("tpot", "TPOT"),
+            percent(_number(value)),
+        )
         for name, value in errors.items()
         if name.endswith("mape")
     ]
-    facts += [("last note", str(document["last_fit"]))] if document.get("last_fit") else []
     facts += [("last error", str(document["last_error"]))] if document.get("last_error") else []
     return facts
+
+
+_ERROR_WORDS: Final = {"ttft": "TTFT", "tpot": "TPOT", "mape": "error"}
 
 
 def _rungs(document: Mapping[str, Any]) -> str:

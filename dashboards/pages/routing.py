@@ -221,6 +221,7 @@ def _held_back(view: View, page: metricspage.Page) -> None:
     with paper.frame("flow"):
         section("Flow control", "held back or refused by the router now")
         rows = page.table("flow_control", _SHED)
+        rows["what"] = rows["what"].str.removeprefix("flow control ")
         if rows.empty:
             paper.html(html.empty(
                 "Nothing is held back", "Requests wait here while every engine of a model is full. The figures come "

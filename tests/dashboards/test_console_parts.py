@@ -143,9 +143,9 @@ def test_a_metrics_page_is_read_in_words_and_a_histogram_as_its_mean():
         Point("fleet_router_shed_total", 2.0, {}),
     ])  # fmt: skip
     assert page.table("flow_control", "fleet_router_shed").to_dict("split")["data"] == [
-        ["flow control queue size", "m", 3.0],
-        ["flow control request queue duration, seconds, mean", "ok", 1.5],
-        ["shed, in all", "", 2.0],
+        ["flow control queue size", 3.0, "m"],
+        ["flow control request queue duration, seconds, mean", 1.5, "ok"],
+        ["shed, in all", 2.0, ""],
     ]
 
 
