@@ -75,9 +75,10 @@ class Backend:
             self._client: Any = redis_client.Redis.from_url(
                 url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S, retry=Retry(NoBackoff(), 1)
             )
-        except ValueError as error:
-            raise ConfigError(f"no address of a Redis or Valkey: {error}", where="ROUTER_KV_BACKEND",
-                              next_step="Write redis://HOST:PORT/DATABASE.") from None  # fmt: skip
+        except ValueError:  # its text may hold a password that was not escaped
+            raise ConfigError("no address of a Redis or Valkey", where="ROUTER_KV_BACKEND",
+                              next_step="Write redis://:PASSWORD@HOST:PORT/DATABASE, with /, # and @ of the password "
+                                        "as %2F, %23 and %40.") from None  # fmt: skip
         self._index, self._speculation, self._every_s = index, speculation, every_s
         self._windows: dict[str, Window] = {}
         self._write = self._client.register_script(_WRITE)

@@ -139,7 +139,7 @@ class Proof:
         self._check("metric_names", lambda: checks.metric_names(names(shop)))
         if self._wanted("predictor_error_busy"):
             for one in (proxy, picker):
-                one.close()
+                one.stop_picker()
             busy = self._routed(stack, two, "busy")  # another: it has seen this load alone
             self._check("predictor_error_busy", lambda: self._predictor(
                 busy, "predictor_error_busy", "stated: the same with two engines, router and load on the same cores",

@@ -316,6 +316,12 @@ def test_an_address_that_is_none(url: str):
         Backend(url, KVIndex(), Speculation())
 
 
+def test_a_password_that_was_not_escaped_is_not_told():
+    with pytest.raises(ConfigError, match="%23 and %40") as caught:
+        Backend("redis://:S3cret#more@h:6379/0", KVIndex(), Speculation())
+    assert "S3cret" not in str(caught.value)
+
+
 # ---- the whole router
 
 
