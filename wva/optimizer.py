@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from fleet.types import Reason
+from wva.holding import blind, hold
 from wva.saturation import DEGRADATION_WEIGHT, KV_WEIGHT, QUEUE_WEIGHT
 from wva.types import GroupView, Policy, Proposal, Signals, VariantView
 
@@ -24,7 +25,7 @@ def plan(group: GroupView, policy: Policy) -> Plan:
     if group.queued > 0 and not any(view.requested for view in group.variants):
         return waking(group.variants, group.queued)
     if group.signals is None:
-        return {view.spec.name: _hold(view, *_blind(view)) for view in group.variants}
+        return {view.spec.name: hold(view, *blind(view)) for view in group.variants}
     need = needed_capacity(group)
     return _grow(group, need, policy) if need > 0 else _shrink(group, group.signals, policy)
 
@@ -34,7 +35,7 @@ def waking(views: Sequence[VariantView], waits: float) -> Plan:
     cheapest = min(views, key=lambda view: (view.overdue > 0, view.spec.cost_per_hour, view.spec.name))
     why = f"{waits:.0f} request(s) wait for a model without replicas"
     return {view.spec.name: Proposal(replicas=1, reason=Reason.WAKE, detail=f"{why}: 0 -> 1") if view is cheapest
-            else _hold(view, Reason.OTHER_VARIANT, f"{why}; {cheapest.spec.name} is the cheapest")
+            else hold(view, Reason.OTHER_VARIANT, f"{why}; {cheapest.spec.name} is the cheapest")
             for view in views}  # fmt: skip
 
 
@@ -68,18 +69,6 @@ def _standing(group: GroupView) -> float:
     return sum(view.ready * group.capacity[view.spec.name] for view in group.variants)
 
 
-def _hold(view: VariantView, reason: Reason, detail: str) -> Proposal:
-    return Proposal(replicas=view.requested, reason=reason, detail=detail)
-
-
-def _blind(view: VariantView) -> tuple[Reason, str]:
-    if view.pending and not view.ready:
-        return Reason.PENDING, f"{view.pending} replica(s) still start"
-    if view.stale:
-        return Reason.STALE, f"the newest sample is {view.age_s or 0.0:.0f} s old"
-    return Reason.NO_SIGNAL, f"none of {view.ready} ready replica(s) reports"
-
-
 def _why(signals: Signals) -> str:
     return (
         f"saturation {signals.saturation:.3f} (KV {signals.kv_utilisation:.2f}, "
@@ -103,7 +92,7 @@ def _grow(group: GroupView, need: float, policy: Policy) -> Plan:
     if starting and missing <= 0:
         names = ", ".join(f"{view.pending} of {view.spec.name}" for view in starting)
         return {
-            view.spec.name: _hold(view, Reason.PENDING, f"{why}; still starting: {names}") for view in group.variants
+            view.spec.name: hold(view, Reason.PENDING, f"{why}; still starting: {names}") for view in group.variants
         }
     missing = min(missing, policy.max_up_fraction * _standing(group))
     steps = _spread(group, missing, policy)
@@ -130,13 +119,13 @@ def _spread(group: GroupView, missing: float, policy: Policy) -> dict[str, int]:
 
 def _grown(view: VariantView, step: int | None, takers: str, why: str) -> Proposal:
     if step is None:
-        return _hold(view, *_blind(view))
+        return hold(view, *blind(view))
     if step:
         wanted = view.requested + step
         return Proposal(replicas=wanted, reason=Reason.SATURATED, detail=f"{why}: {view.requested} -> {wanted}")
     if view.requested >= view.spec.max_replicas:
-        return _hold(view, Reason.AT_MAX, f"{why}, but {view.requested} is its maximum")
-    return _hold(view, Reason.OTHER_VARIANT, f"{why}; {takers} takes it at a lower cost per capacity")
+        return hold(view, Reason.AT_MAX, f"{why}, but {view.requested} is its maximum")
+    return hold(view, Reason.OTHER_VARIANT, f"{why}; {takers} takes it at a lower cost per capacity")
 
 
 def _shrink(group: GroupView, signals: Signals, policy: Policy) -> Plan:
@@ -148,7 +137,7 @@ def _shrink(group: GroupView, signals: Signals, policy: Policy) -> Plan:
         return {view.spec.name: _calm(view, group) for view in group.variants}
     if dearest is None:
         return {
-            view.spec.name: _hold(
+            view.spec.name: hold(
                 view, Reason.AT_MIN, f"{why} is below {limit:.2f}, but {view.requested} is its minimum"
             )
             for view in group.variants
@@ -160,23 +149,23 @@ def _shrink(group: GroupView, signals: Signals, policy: Policy) -> Plan:
 def _calm(view: VariantView, group: GroupView) -> Proposal:
     own = group.by_variant.get(view.spec.name)
     if own is None:
-        return _hold(view, *_blind(view)) if view.requested else _hold(view, Reason.STEADY, "no replicas, none needed")
+        return hold(view, *blind(view)) if view.requested else hold(view, Reason.STEADY, "no replicas, none needed")
     low, high = view.spec.scale_down_threshold, view.spec.saturation_threshold
-    return _hold(view, Reason.STEADY, f"{_why(own)}; the model is between {low:.2f} and {high:.2f}")
+    return hold(view, Reason.STEADY, f"{_why(own)}; the model is between {low:.2f} and {high:.2f}")
 
 
 def _spared(view: VariantView, dearest: VariantView, why: str) -> Proposal:
     if view.requested <= view.spec.min_replicas:
-        return _hold(view, Reason.AT_MIN, f"{why}; {view.requested} is its minimum")
+        return hold(view, Reason.AT_MIN, f"{why}; {view.requested} is its minimum")
     if view.ready and not view.fresh:
-        return _hold(view, *_blind(view))
-    return _hold(view, Reason.OTHER_VARIANT, f"{why}; {dearest.spec.name} costs more per capacity and goes first")
+        return hold(view, *blind(view))
+    return hold(view, Reason.OTHER_VARIANT, f"{why}; {dearest.spec.name} costs more per capacity and goes first")
 
 
 def _shrunk(group: GroupView, view: VariantView, why: str, policy: Policy) -> Proposal:
     """The dearest variant's proposal; whatever speaks against shrinking holds, and never moves on to the next."""
     if blocked := _blocked(group, view):
-        return _hold(view, blocked[0], f"{why}, but {blocked[1]}")
+        return hold(view, blocked[0], f"{why}, but {blocked[1]}")
     least = surviving_step(view.requested, policy.hpa_tolerance)
     room = view.requested - view.spec.min_replicas
     for step in range(min(max(least, policy.max_down_step), room), min(least, room) - 1, -1):
@@ -186,9 +175,9 @@ def _shrunk(group: GroupView, view: VariantView, why: str, policy: Policy) -> Pr
             rest = f"the rest inherits saturation {saturation:.3f}, KV {utilisation:.2f}"
             return Proposal(replicas=wanted, reason=Reason.IDLE, detail=f"{why}: {view.requested} -> {wanted}; {rest}")
     if math.isinf(utilisation):
-        return _hold(view, Reason.NO_HEADROOM, f"{why}, but it is the last replica of its model")
+        return hold(view, Reason.NO_HEADROOM, f"{why}, but it is the last replica of its model")
     rest = f"the rest would inherit saturation {saturation:.3f}, KV {utilisation:.2f}, above {threshold(group):.2f}"
-    return _hold(view, Reason.NO_HEADROOM, f"{why}, but {rest}")
+    return hold(view, Reason.NO_HEADROOM, f"{why}, but {rest}")
 
 
 def _blocked(group: GroupView, view: VariantView) -> tuple[Reason, str] | None:

@@ -187,6 +187,8 @@ FAULTS: Mapping[str, tuple[Fault, str]] = {
     "old-timestamps": (Fault(change=aged(3600.0)), "3600 s old"),
 }
 """By name: the fault, and a word of the sentence that says why nothing shrinks."""
+PARTLY = ("one-engine-missing", "kv-missing", "queues-missing")
+"""Requests are still counted: ``slo`` knows the demand, and holds without wanting anything else."""
 
 
 @pytest.mark.parametrize("analyzer", ["saturation", "slo"])
@@ -206,7 +208,7 @@ def test_a_fault_that_lasts_never_shrinks_anything_and_is_over_when_it_is_over(
         decision = here.decide()
         assert (decision.direction, decision.desired) == (Direction.HOLD, 3), decision.detail
     assert here.fleet.scalings == []
-    if analyzer == "saturation":  # the other one sees no demand, and holds without wanting anything else
+    if analyzer == "saturation" or name not in PARTLY:
         assert decision.reason in DOUBT, decision.detail
         assert word in decision.detail or any(word in one.line for one in here.loop.last.problems), decision.detail
     here.proxy.fault = Fault()

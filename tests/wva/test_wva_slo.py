@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.types import Direction, Reason
+from fleet.types import Decision, Direction, Reason
 from tests.wva.slo_fleet import RULES, SPEC, START, ToyFleet
 from wva import snapshot_file
+from wva.explain import in_words
 from wva.types import WvaState
 
 BEARS = 60 / (15.0 + 0.45 * 60)
@@ -154,6 +155,43 @@ def test_nothing_shrinks_on_doubt(broken: str) -> None:
             traffic = {SPEC.model: replace(traffic[SPEC.model], at_s=fleet.now_s - 900)}
         decision = fleet.step(variants=(replace(entry, replicas=old),), traffic=traffic)
         assert decision.desired >= held
+
+
+def _blinded(fleet: ToyFleet, age_s: float | None) -> Decision:
+    """A pass in which every signal is so old, or was never there."""
+    entry = fleet.snapshot().variants[0]
+    seen = tuple(replace(one, age_s=age_s, sample=one.sample if age_s else None) for one in entry.replicas)
+    traffic = {} if age_s is None else {SPEC.model: replace(fleet._traffic(), at_s=fleet.now_s - age_s)}
+    return fleet.step(variants=(replace(entry, replicas=seen),), traffic=traffic)
+
+
+@pytest.mark.parametrize(("age_s", "reason", "words"), [
+    pytest.param(900.0, Reason.STALE, "the newest sample is 900 s old, its requests were last counted 900 s ago",
+                 id="all-old"),
+    pytest.param(None, Reason.NO_SIGNAL, "none of 6 ready replica(s) reports, nobody counts its requests",
+                 id="all-gone")])  # fmt: skip
+def test_blind_holds_says_why_and_learns_nothing(age_s: float | None, reason: Reason, words: str) -> None:
+    fleet = ToyFleet(replicas=6, follow=False)
+    fleet.run(600, 5.0)
+    before = fleet.state.groups
+    for _ in range(20):
+        fleet.now_s += 15.0
+        blind = _blinded(fleet, age_s)
+        assert (blind.direction, blind.desired, blind.reason) == (Direction.HOLD, 6, reason)
+        assert blind.detail == f"holds 6: {words}; older than 60 s is stale"
+        assert blind.signals["demand_rps"] is None and blind.signals["in_flight"] is None, "not known is not 0"
+    told = "\n".join(in_words(asdict(blind)))
+    assert blind.detail in told and "requests in flight: not known" in told
+    (old,), (now,) = before.values(), fleet.state.groups.values()
+    assert replace(now, readings=old.readings) == old, "silence is no load of 0"
+    assert fleet.run(30, 5.0)[-1].signals["demand_rps"] == pytest.approx(5.0, rel=0.1), "two passes are enough"
+
+
+def test_replicas_that_all_still_start_in_silence_are_kept() -> None:
+    fleet = ToyFleet(replicas=0, requested=4, starting=[START + 250.0] * 4, router=False, startup_s=250.0, follow=False)
+    for each in fleet.run(240, 0.0):
+        assert (each.desired, each.reason) == (4, Reason.PENDING)
+        assert each.detail.startswith("holds 4: 4 replica(s) still start")
 
 
 def test_without_a_router_completions_and_growth_are_the_arrivals() -> None:

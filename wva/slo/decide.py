@@ -86,7 +86,8 @@ def _shared(found: Assessment, around: Circumstances) -> dict[str, float | None]
     seen, need = found.seen, found.need
     told = need.forecast if need else None
     return {
-        "demand_rps": seen.demand_rps, "in_flight": seen.in_flight, "prompt_tokens_mean": seen.mix.prompt,
+        "demand_rps": seen.demand_rps, "in_flight": None if seen.blind else seen.in_flight,
+        "prompt_tokens_mean": seen.mix.prompt,
         "output_tokens_mean": seen.mix.output, "prefix_hit_ratio": seen.mix.hit_ratio, "lead_s": seen.lead_s,
         "forecast_rps": told.point if told else None, "forecast_p90_rps": told.quantile(0.9) if told else None,
         "forecast_error": told.error if told else None, "needed_now": need.present if need else None,

@@ -58,10 +58,12 @@ class Seen:
     costs: Mapping[str, Cost]
     laws: Mapping[str, Law]
     in_flight: float
-    """Requests of the model in flight now."""
+    """Requests of the model in flight now; 0 when blind."""
     demand_rps: float | None
     """Arrivals, averaged over a steady window; ``None`` before two readings."""
     lead_s: float
+    blind: bool = False
+    """Replicas are asked for, none reports and nobody counted requests of late: nothing was learned in this look."""
 
 
 def reference(views: Sequence[VariantView]) -> VariantView:
@@ -75,6 +77,8 @@ def look(
 ) -> Seen:  # fmt: skip
     """The group as of this pass."""
     traffic = _fresh_traffic(snapshot, views[0].spec.model, now_s, rules)
+    if traffic is None and not any(view.fresh for view in views) and any(view.requested for view in views):
+        return _unlit(views, entries, memory, now_s=now_s, rules=rules)
     reading = _reading(traffic, views, memory, now_s, rules)
     readings = remembered(memory.readings, reading)
     mix = _mix(readings, memory.mix, views)
@@ -99,6 +103,25 @@ def look(
         memory=memory, mix=mix, costs=costs, laws=laws, in_flight=reading.in_flight,
         demand_rps=now.work / own.work_s if now else None, lead_s=lead_s(base, memory, rules),
     )  # fmt: skip
+
+
+def _unlit(
+    views: Sequence[VariantView], entries: Sequence[VariantObservation], memory: GroupMemory, *, now_s: float,
+    rules: Policy,
+) -> Seen:  # fmt: skip
+    """A look in the dark: silence is no load of 0. What was learned stays; readings begin anew, for across the gap they
+    would book what nobody watched."""
+    mix = memory.mix or MIX_FIRST
+    costs = {view.spec.name: cost(view.spec, mix) for view in views}
+    known = {view.spec.name: memory.variants.get(view.spec.name)
+             or VariantMemory(correction=first(costs[view.spec.name].known)) for view in views}  # fmt: skip
+    laws = {view.spec.name: _law(view, costs[view.spec.name], known[view.spec.name].correction, mix, rules)
+            for view in views}  # fmt: skip
+    starting, leads = _starts(entries, memory, now_s, rules.startup_timeout_s)
+    memory = replace(memory, readings=(), variants=known, starting=starting, leads_s=leads,
+                     busy_s=memory.busy_s or now_s)  # fmt: skip
+    return Seen(memory=memory, mix=mix, costs=costs, laws=laws, in_flight=0.0, demand_rps=None,
+                lead_s=lead_s(reference(views), memory, rules), blind=True)  # fmt: skip
 
 
 def _moved(readings: Sequence[Reading], new: Reading) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fleet.types import Reason
 from wva import optimizer
 from wva.composition import Option, compose
+from wva.holding import blind, hold
 from wva.slo.observe import reference
 from wva.slo.plan import Assessment, Need
 from wva.types import Policy, Proposal, VariantView
@@ -34,18 +35,12 @@ def propose(views: Sequence[VariantView], found: Assessment, around: Circumstanc
     """What each variant should have, before stabilisation and bounds."""
     if zero := _zero(views, found, around, rules):
         return zero
-    if not any(view.fresh for view in views) and not _counted(found, around, rules):
-        return {view.spec.name: _hold(view, *_blind(view)) for view in views}
+    if found.seen.blind:
+        return {view.spec.name: _unseen(view, around, rules) for view in views}
     if found.need is None:
-        return {view.spec.name: _hold(view, Reason.NO_SIGNAL, "arrivals were not seen for long enough yet")
+        return {view.spec.name: hold(view, Reason.NO_SIGNAL, "arrivals were not seen for long enough yet")
                 for view in views}  # fmt: skip
     return _planned(views, found, found.need, around)
-
-
-def _counted(found: Assessment, around: Circumstances, rules: Policy) -> bool:
-    """Whether the newest reading is recent: arrivals are known although no engine reports."""
-    readings = found.seen.memory.readings
-    return bool(readings) and around.now_s - readings[-1].at_s <= rules.stale_after_s
 
 
 # ---- zero
@@ -57,7 +52,7 @@ def _zero(views: Sequence[VariantView], found: Assessment, around: Circumstances
     if standing == 0:
         waits = around.queued + found.seen.in_flight
         if waits <= 0:
-            return {view.spec.name: _hold(view, Reason.UNUSED, "no request waits") for view in views}
+            return {view.spec.name: hold(view, Reason.UNUSED, "no request waits") for view in views}
         return optimizer.waking(views, waits)
     if any(view.spec.min_replicas for view in views) or found.seen.in_flight > 0 or around.queued > 0:
         return None
@@ -117,17 +112,17 @@ def _changed(plan: _Plan, view: VariantView, count: int) -> Proposal:
         return Proposal(replicas=count, reason=reason, detail=f"{why}: {held} -> {count}")
     if count < held:
         if blocked := _blocked(plan.views, plan.around):
-            return _hold(view, blocked[0], f"{why}, but {blocked[1]}")
+            return hold(view, blocked[0], f"{why}, but {blocked[1]}")
         if len(plan.views) > 1:  # another variant takes over: not before it serves
             removable = int(max(plan.spare, 0.0) / plan.found.capacity[view.spec.name] + 1e-6)
             count = max(count, held - removable)
         if count < held:
             return Proposal(replicas=count, reason=Reason.IDLE, detail=f"{why}: {held} -> {count}",
                             patience=plan.need.patience)  # fmt: skip
-        return _hold(view, Reason.NO_HEADROOM, f"{why}; replicas that take over do not serve yet")
+        return hold(view, Reason.NO_HEADROOM, f"{why}; replicas that take over do not serve yet")
     if view.pending:
-        return _hold(view, Reason.PENDING, f"{why}; {view.pending} still start(s)")
-    return _hold(view, Reason.STEADY, why)
+        return hold(view, Reason.PENDING, f"{why}; {view.pending} still start(s)")
+    return hold(view, Reason.STEADY, why)
 
 
 def _blocked(views: Sequence[VariantView], around: Circumstances) -> tuple[Reason, str] | None:
@@ -150,13 +145,11 @@ def _why(need: Need, found: Assessment, base: str) -> str:
     )
 
 
-def _hold(view: VariantView, reason: Reason, detail: str) -> Proposal:
-    return Proposal(replicas=view.requested, reason=reason, detail=detail)
-
-
-def _blind(view: VariantView) -> tuple[Reason, str]:
-    if view.pending and not view.ready:
-        return Reason.PENDING, f"{view.pending} replica(s) still start"
-    if view.stale:
-        return Reason.STALE, f"the newest sample is {view.age_s or 0.0:.0f} s old"
-    return Reason.NO_SIGNAL, f"none of {view.ready} ready replica(s) reports"
+def _unseen(view: VariantView, around: Circumstances, rules: Policy) -> Proposal:
+    """Held for want of signals: what of its own is missing or stale, and what of the model's request counts."""
+    reason, why = blind(view)
+    age_s = around.traffic_age_s
+    counted = "nobody counts its requests" if age_s is None else f"its requests were last counted {age_s:.0f} s ago"
+    return hold(
+        view, reason, f"holds {view.requested}: {why}, {counted}; older than {rules.stale_after_s:.0f} s is stale"
+    )
