@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 
 from predictor import intervals, residual
 from predictor.features import WIDTH
-from predictor.physics import CONTEXT, INPUT, fill_tpot_columns, fill_ttft_columns, tpot_columns, ttft_columns
+from predictor.physics import (
+    CONTEXT,
+    INPUT,
+    columns_of,
+    fill_tpot_columns,
+    fill_ttft_columns,
+    tpot_columns,
+    ttft_columns,
+)
 
 Array = NDArray[np.float64]
 
@@ -211,10 +219,10 @@ class Batch:
 
     def alike(self) -> tuple[Array, Array]:
         """Laws' TTFT and TPOT of one and the same load, the candidates' mean, at each of them."""
-        mean = self.rows.mean(axis=1, keepdims=True)
-        ttft, tpot = ttft_columns(mean.T)[0], tpot_columns(mean.T)[0]
+        mean = self.rows.mean(axis=1).tolist()
+        ttft, tpot = columns_of(mean)
         beyond = np.maximum(mean[CONTEXT] + mean[INPUT] - self._capacity, 0.0) * 1e-3
-        return ttft @ self._ttft + beyond * self._ttft[-1], tpot @ self._tpot
+        return np.array(ttft) @ self._ttft + beyond * self._ttft[-1], np.array(tpot) @ self._tpot
 
     def quantiles(self, level: float) -> LatencyPrediction:
         """As :meth:`LatencyModel.quantile`, of the last prediction."""

@@ -60,7 +60,8 @@ class LeastDelay(Predicting):
     def delays(self, candidates: Candidates) -> list[float]:
         """In prompt tokens, each above 0, in the order of the endpoints."""
         request, endpoints = candidates.request, candidates.endpoints
-        requests, contexts = _loads(endpoints)
+        known = _told(candidates)
+        requests, contexts = _loads(endpoints, known.alone)
         count = len(endpoints)
         mean_requests, mean_context = sum(requests) / count, sum(contexts) / count
         size = request.input_tokens
@@ -82,15 +83,13 @@ class LeastDelay(Predicting):
         low, high = 1.0 - steer, 1.0 + steer
         delays = []
         by_one, by_step = self.request_tokens, self.step_tokens
-        for one, n, context, own in zip(endpoints, requests, contexts, uncached):  # noqa: B905 - native so, and as long
+        for one, n, context, own, queued in zip(endpoints, requests, contexts, uncached, known.queued):  # noqa: B905 - native so
             delay = float(one.prefill_tokens_in_flight + own)
             if own > fewest:
                 held_up = _SPARE * n
                 delay += price * (1.0 + (held_up if held_up < mean_requests else mean_requests)) * (own - fewest)
-            if (sample := one.sample) is not None and sample.waiting and n > 0.0:
-                delay += (
-                    sample.waiting * answer * (by_step + by_one * n + by_context * context) / (n if n > 1.0 else 1.0)
-                )
+            if queued and n > 0.0:
+                delay += queued * answer * (by_step + by_one * n + by_context * context) / (n if n > 1.0 else 1.0)
             if newness and own >= half:
                 weight = newness * own
                 if weight > most:  # noqa: PLR1730 - min() costs more than all of this
@@ -101,18 +100,35 @@ class LeastDelay(Predicting):
                 n = rest * n + usual * mean_requests  # noqa: PLW2901 - the load to reckon with
                 context = rest * context + usual * mean_context  # noqa: PLW2901
             delays.append(delay + answer * (n * by_request + by_context * context))
-        return _slowed(delays, endpoints, candidates.predictions)
+        return _slowed(delays, known.slowness, candidates.predictions)
 
 
-def _loads(endpoints: Sequence[EndpointView]) -> tuple[list[float], list[float]]:
+class _Told:
+    """What changes only with a scrape."""
+
+    __slots__ = ("alone", "queued", "slowness")
+
+    def __init__(self, endpoints: Sequence[EndpointView]) -> None:
+        self.queued = [0.0 if one.sample is None else one.sample.waiting or 0.0 for one in endpoints]
+        """Requests waiting at each."""
+        self.slowness = [one.slowness for one in endpoints]
+        self.alone = not any(one.sample is None or one.other_requests for one in endpoints)
+        """All was scraped, and nobody else's requests are there."""
+
+
+def _told(candidates: Candidates) -> _Told:
+    found: _Told | None = candidates.memo.get("least-delay")
+    if found is None:
+        found = candidates.memo["least-delay"] = _Told(candidates.endpoints)
+    return found
+
+
+def _loads(endpoints: Sequence[EndpointView], alone: bool) -> tuple[list[float], list[float]]:
     """Requests and their context tokens at each endpoint: this router's and, at the last scrape, those of others, of
     the same length. Never scraped: as many requests as at the others."""
     requests: list[float] = [one.requests_in_flight for one in endpoints]
     contexts: list[float] = [one.context_tokens_in_flight for one in endpoints]
-    for one in endpoints:
-        if one.other_requests or one.sample is None:
-            break
-    else:
+    if alone:
         return requests, contexts
     known = [one.requests_in_flight + one.other_requests for one in endpoints if one.sample is not None]
     own = sum([one.requests_in_flight for one in endpoints])
@@ -125,12 +141,13 @@ def _loads(endpoints: Sequence[EndpointView]) -> tuple[list[float], list[float]]
     return requests, contexts
 
 
-def _slowed(delays: list[float], endpoints: Sequence[EndpointView], predictions: Predictions | None) -> list[float]:
+def _slowed(
+    delays: list[float], slowness: Sequence[float | None], predictions: Predictions | None
+) -> list[float]:  # fmt: skip
     """Delays times how slow each engine is: by its own counters, else by the latency model, else as the others."""
-    for index, one in enumerate(endpoints):
-        slow = one.slowness
+    for index, slow in enumerate(slowness):
         if slow is None and predictions is not None:
-            slow = predictions.slowness[index]
+            slow = predictions.slowness[index]  # noqa: PLW2901 - as far as is known
         if slow is not None and 0.0 < slow < math.inf:
             delays[index] *= slow
     return delays

@@ -93,6 +93,9 @@ class Knowledge:
         self._views: list[EndpointView] = []
         """Of the slots; another list when the engines change."""
         self._urls: list[str] = []
+        self._by_url: dict[str, EndpointView] = {}
+        self._tally = self.traffic.tally
+        """What the views' numbers of new prompts are taken from."""
         self.epoch = 0
         """Another number whenever something else of the views may have changed than what changes with each request."""
         self._cold: dict[str, int] = {}
@@ -116,7 +119,9 @@ class Knowledge:
         if candidates is not self._candidates:
             self._lay_out(candidates)
         matched = self.prefix.matches(hashes, self._urls)
-        now_s, views, tally, cold = self.now_s, self._views, self.traffic.tally, self._cold
+        now_s, views = self.now_s, self._views
+        if self.traffic.tally is not self._tally:
+            self._count_anew()
         for slot in self._slots:
             view, one, load = slot.view, slot.endpoint, slot.total
             if (slot.at_s != now_s or view.sample is not one.sample or view.models is not one.models
@@ -124,8 +129,6 @@ class Knowledge:
                 self._refresh(slot, now_s)
             view.requests_in_flight, view.prefill_tokens_in_flight = load.requests, load.prefill
             view.context_tokens_in_flight = load.context
-            url = view.url
-            view.new_prompts, view.last_cold = tally.get(url, 0.0), cold.get(url, 0)
         longest = _match(views, matched, ticket)
         if board is not None:
             _add_peers(board.cells, self._slots)
@@ -149,6 +152,16 @@ class Knowledge:
         ]
         self._views = [slot.view for slot in self._slots]
         self._urls = [one.url for one in candidates]
+        self._by_url = dict(zip(self._urls, self._views, strict=True))
+        for view in self._views:
+            view.last_cold = self._cold.get(view.url, 0)
+        self._count_anew()
+
+    def _count_anew(self) -> None:
+        """The tally of new prompts is another object; until the next one :meth:`placed` keeps the views up to date."""
+        tally = self._tally = self.traffic.tally
+        for view in self._views:
+            view.new_prompts = tally.get(view.url, 0.0)
 
     def _refresh(self, slot: _Slot, now_s: float) -> None:
         """Read what changes with a scrape or a tick, or with the adapters of requests in flight."""
@@ -221,8 +234,13 @@ class Knowledge:
         if self.board is not None:
             self.board.placed(url, ticket.hashes)
             self.board.put(url, self.ledger.total(url))
+        view = self._by_url.get(url)
+        if view is not None:
+            view.new_prompts = self.traffic.tally.get(url, 0.0)
         if prefix == NO_PREFIX:
             self._cold[url] = turn
+            if view is not None:
+                view.last_cold = turn
         if request.session:
             self.sessions.placed(request.session, url, self.now_s)
 
@@ -256,6 +274,8 @@ class Knowledge:
         if self.precise is not None:
             self.precise.gone(url)
         self.traffic.forget(url)
+        if (view := self._by_url.get(url)) is not None:
+            view.new_prompts = 0.0
 
     def gone(self, url: str) -> None:
         """The engine at ``url`` is no more: forget what was known of it; answers under way go on."""

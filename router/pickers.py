@@ -87,7 +87,7 @@ class TopKRandom(_Drawn):
         last = ranked[self.top_k - 1]
         if ranked[self.top_k] < last:
             return _even(totals, last)
-        above = sum(total > last for total in totals)
+        above = ranked.index(last)
         shared = (self.top_k - above) / self.top_k / totals.count(last)
         return [1.0 / self.top_k if total > last else shared if total == last else 0.0 for total in totals]
 

@@ -147,7 +147,8 @@ class Desk:
         if self._few is not None and level == 0.5:
             return _few_predictions(self._few, float(request.input_tokens), endpoints)
         batch = self.look(request, endpoints)
-        slowness = _agreed(*(latency / latency.mean() for latency in batch.alike()))
+        count = len(endpoints)
+        slowness = _agreed(*(latency / (latency.sum() / count) for latency in batch.alike()))
         found = Predictions(batch.ttft_s.tolist(), batch.tpot_s.tolist(), slowness.tolist())
         if level != 0.5:
             high = batch.quantiles(level)

@@ -120,8 +120,10 @@ class PrefixIndex:
             blocks = self._blocks[url] = OrderedDict()
         touch = blocks.move_to_end
         for block in reversed(hashes if len(hashes) <= capacity else hashes[:capacity]):
-            blocks[block] = None
-            touch(block)
+            if block in blocks:
+                touch(block)
+            else:
+                blocks[block] = None
         if len(blocks) > capacity:
             _shrink(blocks, capacity)
 

@@ -7,6 +7,8 @@ import random
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fleet.discovery import static_fleet
 from fleet.history import RequestOutcome
@@ -22,12 +24,16 @@ URLS = ["http://e1", "http://e2"]
 BODY = json.dumps({"model": "m", "prompt": "word " * 200}).encode()
 
 
-@pytest.fixture
-def director():
+def make_director():
     endpoints = EndpointSet(clock=time.monotonic)
     endpoints.update(static_fleet(URLS, model="m"))
     return Director(Parts(settings=RouterSettings(), scheduler=Scheduler(DEFAULT), endpoints=endpoints,
                           metrics=RouterMetrics(), rng=random.Random(1)))  # fmt: skip
+
+
+@pytest.fixture
+def director():
+    return make_director()
 
 
 def opened(director):
@@ -71,6 +77,32 @@ def test_a_request_that_fails_at_once_is_entered_where_it_went_in_the_end(direct
     assert sorted(tried) == URLS
     assert [director.ledger.of(url).requests_in_flight for url in tried] == [0, 1]
     assert [one.pick.endpoint.url for one in director.decisions] == tried
+
+
+@given(st.lists(st.tuples(st.sampled_from(["route", "restart", "rescale", "close", "views"]), st.integers(0, 5))))
+@settings(deadline=None, max_examples=50)
+def test_views_tell_what_the_books_say(steps):
+    director, under_way = make_director(), []
+    traffic, known = director.traffic, director.known
+    for step, number in steps:
+        if step == "route":
+            body = json.dumps({"model": "m", "prompt": f"{number} " * 400}).encode()
+            under_way.append(director.open(parse(body), request_id="r"))
+            director.route(under_way[-1], lambda _url: None)
+        elif step == "restart":
+            director.restarted(URLS[number % 2])
+        elif step == "rescale":
+            traffic._rescale()
+        elif step == "close" and under_way:
+            director.close(under_way.pop(), RequestOutcome.OK, 200)
+        ticket = opened(director)
+        views, _ = known.views(ticket)
+        director.close(ticket, RequestOutcome.ABORTED, 499)
+        for view in views:
+            load = director.ledger.of(view.url)
+            assert view.new_prompts == traffic.new_prompts(view.url)
+            assert view.last_cold == known._cold.get(view.url, 0)
+            assert (view.requests_in_flight, view.context_tokens_in_flight) == (load[0], load[2])
 
 
 def test_the_next_pick_sees_a_request_whose_sending_failed(director):
