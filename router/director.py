@@ -33,6 +33,7 @@ from fleet.history import RequestOutcome
 from router.admission import IN_VAIN, Admission
 from router.dataplane.body import ParsedBody
 from router.dataplane.budget import RetryBudget
+from router.dataplane.observe import Observer
 from router.dataplane.replies import Refusal
 from router.endpoints import Endpoint
 from router.gate import Gate, OnRouted
@@ -51,6 +52,8 @@ from router.types import EndpointView, InferenceRequest, Pick
 
 _SETTLE_S: Final = 1.0
 _OK: Final = RequestOutcome.OK
+_NOTHING: Final = Observer()
+"""What a request that is over keeps of its answer."""
 
 _SEEDS: Final = 1024
 """Models whose seeds are kept."""
@@ -376,7 +379,7 @@ class Director:
         if ticket.client is not None:
             ticket.client.end(seen.output_tokens)
         self._record(ticket, seen)
-        ticket.hashes = ()
+        ticket.hashes, ticket.observer = (), _NOTHING
         self.gate.pump()
         return True
 

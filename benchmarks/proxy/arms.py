@@ -42,6 +42,8 @@ class Arm:
     ready_s: float = 30.0
     rival: bool = True
     """It counts for ``rps_ratio_vs_best_peer``."""
+    seconds: float = 1.2
+    """One run of the load; an arm that answers some tens of requests a second needs more of them."""
 
 
 def _ours(start: Start, program: Path) -> list[str]:
@@ -132,5 +134,5 @@ def arms() -> list[Arm]:
         Arm(name="vllm-router round_robin", program=vllm, command=_vllm("round_robin")),
         Arm(name="vllm-router cache_aware", program=vllm, command=_vllm("cache_aware")),
         Arm(name="litellm", program=PEER_HOME / "litellm/bin/litellm", command=_litellm, rival=False, ready_s=90.0,
-            env={"LITELLM_LOCAL_MODEL_COST_MAP": "True"}),
+            seconds=4.0, env={"LITELLM_LOCAL_MODEL_COST_MAP": "True"}),
     ]  # fmt: skip

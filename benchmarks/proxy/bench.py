@@ -24,7 +24,8 @@ BARS: Final = (
 DIRECT: Final = "direct"
 CONNECTIONS: Final = (1, 16, 64)
 ENGINES: Final = 4
-SECONDS: Final = 1.2
+_SECONDS: Final = 1.2
+"""One run without a proxy."""
 _CACHE_AWARE = "vllm-router cache_aware"
 
 Key = tuple[str, int, bool]
@@ -58,7 +59,7 @@ def run(options: BenchOptions) -> Outcome:
                                   next_step=(folder / f"{arm.name}.log").read_text()[-500:])  # fmt: skip
             else:
                 missing.append(f"{arm.name} (did not answer)")
-        runs = _rounds(options, load, started)
+        runs = _rounds(options, load, started, {arm.name: arm.seconds for arm in there})
         memory = {arm: tools.rss_mb(pid) for arm, (_, pid) in started.items()}
     return judged(runs, memory, missing, {arm.name for arm in known if arm.rival})
 
@@ -75,7 +76,7 @@ def _start(
 
 
 def _rounds(
-    options: BenchOptions, tool: Path, started: Mapping[str, tuple[int, int]]
+    options: BenchOptions, tool: Path, started: Mapping[str, tuple[int, int]], lengths_s: Mapping[str, float]
 ) -> dict[Key, list[Load]]:  # fmt: skip
     """Every setting on every arm, as often as there are seeds; who goes first changes."""
     runs: dict[Key, list[Load]] = {}
@@ -88,7 +89,8 @@ def _rounds(
                 for name in order:
                     port, pid = started[name]
                     options.progress(sum(map(len, runs.values())) / total, f"{name}, {connections} connections")
-                    seen = tools.load(tool, port, connections=connections, seconds=SECONDS, stream=stream, pid=pid)
+                    length_s = lengths_s.get(name, _SECONDS)
+                    seen = tools.load(tool, port, connections=connections, seconds=length_s, stream=stream, pid=pid)
                     runs.setdefault((name, connections, stream), []).append(seen)
     return runs
 
@@ -178,6 +180,7 @@ def _notes(missing: Sequence[str]) -> list[str]:
         "All on one machine: proxies, engines and load share its cores, so read ratios. Every proxy runs as its "
         "authors start it (Envoy and the Rust routers with a thread a core), ours with a worker a core and all default "
         "scorers and safeties on.",
+        "Latencies above 200 ms are shown as 200 ms.",
         "The best peer is the best of Envoy and the Rust routers, at 16 and at 64 connections; the rank is the worst "
         "of the three numbers of connections, by the median time to the first byte of a streamed body.",
         "Our hot path ran as native code (make compile)." if compiled.check() else "Our hot path ran as plain Python.",

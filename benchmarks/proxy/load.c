@@ -58,6 +58,7 @@ static void count(unsigned *histogram, double s) {
 static double percentile(const unsigned *histogram, double q) {
     unsigned long total = 0, seen = 0;
     for (int i = 0; i <= BUCKETS; i++) total += histogram[i];
+    if (!total) return BUCKETS; /* none came in time */
     for (int i = 0; i <= BUCKETS; i++) {
         seen += histogram[i];
         if ((double)seen >= q * (double)total) return i + 0.5;

@@ -30,17 +30,22 @@ def split(data: bytes) -> tuple[bytes, int] | None:
     end = data.find(b"\r\n\r\n", 0, MAX_BYTES)
     if end < 0:
         return None
-    at = data.find(_LENGTH, 0, end)
+    at = _digits_at(data, end)
     if at < 0:
-        at = data.find(_LENGTH_LOW, 0, end)
-        if at < 0:
-            return None
-    at += _SKIP
+        return None
     stop = data.find(b"\r", at, end + 1)
     digits = data[at:stop]
     if not digits.isdigit() or len(digits) > _MAX_DIGITS or len(data) - end - 4 != int(digits):
         return None
     return data[:at] + data[stop:end], end + 4
+
+
+def _digits_at(data: bytes, end: int) -> int:
+    """Where the length's digits are, in a head that ends at ``end``; below 0: nowhere."""
+    at = data.find(_LENGTH, 0, end)
+    if at < 0:
+        at = data.find(_LENGTH_LOW, 0, end)
+    return at + _SKIP if at >= 0 else -1
 
 
 class Heads(Generic[T]):
@@ -50,12 +55,45 @@ class Heads(Generic[T]):
         limit: heads remembered; 0: none.
     """
 
-    __slots__ = ("_limit", "known")
+    __slots__ = ("_limit", "_meaning", "_start", "_stop", "begin", "head", "known")
 
     def __init__(self, limit: int = MAX_HEADS) -> None:
         self._limit = limit
         self.known: dict[bytes, T] = {}
         """What each head means; for reading only."""
+        self._start = self._stop = b""
+        self._meaning: T | None = None
+        """The head found last, up to the digits of its length, the rest of it, and what it means."""
+        self.head = b""
+        """Of a message that :meth:`find` did not know; empty: it is none that could be remembered."""
+        self.begin = 0
+        """Where the body of the message begins."""
+
+    def find(self, data: bytes) -> T | None:
+        """What the head of ``data`` means, if it is a message that is whole and alone (:func:`split`) and its head is
+        known."""
+        start, stop = self._start, self._stop
+        if start and data.startswith(start):  # most often it is the last one again
+            at = len(start)
+            end = data.find(b"\r", at, at + _MAX_DIGITS + 1)
+            if end > at and data.startswith(stop, end):
+                digits, begin = data[at:end], end + len(stop)
+                if digits.isdigit() and len(data) - begin == int(digits):
+                    self.begin = begin
+                    return self._meaning
+        found = split(data)
+        if found is None:
+            self.head = b""
+            return None
+        self.head, self.begin = found
+        meaning = self.known.get(self.head)
+        if meaning is None:
+            return None
+        begin = self.begin
+        digits_at = _digits_at(data, begin - 4)
+        self._start, self._stop = data[:digits_at], data[data.find(b"\r", digits_at) : begin]
+        self._meaning = meaning
+        return meaning
 
     def put(self, head: bytes, meaning: T) -> None:
         """Remember a head; when there are too many, start afresh."""

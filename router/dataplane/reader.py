@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import httptools
 
 from router.dataplane import headers as h
-from router.dataplane.heads import Heads, split
+from router.dataplane.heads import Heads
 from router.dataplane.replies import Refusal
 from router.hints import HEADERS, NO_HINTS, Hints, with_hint
 from router.settings import RouterSettings
@@ -118,14 +118,18 @@ class RequestReader:
 
     def feed(self, data: bytes) -> None:
         """Read on; never raises: look at :attr:`refusal` afterwards."""
-        found = split(data) if self._phase == _PHASE_IDLE and not self.requests else None
-        if found is None:
+        if self._phase != _PHASE_IDLE or self.requests:
             self._parse(data)
-        elif (known := self._heads.known.get(found[0])) is not None and len(data) - found[1] <= self._most:
-            self.requests.append(ClientRequest(*known, data[found[1] :]))
-        else:
-            self._parse(data)
-            self._remember(found[0])
+            return
+        heads = self._heads
+        known = heads.find(data)
+        if known is not None and len(data) - heads.begin <= self._most:
+            self.requests.append(ClientRequest(*known, data[heads.begin :]))
+            return
+        head = heads.head if known is None else b""
+        self._parse(data)
+        if head:
+            self._remember(head)
 
     def _remember(self, head: bytes) -> None:
         """The message with ``head`` was read: need it be parsed again? Not if there was nothing special about it."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import httptools
 
 from router.dataplane import headers as h
-from router.dataplane.heads import Heads, split
+from router.dataplane.heads import Heads
 
 _HEAD_LIMIT = 64 << 10
 _HEADER_COUNT = 200
@@ -71,18 +71,21 @@ class ResponseReader:
         """
         if self.done:
             raise BadResponse("bytes after the end of the response")
-        found = split(data) if not self._head_bytes else None
-        if found is None:
+        if self._head_bytes:
             self._parse(data)
-        elif (known := self._heads.known.get(found[0])) is not None:
+            return
+        heads = self._heads
+        known = heads.find(data)
+        if known is not None:
             self.status, self.head, self.events = known
-            body = data[found[1] :]
+            body = data[heads.begin :]
             self._body.append(body)
             self.length, self.keep_alive, self.done, self._final = len(body), True, True, True
-        else:
-            self._parse(data)
-            if self.done and self.keep_alive and self.length == len(data) - found[1] and self.status >= 200:
-                self._heads.put(found[0], Meaning(self.status, self.head, self.events))
+            return
+        head, length = heads.head, len(data) - heads.begin
+        self._parse(data)
+        if head and self.done and self.keep_alive and self.length == length and self.status >= 200:
+            self._heads.put(head, Meaning(self.status, self.head, self.events))
 
     def _parse(self, data: bytes) -> None:
         if not self._final:

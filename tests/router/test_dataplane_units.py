@@ -251,6 +251,31 @@ def test_a_remembered_head_reads_like_a_parsed_one(body, junk, length):
                 quick.requests.clear()
 
 
+_ends = st.sampled_from([b"", b"A: b\r\n", b"A: c\r\n", b"content-length: 3\r\n", b"\r\n"])
+_messages = st.builds(
+    lambda low, digits, end, body: b"POST / HTTP/1.1\r\n%b: %b\r\n%b\r\n%b"
+    % (b"content-length" if low else b"Content-Length", digits, end, body),
+    st.booleans(), st.sampled_from([b"0", b"2", b"02", b"12", b"+2", b""]), _ends,
+    st.sampled_from([b"", b"hi", b"\r\nhihihihihi"]),
+)  # fmt: skip
+
+
+@given(st.lists(_messages, max_size=30))
+def test_the_head_found_last_is_found_as_any_other(messages):
+    heads, known = Heads(), {}
+    for message in messages:
+        found, meaning = split(message), heads.find(message)
+        assert meaning == (None if found is None else known.get(found[0]))
+        if found is not None:
+            assert heads.begin == found[1]
+            if meaning is None:
+                assert heads.head == found[0]
+                known[found[0]] = len(known) + 1
+                heads.put(found[0], known[found[0]])
+        elif meaning is None:
+            assert heads.head == b""
+
+
 def test_heads_remembered_are_bounded():
     heads = Heads()
     for number in range(3 * MAX_HEADS):
