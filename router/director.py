@@ -21,7 +21,6 @@ loop and never blocks; what the director cannot know (the time) it is told by :m
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -43,9 +42,9 @@ from router.metrics import OTHER, ModelMeters
 from router.parts import Parts
 from router.predict import Seen, seen_at
 from router.prefix import BYTES_PER_TOKEN, block_hashes, model_seed
-from router.profile import NO_ENDPOINTS, NO_MODEL, Profile, Scheduler
+from router.profile import Profile, Scheduler
 from router.recorder import count, facts
-from router.refusals import UNKNOWN_KEY, none_left, none_ready, not_served
+from router.refusals import UNKNOWN_KEY, none_found, over_limits
 from router.tenants import Tenant
 from router.ticket import Decision, Owed, Ticket
 from router.types import EndpointView, InferenceRequest, Pick
@@ -167,7 +166,7 @@ class Director:
     def route(self, ticket: Ticket, on_routed: OnRouted) -> None:
         """Choose an engine, enter the request into the ledger there, tell ``on_routed``; or say why there is none."""
         if ticket.client is not None and not ticket.tried:
-            refusal = self._over(ticket, ticket.client)
+            refusal = over_limits(ticket, ticket.client, self.now_s)
             if refusal is not None:
                 ticket.client = None  # it was not let in: nothing to give back
                 on_routed(refusal)
@@ -181,19 +180,6 @@ class Director:
         """Its tokens are known, or will not be; its client may have left meanwhile."""
         if ticket.outcome is None:
             self.gate.route(ticket, on_routed)
-
-    def _over(self, ticket: Ticket, client: Tenant) -> Refusal | None:
-        """Charge the request to its tenant, or say what limit that would break."""
-        if not client.may_use(ticket.model):
-            ticket.meters.refuse("model_not_allowed")
-            return not_served(ticket.model)
-        wait_s = client.wait_s(ticket.input_tokens, self.now_s)
-        if not wait_s:
-            client.begin(ticket.input_tokens)
-            return None
-        ticket.meters.refuse("rate_limited")
-        return Refusal(429, f"the limits of {client.spec.name!r} are reached", kind="rate_limit_error",
-                       code="rate_limit_exceeded", headers={"retry-after": str(math.ceil(wait_s))})  # fmt: skip
 
     def _choose(self, ticket: Ticket) -> str | None:
         self._enter()
@@ -290,18 +276,7 @@ class Director:
 
     def _nothing(self, ticket: Ticket) -> Refusal:
         """Why no engine was found."""
-        meters = ticket.meters
-        if ticket.turned_down is not None:
-            meters.refuse(IN_VAIN)
-            return ticket.turned_down
-        if ticket.tried:
-            meters.refuse("engines_failed")
-            return none_left()
-        model, reason = ticket.model, ticket.pick.reason if ticket.pick is not None else NO_ENDPOINTS
-        if reason == NO_MODEL and model in self.endpoints.declared:
-            reason = "no_ready"  # the platform has a variant of it, and none of its engines is ready
-        meters.refuse(reason)
-        return not_served(model) if reason == NO_MODEL else none_ready(reason)
+        return none_found(ticket, self.endpoints.declared)
 
     # The answer comes, or does not.
 
