@@ -188,6 +188,8 @@ class ModelTraffic:
     """Time from arrival to the last token."""
     source: str = "router"
     """``router`` or ``engines``."""
+    asked_s: float | None = None
+    """When it was asked for, by the clock of ``at_s``, where that is not the reader's own (a Prometheus's)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,8 +280,15 @@ class FleetSnapshot:
     """Where it was read ("scrape", a Prometheus URL, a file)."""
     traffic: Mapping[str, ModelTraffic] = field(default_factory=dict)
     """Arrivals and latencies by model; a model that is not named is judged by its engines' samples alone."""
+    traffic_ahead_s: Mapping[str, float] = field(default_factory=dict)
+    """By model: the clock of ``traffic``'s times less that of ``at_s``; the same where a model is not named."""
     inventory: GpuInventory | None = None
     """``None``: GPUs are not limited, or not known."""
+
+    def traffic_age_of(self, model: str, now_s: float) -> float | None:
+        """Age of a model's counts at ``now_s``, seconds by the clock that told them; ``None`` where there are none."""
+        told = self.traffic.get(model)
+        return None if told is None else max(now_s + self.traffic_ahead_s.get(model, 0.0) - told.at_s, 0.0)
 
     def router_age_of(self, model: str) -> float | None:
         """Age of a model's queue at the router, seconds; ``None`` where no router is known to hold its requests."""

@@ -80,6 +80,7 @@ class Collector:
         self._read_inventory = inventory
         self._inventory: GpuInventory | None = None
         self._traffic: Mapping[str, ModelTraffic] = {}
+        self._ahead_s: Mapping[str, float] = {}
         self._readings: dict[str, EngineReading] = {}
         self._router = RouterMemory()
 
@@ -89,8 +90,8 @@ class Collector:
         Raises: SourceError when the platform does not answer: then not even the replicas are known.
         """
         variants = self._platform.variants()
-        problems = [*self._read_engines(variants, now_s), *self._read_router(variants, now_s), *self._read_requests(),
-                    *self._read_limits()]  # fmt: skip
+        problems = [*self._read_engines(variants, now_s), *self._read_router(variants, now_s),
+                    *self._read_requests(now_s), *self._read_limits()]  # fmt: skip
         snapshot = FleetSnapshot(
             at_s=now_s,
             variants=tuple(self._observe(variant, now_s) for variant in variants),
@@ -99,6 +100,7 @@ class Collector:
             router_ages_s=self._router.ages_s(now_s),
             source=self._source.name,
             traffic=dict(self._traffic),
+            traffic_ahead_s=dict(self._ahead_s),
             inventory=self._inventory,
         )
         return snapshot, tuple(problems)
@@ -107,6 +109,7 @@ class Collector:
         """Drop what was read before the clock jumped by ``jump_s``: its age cannot be told any more."""
         self._readings = {}
         self._router.shift(jump_s)
+        self._ahead_s = {model: ahead_s - jump_s for model, ahead_s in self._ahead_s.items()}
 
     def _read_engines(self, variants: tuple[Variant, ...], now_s: float) -> list[Problem]:
         live = [replica for variant in variants for replica in variant.replicas]
@@ -130,14 +133,15 @@ class Collector:
             return [Problem.of("router", error)]
         return []
 
-    def _read_requests(self) -> list[Problem]:
-        """A reading that fails leaves the one before, whose age grows."""
+    def _read_requests(self, now_s: float) -> list[Problem]:
+        """A reading that fails leaves the one before, whose age grows, and how far its clock was ahead of ours."""
         if self._read_traffic is None:
             return []
         try:
             self._traffic = self._read_traffic()
         except SourceError as error:
             return [Problem.of("router", error)]
+        self._ahead_s = {model: one.asked_s - now_s for model, one in self._traffic.items() if one.asked_s is not None}
         return []
 
     def _read_limits(self) -> list[Problem]:

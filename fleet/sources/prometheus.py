@@ -197,14 +197,19 @@ class PrometheusSource:
         return preferred(router, self._traffic(queries.engine_traffic(), ENGINES, RUNNING, "engines"))
 
     def _traffic(self, query: str, words: Vocabulary, heard: Signal, source: str) -> dict[str, ModelTraffic]:
-        """``at_s`` is the time of the model's newest sample: an old one is old data, whenever it is asked for."""
+        """``at_s`` is the time of the model's newest sample: an old one is old data, whenever it is asked for.
+
+        It is by Prometheus's clock, and so is ``asked_s``: the difference is an age whatever that clock shows.
+        """
         points = [Point(one.name, entry.number, {"model_name": one.model, "le": one.le, "streaming": one.streaming})
                   for entry in self._query(query) if (one := entry.metric)]  # fmt: skip
         at_s: dict[str, float] = {}
+        asked_s = None
         for entry in self._query(queries.traffic_sampled_at(heard)):
             if _usable(entry.number):
                 at_s[entry.metric.model] = max(entry.number, at_s.get(entry.metric.model, 0.0))
-        return model_traffic(points, words, at_s=at_s, source=source)
+                asked_s = entry.value[0]
+        return model_traffic(points, words, at_s=at_s, source=source, asked_s=asked_s)
 
     def _ages(self) -> Values:
         """Seconds between each engine's newest sample and the query, both by Prometheus's clock.

@@ -90,7 +90,12 @@ class _Tally:
 
 
 def model_traffic(
-    points: Iterable[Point], words: Vocabulary, *, at_s: float | Mapping[str, float], source: str
+    points: Iterable[Point],
+    words: Vocabulary,
+    *,
+    at_s: float | Mapping[str, float],
+    source: str,
+    asked_s: float | None = None,
 ) -> dict[str, ModelTraffic]:
     """Traffic by model from series of any number of pages.
 
@@ -99,6 +104,7 @@ def model_traffic(
         words: the router's or the engines'.
         at_s: Unix time of the reading, for all models or by model; a model that is not in it is left out.
         source: ``router`` or ``engines``.
+        asked_s: see :class:`fleet.types.ModelTraffic`.
     """
     tallies: dict[str, _Tally] = {}
     scalar = {name: key for key in ("finished", "in_flight", "queued", "prompt_tokens", "generation_tokens")
@@ -112,7 +118,7 @@ def model_traffic(
             tally.add(key, point.value)
         elif point.labels.get("streaming") != "false":  # an unstreamed answer has no first token of its own
             _observe(tally, point, latency)
-    return {model: _traffic(tally, at, source) for model, tally in tallies.items()
+    return {model: _traffic(tally, at, source, asked_s) for model, tally in tallies.items()
             if (at := at_s.get(model) if isinstance(at_s, Mapping) else at_s) is not None and tally.values}  # fmt: skip
 
 
@@ -128,7 +134,7 @@ def _observe(tally: _Tally, point: Point, latency: Mapping[str, str]) -> None:
         held[bound] = held.get(bound, 0.0) + point.value
 
 
-def _traffic(tally: _Tally, at_s: float, source: str) -> ModelTraffic:
+def _traffic(tally: _Tally, at_s: float, source: str, asked_s: float | None) -> ModelTraffic:
     finished, in_flight = tally.values.get("finished"), tally.values.get("in_flight")
     arrived = None if finished is None and in_flight is None else (finished or 0.0) + (in_flight or 0.0)
     return ModelTraffic(
@@ -136,6 +142,7 @@ def _traffic(tally: _Tally, at_s: float, source: str) -> ModelTraffic:
         prompt_tokens_total=tally.values.get("prompt_tokens"),
         generation_tokens_total=tally.values.get("generation_tokens"), queued=tally.values.get("queued"),
         ttft=tally.histogram("ttft"), tpot=tally.histogram("tpot"), e2e=tally.histogram("e2e"), source=source,
+        asked_s=asked_s,
     )  # fmt: skip
 
 

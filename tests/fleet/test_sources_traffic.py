@@ -151,4 +151,6 @@ def test_prometheus_and_the_pages_themselves_agree(prometheus_binary, tmp_path, 
         assert found.source == "router"
         assert found.ttft.count == 20.0
         assert 0.0 <= time.time() - found.at_s < 10.0
+        assert found.asked_s is not None and found.at_s <= found.asked_s <= time.time()
+        assert direct.asked_s is None, "pages are read by our own clock"
         assert math.isclose(found.ttft.sum_s, 2 * (5 * 0.05 + 5 * 0.3))

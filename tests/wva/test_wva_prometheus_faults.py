@@ -273,6 +273,18 @@ def test_prometheus_s_own_clock_may_be_wrong(world: Make, jump_s: float) -> None
     assert here.fleet.scalings == []
 
 
+@pytest.mark.parametrize("ahead_s", [-7200.0, 7200.0])
+def test_slo_scales_down_though_prometheus_s_clock_is_off(world: Make, ahead_s: float) -> None:
+    here = world(analyzer="slo")
+    here.proxy.fault = Fault(change=shifted(ahead_s))
+    for _ in range(6):
+        here.decide()
+    here.fleet.may_shrink()
+    made = [here.decide() for _ in range(20)]
+    assert any(one.direction is Direction.DOWN for one in made), made[-1].detail
+    assert all((one.signals["traffic_age_s"] or 0.0) < 60.0 for one in made)
+
+
 @pytest.mark.parametrize("jump_s", [-7200.0, 7200.0])
 def test_when_our_clock_jumps_while_prometheus_is_down_nothing_looks_fresh(world: Make, jump_s: float) -> None:
     here = world()

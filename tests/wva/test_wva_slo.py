@@ -210,6 +210,24 @@ def test_counters_that_restart_are_no_demand() -> None:
     assert all(abs(each.desired - held) <= 1 for each in fleet.run(120, 4.0))
 
 
+@pytest.mark.parametrize("ahead_s", [-3600.0, 3600.0])
+def test_counts_by_another_clock_are_as_old_as_that_clock_says(ahead_s: float) -> None:
+    """A constant offset of Prometheus's clock changes no decision; counts that are old by its own clock are old."""
+
+    def told(fleet: ToyFleet, age_s: float = 0.0) -> Decision:
+        counts = replace(fleet._traffic(), at_s=fleet.now_s + ahead_s - age_s)
+        return fleet.step(traffic={SPEC.model: counts}, traffic_ahead_s={SPEC.model: ahead_s})
+
+    here, there = ToyFleet(replicas=6), ToyFleet(replicas=6)
+    for index in range(120):
+        for fleet in (here, there):
+            for _ in range(15):
+                fleet._second(5.0 if index < 60 else 2.0)
+        assert told(there) == here.step()
+    assert there.requested < 6, "it shrinks"
+    assert (old := told(there, 61.0).signals["traffic_age_s"]) is not None and old == pytest.approx(61.0)
+
+
 # ---- zero and back
 
 

@@ -54,9 +54,8 @@ def decide_groups(
 def _around(
     view: VariantView, snapshot: FleetSnapshot, extra_age_s: float, now_s: float, rules: Policy
 ) -> Circumstances:  # fmt: skip
-    told, traffic = snapshot.router_age_of(view.spec.model), snapshot.traffic.get(view.spec.model)
+    told, traffic_age_s = snapshot.router_age_of(view.spec.model), snapshot.traffic_age_of(view.spec.model, now_s)
     router_age_s = None if told is None else told + extra_age_s
-    traffic_age_s = None if traffic is None else max(now_s - traffic.at_s, 0.0)
     stale = any(age_s is not None and age_s > rules.stale_after_s for age_s in (router_age_s, traffic_age_s))
     queued = usable(snapshot.router_queue.get(view.spec.model)) or 0.0
     return Circumstances(now_s=now_s, queued=queued, router_stale=stale, router_age_s=router_age_s,

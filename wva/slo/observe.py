@@ -79,12 +79,13 @@ def look(
     traffic = _fresh_traffic(snapshot, views[0].spec.model, now_s, rules)
     if traffic is None and not any(view.fresh for view in views) and any(view.requested for view in views):
         return _unlit(views, entries, memory, now_s=now_s, rules=rules)
+    ahead_s = snapshot.traffic_ahead_s.get(views[0].spec.model, 0.0)
     reading = _reading(traffic, views, memory, now_s, rules)
     readings = remembered(memory.readings, reading)
     mix = _mix(readings, memory.mix, views)
     base = reference(views)
     costs = {view.spec.name: cost(view.spec, mix) for view in views}
-    known = _learned(views, costs, memory, now_s)
+    known = _learned(views, costs, memory, now_s, counted_s=now_s + (ahead_s if traffic else 0.0))
     laws = {view.spec.name: _law(view, costs[view.spec.name], known[view.spec.name].correction, mix, rules)
             for view in views}  # fmt: skip
     known = _tallied(known, laws, readings, memory.readings, now_s)
@@ -147,7 +148,8 @@ def lead_s(base: VariantView, memory: GroupMemory, rules: Policy) -> float:
 
 def _fresh_traffic(snapshot: FleetSnapshot, model: str, now_s: float, rules: Policy) -> ModelTraffic | None:
     traffic = snapshot.traffic.get(model)
-    if traffic is None or traffic.arrived_total is None or now_s - traffic.at_s > rules.stale_after_s:
+    age_s = snapshot.traffic_age_of(model, now_s)
+    if traffic is None or traffic.arrived_total is None or age_s is None or age_s > rules.stale_after_s:
         return None
     return traffic
 
@@ -269,19 +271,23 @@ def _law(view: VariantView, own: Cost, correction: Correction, mix: Mix, rules: 
 
 
 def _learned(
-    views: Sequence[VariantView], costs: Mapping[str, Cost], memory: GroupMemory, now_s: float
+    views: Sequence[VariantView], costs: Mapping[str, Cost], memory: GroupMemory, now_s: float, *, counted_s: float
 ) -> dict[str, VariantMemory]:
-    """Corrections of each variant's law by Little's law, and what a request holds of its memory."""
+    """Corrections of each variant's law by Little's law, and what a request holds of its memory.
+
+    ``counted_s`` is now by the clock of the readings.
+    """
+    steady = _steady(memory.readings, counted_s)
     found = {}
     for view in views:
         own = costs[view.spec.name]
         known = memory.variants.get(view.spec.name) or VariantMemory(correction=first(own.known))
-        found[view.spec.name] = replace(known, correction=_corrected(view.fresh, own, known.correction, memory, now_s))
+        found[view.spec.name] = replace(known, correction=_corrected(view.fresh, own, known.correction, steady, now_s))
     return found
 
 
 def _corrected(
-    fresh: Sequence[ReplicaObservation], own: Cost, before: Correction, memory: GroupMemory, now_s: float
+    fresh: Sequence[ReplicaObservation], own: Cost, before: Correction, steady: bool, now_s: float
 ) -> Correction:  # fmt: skip
     samples = [seen.sample for seen in fresh if seen.sample]
     running = sum(sample.running or 0.0 for sample in samples)
@@ -292,7 +298,7 @@ def _corrected(
         old = before.kv_per_request
         kv = held if old is None else old + SMOOTH * (held - old)
     rates = [rate for seen in fresh if (rate := usable(seen.request_rps)) is not None]
-    if not rates or len(rates) != len(fresh) or not _steady(memory.readings, now_s):
+    if not rates or len(rates) != len(fresh) or not steady:
         return before if kv == before.kv_per_request else replace(before, kv_per_request=kv)
     rps = sum(rates) / len(rates)
     return updated(before, own, running=running / len(samples), rps=rps, samples=sum(rates) * 30.0, now_s=now_s, kv=kv)
