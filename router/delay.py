@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from router.imposed import late_everywhere, misses
 from router.parameters import number
 from router.scoring import Candidates, Predicting
 from router.types import EndpointView, Predictions
@@ -38,6 +39,9 @@ class LeastDelay(Predicting):
     endpoint has had; one that is new to all endpoints is judged by the mean alone, corrected by three times as much.
     All is multiplied by how slow the engine is, as far as its counters or the latency model tell. An endpoint never
     scraped is reckoned as busy as the others.
+
+    A request that names a TPOT target which by the latency model it misses at every candidate is placed by delay and by
+    the targets missed through it, its own and others' (:mod:`router.imposed`).
     """
 
     miss_cost: float = number(1.25, "missCost")
@@ -50,10 +54,14 @@ class LeastDelay(Predicting):
     """What a step costs by itself, in prompt tokens: reading the weights (the GPU's FLOP/s over its bytes/s)."""
     placement: float = number(0.2, "placement", high=1.0)
     """How far new prompts are steered by where earlier ones went, as a share of the mean load; 0 is off."""
+    missed_target: float = number(1.0, "missedTarget")
+    """What a missed TPOT target counts beside the delay, in mean delays; 0 is off."""
 
     def __call__(self, candidates: Candidates) -> list[float]:
         """Least / delay."""
         delays = self.delays(candidates)
+        if candidates.request.slo_tpot_s is not None and self.missed_target:
+            delays = self._with_misses(delays, candidates, candidates.request.slo_tpot_s)
         least = min(delays)
         return [least / delay for delay in delays]
 
@@ -101,6 +109,19 @@ class LeastDelay(Predicting):
                 context = rest * context + usual * mean_context  # noqa: PLW2901
             delays.append(delay + answer * (n * by_request + by_context * context))
         return _slowed(delays, known.slowness, candidates.predictions)
+
+    def _with_misses(self, delays: list[float], candidates: Candidates, limit_s: float) -> list[float]:
+        """In mean delays, with the targets missed, where the request is late everywhere."""
+        predictions, request = candidates.predictions, candidates.request
+        if predictions is None or not late_everywhere(predictions.tpot_s, limit_s):
+            return delays
+        requests, contexts = _loads(candidates.endpoints, _told(candidates).alone)
+        own = self.request_tokens + self.context_tokens * (request.input_tokens + 0.5 * request.expected_output_tokens)
+        slowed = [own / (self.step_tokens + self.request_tokens * n + self.context_tokens * context)
+                  for n, context in zip(requests, contexts, strict=True)]  # fmt: skip
+        mean = sum(delays) / len(delays)
+        missed = misses(predictions.tpot_s, limit_s, requests, slowed)
+        return [delay / mean + self.missed_target * count for delay, count in zip(delays, missed, strict=True)]
 
 
 class _Told:

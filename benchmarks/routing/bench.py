@@ -33,6 +33,8 @@ class Entry:
     make: ArmFactory
     precise: bool = False
     """Its prefix index follows the engines' KV events."""
+    told: bool = False
+    """Requests name the workload's limits, as clients may in headers."""
 
 
 ARMS: Final[dict[str, Entry]] = {
@@ -45,6 +47,7 @@ ARMS: Final[dict[str, Entry]] = {
 }
 
 EXTRA: Final[dict[str, Entry]] = {
+    judge.TOLD: Entry(make=partial(Ours, name=judge.TOLD), told=True),
     TokenLoad.name: Entry(make=TokenLoad),
     "ours-without-counters": Entry(make=partial(Ours, name="ours-without-counters", counters=False)),
     "ours-without-both": Entry(make=partial(Ours, name="ours-without-both", predicts=False, counters=False)),
@@ -114,7 +117,7 @@ def _find(names: Sequence[str], options: BenchOptions) -> tuple[list[str], list[
 
 
 def _simulate(workload: Workload, arm: str, entry: Entry, seed: int) -> Run:
-    simulation = Simulation(workload, entry.make, seed=seed, precise=entry.precise)
+    simulation = Simulation(workload, entry.make, seed=seed, precise=entry.precise, told=entry.told)
     pods = workload.fleet.pods
     stages: list[StageFigures] = []
     kept = []

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from benchmarks.routing.prompts import ROUTER_BLOCK_TOKENS, router_hashes
+from benchmarks.routing.workloads import Slo
 from fleet.types import EngineSample
 from router.ledger import NO_PREFIX, Ledger, Load
 from router.pace import Pace
@@ -50,10 +51,11 @@ class Front:
     Args:
         engines: read by :meth:`scrape` and, with ``precise``, by :meth:`ask`.
         precise: the index follows the engines' KV events: what is matched is what is there.
+        slo: limits that requests name; ``None``: they name none.
     """
 
-    def __init__(self, engines: Sequence[Engine], *, precise: bool = False) -> None:
-        self._engines, self._precise = engines, precise
+    def __init__(self, engines: Sequence[Engine], *, precise: bool = False, slo: Slo | None = None) -> None:
+        self._engines, self._precise, self._slo = engines, precise, slo
         self.urls = [f"http://pod-{index}" for index in range(len(engines))]
         self.ledger, self.index, self.traffic, self.pace = Ledger(), PrefixIndex(), Traffic(), Pace()
         self.samples: list[EngineSample | None] = [None] * len(engines)
@@ -82,6 +84,7 @@ class Front:
             request_id=request.request_id, model=MODEL, input_tokens=request.prompt_tokens, block_hashes=hashes,
             block_tokens=ROUTER_BLOCK_TOKENS, streaming=True, alike=self.ledger.alike(prefix),
             expected_output_tokens=self.traffic.output_tokens, expected_reuse=self.traffic.reuse,
+            slo_ttft_s=self._slo.ttft_s if self._slo else None, slo_tpot_s=self._slo.tpot_s if self._slo else None,
         )  # fmt: skip
         return Asked(inference=inference, matched=matched, prefix=prefix, output_tokens=request.output_tokens)
 

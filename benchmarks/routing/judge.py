@@ -15,11 +15,13 @@ from benchmarks.routing.workloads import Slo
 OURS: Final = "ours"
 WITHOUT: Final = "ours-without-predictor"
 """The same profile without a latency model."""
-NOT_RIVALS: Final = frozenset({OURS, "ours-precise", "clairvoyant", WITHOUT, "ours-without-counters",
+TOLD: Final = "ours-told"
+"""The same profile, whose requests name their limits."""
+NOT_RIVALS: Final = frozenset({OURS, "ours-precise", "clairvoyant", WITHOUT, TOLD, "ours-without-counters",
                                "ours-without-both"})  # fmt: skip
 """Ours is compared with every other arm: these know more, or are ours."""
 PAIRS: Final = (
-    (OURS, WITHOUT), ("ours-without-counters", "ours-without-both"),
+    (OURS, WITHOUT), (TOLD, OURS), ("ours-without-counters", "ours-without-both"),
     ("documents", "documents-without-predictor"), (OURS, "token-load"),
 )  # fmt: skip
 """With the latency model, and without it."""

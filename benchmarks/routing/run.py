@@ -64,13 +64,13 @@ class Simulation:
     """Fresh engines, one router, and the stages in turn."""
 
     def __init__(
-        self, workload: Workload, make: ArmFactory, *, seed: int, precise: bool = False,
+        self, workload: Workload, make: ArmFactory, *, seed: int, precise: bool = False, told: bool = False,
         engines: Sequence[Engine] | None = None,
     ) -> None:  # fmt: skip
         self.workload = workload
         engines = engines_of(workload.fleet) if engines is None else engines
         self.arm = make(engines, seed)
-        self.front = Front(engines, precise=precise)
+        self.front = Front(engines, precise=precise, slo=workload.slo if told else None)
         self._cluster = Cluster(engines, self._pick, on_first_token=self._first_token, on_outcome=self._over)
         for index in range(len(engines)):
             start_s = self.arm.scrape_s * index / len(engines)
