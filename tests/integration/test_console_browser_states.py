@@ -26,11 +26,21 @@ NOBODY = [word for part in ("wva", "router", "predictor", "alerts") for word in 
 GONE = [word for part in ("wva", "router", "predictor", "alerts") for word in (f"--{part}", "http://127.0.0.1:9")]
 
 
+BREACH_S = 290.0
+"""So long before the end of the made-up evening a model breaches its TTFT promise."""
+
+
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def built_s() -> float:
+    """When the evening ends."""
+    return time.time()
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory, built_s: float) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("axe")
     url = f"sqlite:///{folder}/history.sqlite3"
-    synthetic.build(url, now_s=time.time(), span_s=900.0, share=0.9, ahead_s=120.0)
+    synthetic.build(url, now_s=built_s, span_s=900.0, share=0.9, ahead_s=120.0)
     with screenshots.console(url, *GONE, home=folder) as running:
         yield running
 
@@ -103,17 +113,36 @@ def test_every_link_of_every_page_leads_to_a_page(page: Page, filled: str) -> No
         assert screenshots.complaints(page) == [], link
 
 
-def test_from_the_overview_to_the_reason_and_the_plan_in_three_clicks(page: Page, filled: str) -> None:
-    page.goto(f"{filled}/?range=15m")
+def test_from_the_overview_to_the_reason_and_the_plan_in_two_clicks(page: Page, filled: str, built_s: float) -> None:
+    page.goto(f"{filled}/?range=5m&at={built_s - BREACH_S:.0f}")
     screenshots.settle(page)
-    page.get_by_role("link", name="diagnosis").first.click()
-    page.wait_for_url("**/alerts**")
+    sentence = page.locator(".fl-banner").inner_text()
+    assert "1 model needs you: Llama-3.1-8B-Instruct breaches TTFT since" in sentence, "which model, which promise"
+    assert "Why:" in sentence
+    page.get_by_role("link", name="Why: open the diagnosis").click()
+    page.wait_for_url("**/alerts**alert=HighTTFT**")
     screenshots.settle(page)
-    assert page.locator(".fl-cause").is_visible()
+    assert page.get_by_text("for the alert HighTTFT").is_visible()
+    assert page.locator(".fl-cause strong").inner_text(), "a cause"
+    assert page.locator(".fl-cause p").inner_text(), "what to change"
     page.get_by_role("link", name="Autoscaling").click()
     page.wait_for_url("**/autoscaling**")
     screenshots.settle(page)
+    assert page.locator("[data-testid=stMain]").get_by_text("until").first.is_visible(), "still at the same moment"
     assert page.get_by_text("Demand, forecast, capacity").is_visible()
+    decision = page.locator(".fl-why").inner_text()
+    assert "→" in decision, "from how many replicas to how many"
+    assert "saturation" in decision, "in words, with its numbers"
+
+
+def test_the_sentence_leads_to_what_the_controller_will_do_in_one_click(
+    page: Page, filled: str, built_s: float
+) -> None:
+    page.goto(f"{filled}/?range=5m&at={built_s - BREACH_S:.0f}")
+    screenshots.settle(page)
+    page.get_by_role("link", name="What the controller will do").click()
+    page.wait_for_url("**/autoscaling**model=**")
+    screenshots.settle(page)
     assert page.locator(".fl-why").is_visible()
 
 
