@@ -143,7 +143,8 @@ class Proof:
             busy = self._routed(stack, two, "busy")  # another: it has seen this load alone
             self._check("predictor_error_busy", lambda: self._predictor(
                 busy, "predictor_error_busy", "stated: the same with two engines, router and load on the same cores",
-                "**With two cores these latencies are those of processes that take turns.**"))  # fmt: skip
+                "**With two cores these latencies are those of processes that take turns.** A stalled answer, whose "
+                "tokens come at once, has a TPOT near 0, so look at medians."))  # fmt: skip
 
     def _routed(self, stack: ExitStack, engines: Sequence[Server], name: str) -> World:
         """A proxy of our own in front of them, with nothing in its history."""
