@@ -40,7 +40,7 @@ def saturation(kv_utilisation: float, queue_ratio: float, throughput_degradation
 
 def usable(value: float | None) -> float | None:
     """``value`` if it is a number that an engine can mean."""
-    return value if value is not None and math.isfinite(value) and value >= 0 else None
+    return value if value is not None and 0.0 <= value < math.inf else None
 
 
 def analyse(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 from fleet.types import ReplicaObservation, ReplicaState, VariantObservation
-from wva.saturation import usable
 from wva.types import Policy, VariantState, VariantView, WvaState, key_of
 
 
@@ -35,29 +35,27 @@ def view_variant(
     """
     fresh: list[ReplicaObservation] = []
     ready, stale, oldest_s = 0, 0, None
+    serves, limit_s = ReplicaState.READY, rules.stale_after_s
     for seen in entry.replicas:  # one pass: this is the loop over all replicas of a large fleet
-        if seen.replica.state is not ReplicaState.READY:
+        if seen.replica.state is not serves:
             continue
         ready += 1
         if seen.age_s is None:
             continue
         age_s = seen.age_s + extra_age_s
         oldest_s = age_s if oldest_s is None or age_s > oldest_s else oldest_s
-        if age_s > rules.stale_after_s:
+        if age_s > limit_s:
             stale += 1
-        elif _says(seen):
-            fresh.append(seen)
+        elif (sample := seen.sample) is not None:
+            kv, waiting = sample.kv_utilisation, sample.waiting
+            # what saturation needs, both usable (see there), without two calls a replica
+            if kv is not None and waiting is not None and 0.0 <= kv < inf and 0.0 <= waiting < inf:
+                fresh.append(seen)
     pending, overdue = _starting(entry, state, ready, now_s, rules.startup_timeout_s)
     return VariantView(
         spec=entry.spec, requested=entry.requested, ready=ready, pending=pending, overdue=overdue, fresh=tuple(fresh),
         stale=stale, missing=ready - len(fresh) - stale, age_s=oldest_s,
     )  # fmt: skip
-
-
-def _says(seen: ReplicaObservation) -> bool:
-    """Whether its sample carries what saturation needs: KV utilisation and the queue."""
-    sample = seen.sample
-    return sample is not None and usable(sample.kv_utilisation) is not None and usable(sample.waiting) is not None
 
 
 def _starting(

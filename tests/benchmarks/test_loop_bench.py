@@ -38,11 +38,14 @@ def test_a_pass_sees_every_engine_with_the_same_number_of_queries(analyzer):
 def test_bars_are_of_the_default_analyzer():
     figures = {"pass_s": 0.5, "wall_s": 0.6, "decide_s": 0.1, "rss_mb": 200.0, "queries": 15, "endpoints": 12.0,
                "answers_mb": 1.0}  # fmt: skip
-    from benchmarks.loop.bench import DEFAULT
+    from benchmarks.loop.bench import BENCH, DEFAULT
 
     slow = {**figures, "pass_s": 9.0}
-    found = judged([(DEFAULT, 1, figures), ("other", 1, slow)], {**figures, "queries": 15})
+    sized = {**figures, "decide_s": 0.3}
+    found = judged([(DEFAULT, 1, figures), ("other", 1, slow), ("slo", 1, sized)], {**figures, "queries": 15})
+    assert set(found.bars) == set(BENCH.bars)
     assert found.bars["pass_s"].value == 0.5
+    assert (found.bars["slo_decide_s"].value, found.bars["slo_decide_s"].limit) == (0.3, "report")
     assert found.bars["promql_queries"].ok
     more = judged([(DEFAULT, 1, {**figures, "queries": 16})], {**figures, "queries": 15})
     assert not more.bars["promql_queries"].ok

@@ -102,10 +102,10 @@ def _inputs(
     """Everything the decision rests on, by name, for explain and the console."""
     name = view.spec.name
     own, correction = found.seen.laws[name], found.seen.memory.variants[name].correction
-    samples = [one.sample for one in view.fresh if one.sample]
+    heard = found.seen.heard[name]
     return {
-        "kv_utilisation": sum(one.kv_utilisation or 0.0 for one in samples) / len(samples) if samples else None,
-        "waiting_per_replica": sum(one.waiting or 0.0 for one in samples) / len(samples) if samples else None,
+        "kv_utilisation": heard.kv_utilisation / heard.samples if heard.samples else None,
+        "waiting_per_replica": heard.waiting / heard.samples if heard.samples else None,
         "requested": view.requested, "ready": view.ready, "pending": view.pending, "overdue": view.overdue,
         "fresh": len(view.fresh), "stale": view.stale, "missing": view.missing, "age_s": view.age_s, **shared,
         "capacity_rps": found.capacity[name], "lone_s": own.cost.lone_s * own.lone,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from fleet.types import FleetSnapshot, ModelTraffic, ReplicaObservation, ReplicaState, Role, VariantObservation
+from fleet.types import FleetSnapshot, ModelTraffic, ReplicaState, Role, VariantObservation, VariantSpec
 from wva.saturation import usable
 from wva.slo import misses
 from wva.slo.demand import Reading, Weights, level, remembered, within
+from wva.slo.heard import Heard, hear
 from wva.slo.law import Correction, Law, first, law, updated
 from wva.slo.mix import Cost, Mix, cost
 from wva.slo.state import GroupMemory, Tally, VariantMemory
@@ -62,6 +63,8 @@ class Seen:
     demand_rps: float | None
     """Arrivals, averaged over a steady window; ``None`` before two readings."""
     lead_s: float
+    heard: Mapping[str, Heard]
+    """By variant."""
     blind: bool = False
     """Replicas are asked for, none reports and nobody counted requests of late: nothing was learned in this look."""
 
@@ -79,15 +82,15 @@ def look(
     traffic = _fresh_traffic(snapshot, views[0].spec.model, now_s, rules)
     if traffic is None and not any(view.fresh for view in views) and any(view.requested for view in views):
         return _unlit(views, entries, memory, now_s=now_s, rules=rules)
+    heard = {view.spec.name: hear(view.fresh) for view in views}
     ahead_s = snapshot.traffic_ahead_s.get(views[0].spec.model, 0.0)
-    reading = _reading(traffic, views, memory, now_s, rules)
+    reading = _reading(traffic, views, heard, memory, now_s=now_s, rules=rules)
     readings = remembered(memory.readings, reading)
-    mix = _mix(readings, memory.mix, views)
+    mix = _mix(readings, memory.mix, heard.values())
     base = reference(views)
     costs = {view.spec.name: cost(view.spec, mix) for view in views}
-    known = _learned(views, costs, memory, now_s, counted_s=now_s + (ahead_s if traffic else 0.0))
-    laws = {view.spec.name: _law(view, costs[view.spec.name], known[view.spec.name].correction, mix, rules)
-            for view in views}  # fmt: skip
+    known = _learned(heard, costs, memory, now_s, counted_s=now_s + (ahead_s if traffic else 0.0))
+    laws = _laws(views, heard, costs, known, mix=mix, rules=rules)
     known = _tallied(known, laws, readings, memory.readings, now_s)
     own = costs[base.spec.name]
     token_s = own.prefill_s / mix.prompt if mix.prompt > 0 else 0.0
@@ -102,7 +105,7 @@ def look(
     )  # fmt: skip
     return Seen(
         memory=memory, mix=mix, costs=costs, laws=laws, in_flight=reading.in_flight,
-        demand_rps=now.work / own.work_s if now else None, lead_s=lead_s(base, memory, rules),
+        demand_rps=now.work / own.work_s if now else None, lead_s=lead_s(base, memory, rules), heard=heard,
     )  # fmt: skip
 
 
@@ -116,13 +119,13 @@ def _unlit(
     costs = {view.spec.name: cost(view.spec, mix) for view in views}
     known = {view.spec.name: memory.variants.get(view.spec.name)
              or VariantMemory(correction=first(costs[view.spec.name].known)) for view in views}  # fmt: skip
-    laws = {view.spec.name: _law(view, costs[view.spec.name], known[view.spec.name].correction, mix, rules)
-            for view in views}  # fmt: skip
+    heard = {view.spec.name: hear(view.fresh) for view in views}
+    laws = _laws(views, heard, costs, known, mix=mix, rules=rules)
     starting, leads = _starts(entries, memory, now_s, rules.startup_timeout_s)
     memory = replace(memory, readings=(), variants=known, starting=starting, leads_s=leads,
                      busy_s=memory.busy_s or now_s)  # fmt: skip
     return Seen(memory=memory, mix=mix, costs=costs, laws=laws, in_flight=0.0, demand_rps=None,
-                lead_s=lead_s(reference(views), memory, rules), blind=True)  # fmt: skip
+                lead_s=lead_s(reference(views), memory, rules), heard=heard, blind=True)  # fmt: skip
 
 
 def _moved(readings: Sequence[Reading], new: Reading) -> bool:
@@ -155,10 +158,11 @@ def _fresh_traffic(snapshot: FleetSnapshot, model: str, now_s: float, rules: Pol
 
 
 def _reading(
-    traffic: ModelTraffic | None, views: Sequence[VariantView], memory: GroupMemory, now_s: float, rules: Policy
-) -> Reading:
+    traffic: ModelTraffic | None, views: Sequence[VariantView], heard: Mapping[str, Heard], memory: GroupMemory, *,
+    now_s: float, rules: Policy,
+) -> Reading:  # fmt: skip
     ready = sum(view.ready for view in views)
-    engines = _in_engines(views)
+    engines = _in_engines(views, heard)
     last = memory.readings[-1] if memory.readings and memory.readings[-1].source == RATES else None
     if traffic is None:
         return _integrated(views, engines, last, now_s, ready)
@@ -175,13 +179,13 @@ def _reading(
     )  # fmt: skip
 
 
-def _in_engines(views: Sequence[VariantView]) -> float:
+def _in_engines(views: Sequence[VariantView], heard: Mapping[str, Heard]) -> float:
     """Requests running and waiting in engines; replicas that do not report count as the mean of those that do."""
     total = 0.0
     for view in views:
-        held = [(seen.sample.running or 0.0) + (seen.sample.waiting or 0.0) for seen in view.fresh if seen.sample]
-        if held:
-            total += sum(held) / len(held) * view.ready
+        one = heard[view.spec.name]
+        if one.samples:
+            total += one.in_flight / one.samples * view.ready
     return total
 
 
@@ -206,7 +210,7 @@ def _integrated(
                    ready=ready, source=RATES)  # fmt: skip
 
 
-def _mix(readings: Sequence[Reading], before: Mix | None, views: Sequence[VariantView]) -> Mix:
+def _mix(readings: Sequence[Reading], before: Mix | None, heard: Iterable[Heard]) -> Mix:
     last = readings[-1]
     known = before or MIX_FIRST
     near = next((one for one in readings if last.at_s - one.at_s <= MIX_S), last)
@@ -215,7 +219,7 @@ def _mix(readings: Sequence[Reading], before: Mix | None, views: Sequence[Varian
     far = readings[0]
     finished = last.finished - far.finished
     output = (last.generation_tokens - far.generation_tokens) / finished if finished >= MIX_MIN else known.output
-    hits = [ratio for view in views for seen in view.fresh if (ratio := usable(seen.prefix_hit_ratio)) is not None]
+    hits = [ratio for one in heard for ratio in one.hits]
     hit = known.hit_ratio + SMOOTH * (min(sum(hits) / len(hits), 1.0) - known.hit_ratio) if hits else known.hit_ratio
     return Mix(prompt=prompt if prompt > 0 else known.prompt, output=max(output, 1.0), hit_ratio=hit)
 
@@ -233,10 +237,13 @@ def _starts(
     """
     starting: dict[str, float] = {}
     leads, told = list(memory.leads_s), list[float]()
+    began, ready = memory.starting, ReplicaState.READY
     for entry in entries:
         for seen in entry.replicas:
             one = seen.replica
-            begun = memory.starting.get(one.name) if memory.starting else None
+            if not began and one.state is ready and (leads or not one.created_s):
+                continue  # nearly all of a large fleet
+            begun = began.get(one.name)
             if one.state is ReplicaState.STARTING:
                 asked_s = one.created_s or one.since_s or now_s
                 fresh_s = asked_s if now_s - asked_s <= FRESH_START_S else NEVER_S
@@ -258,20 +265,28 @@ def _plausible(lead: float, longest_s: float) -> tuple[float, ...]:
 # ---- what the variants teach
 
 
-def _law(view: VariantView, own: Cost, correction: Correction, mix: Mix, rules: Policy) -> Law:
-    spec = view.spec
+def _laws(
+    views: Sequence[VariantView], heard: Mapping[str, Heard], costs: Mapping[str, Cost],
+    known: Mapping[str, VariantMemory], *, mix: Mix, rules: Policy,
+) -> dict[str, Law]:  # fmt: skip
+    found = {}
+    for view in views:
+        name = view.spec.name
+        found[name] = _law(view.spec, heard[name], costs[name], known[name].correction, mix=mix, rules=rules)
+    return found
+
+
+def _law(spec: VariantSpec, heard: Heard, own: Cost, correction: Correction, *, mix: Mix, rules: Policy) -> Law:
     if spec.role is Role.PREFILL:
         mix = replace(mix, output=1.0)
-    sizes = [seen.sample.kv_capacity_tokens for seen in view.fresh if seen.sample and seen.sample.kv_capacity_tokens]
-    most = [seen.sample.max_running for seen in view.fresh if seen.sample and seen.sample.max_running]
     return law(
         own, correction, mix, ttft_s=spec.slo_ttft_s or rules.slo_ttft_s, tpot_s=spec.slo_tpot_s or rules.slo_tpot_s,
-        max_running=min(most, default=None), kv_tokens=sum(sizes) / len(sizes) if sizes else None,
+        max_running=heard.max_running, kv_tokens=heard.kv_tokens,
     )  # fmt: skip
 
 
 def _learned(
-    views: Sequence[VariantView], costs: Mapping[str, Cost], memory: GroupMemory, now_s: float, *, counted_s: float
+    heard: Mapping[str, Heard], costs: Mapping[str, Cost], memory: GroupMemory, now_s: float, *, counted_s: float
 ) -> dict[str, VariantMemory]:
     """Corrections of each variant's law by Little's law, and what a request holds of its memory.
 
@@ -279,29 +294,28 @@ def _learned(
     """
     steady = _steady(memory.readings, counted_s)
     found = {}
-    for view in views:
-        own = costs[view.spec.name]
-        known = memory.variants.get(view.spec.name) or VariantMemory(correction=first(own.known))
-        found[view.spec.name] = replace(known, correction=_corrected(view.fresh, own, known.correction, steady, now_s))
+    for name, said in heard.items():
+        own = costs[name]
+        known = memory.variants.get(name) or VariantMemory(correction=first(own.known))
+        correction = _corrected(said, own, known.correction, steady, now_s)
+        found[name] = VariantMemory(correction=correction, tallies=known.tallies, tallied_s=known.tallied_s)
     return found
 
 
 def _corrected(
-    fresh: Sequence[ReplicaObservation], own: Cost, before: Correction, steady: bool, now_s: float
+    heard: Heard, own: Cost, before: Correction, steady: bool, now_s: float
 ) -> Correction:  # fmt: skip
-    samples = [seen.sample for seen in fresh if seen.sample]
-    running = sum(sample.running or 0.0 for sample in samples)
-    used = sum(sample.kv_utilisation or 0.0 for sample in samples)
+    running, rates = heard.running, heard.rates
     kv = before.kv_per_request
-    if running >= max(len(samples), 1):
-        held = used / running
+    if running >= max(heard.samples, 1):
+        held = heard.kv_utilisation / running
         old = before.kv_per_request
         kv = held if old is None else old + SMOOTH * (held - old)
-    rates = [rate for seen in fresh if (rate := usable(seen.request_rps)) is not None]
-    if not rates or len(rates) != len(fresh) or not steady:
+    if not rates or len(rates) != heard.replicas or not steady:
         return before if kv == before.kv_per_request else replace(before, kv_per_request=kv)
-    rps = sum(rates) / len(rates)
-    return updated(before, own, running=running / len(samples), rps=rps, samples=sum(rates) * 30.0, now_s=now_s, kv=kv)
+    total = sum(rates)
+    return updated(before, own, running=running / heard.samples, rps=total / len(rates), samples=total * 30.0,
+                   now_s=now_s, kv=kv)  # fmt: skip
 
 
 def _steady(readings: Sequence[Reading], now_s: float) -> bool:
@@ -334,7 +348,7 @@ def _tallied(
             _count(counts, misses.column(lived / laws[name].level), seen)
         tallies = tuple(Tally(column=column, good=good, missed=missed)
                         for column, (good, missed) in sorted(counts.items()) if good + missed > 0.01)  # fmt: skip
-        found[name] = replace(variant, tallies=tallies, tallied_s=now_s)
+        found[name] = VariantMemory(correction=variant.correction, tallies=tallies, tallied_s=now_s)
     return found
 
 
