@@ -63,8 +63,8 @@ def judged(rows: Sequence[tuple[str, int, Figures]], small: Figures) -> Outcome:
     table = Table(title="Runs", columns=("analyzer", "seed", *names), rows=cells)
     notes = [
         f"{LARGE.variants} variants, {LARGE.endpoints} engines; medians of the passes after two to warm up",
-        "pass_s and decide_s are seconds of one core (CPU time, the history's writer thread included); wall_s is the "
-        "clock's, with whatever else the machine did",
+        "pass_s and decide_s are seconds of one core (CPU time): pass_s of all threads, the history's writer as far as "
+        "it runs meanwhile, decide_s of the deciding thread; wall_s is the clock's, with whatever else the machine did",
         f"promql_queries is held to what a fleet of {SMALL.endpoints} engines asks: {small['queries']:g}",
         f"the bars are of the default analyzer, {DEFAULT}",
     ]
