@@ -38,7 +38,7 @@ class RoughTimer(StepTimer):
     rng: Rng | None = None
 
     def step_s(
-        self, *, decoding: int, context: int, prefill: int = 0, attention: float = 0.0, repeated: int = 0
+        self, *, decoding: float, context: float, prefill: int = 0, attention: float = 0.0, repeated: int = 0
     ) -> float:
         """See :class:`simulator.steptime.StepTimer`."""
         tiled = math.ceil(decoding / TILE) * TILE
