@@ -24,6 +24,8 @@ $(VENV)/.installed: pyproject.toml
 $(VENV)/.installed-dev: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@# xds-protos carries an older copy of this package, and whichever is installed last wins
+	$(BIN)/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps opentelemetry-proto==$$($(BIN)/python -c "from importlib.metadata import version as v; print(v('opentelemetry-proto'))")
 	touch $(VENV)/.installed $@
 
 test: install-dev lint types layers ## lint, types, layers, unit, property and integration tests
