@@ -66,7 +66,7 @@ def test_a_clients_own_threshold_reaches_no_engine(world: World):
 
 
 def test_a_prefill_that_fails_is_the_routers_trouble_alone(world: World):
-    served_though_prefill_fails(world)
+    assert served_though_prefill_fails(world) == (200, 5, 1)
 
 
 def test_what_the_client_asked_wrong_it_is_told(world: World):

@@ -113,6 +113,7 @@ def test_a_watch_that_says_nothing_for_ever_does_not_count_as_alive(fake: FakeKu
     made.ready()
     opened = sum(watching(*request) for request in fake.requests)
     until(lambda: sum(watching(*request) for request in fake.requests) > opened + 7)  # opened anew by itself
+    assert [one.spec.name for one in made.platform.variants()] == ["a"]
 
 
 @pytest.mark.parametrize("status", [409, 429, 500])
