@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +43,7 @@ _LONGEST_STATE: Final = 4096
 _FLUSH_S: Final = 5.0
 """At a stop, spans may leave for this long."""
 _LOOK_S: Final = 0.02
+_URL: Final = re.compile(r"https?://[^/\s]+(/\S*)?$")
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _GETTER: Final = DefaultGetter()
 _NOWHERE: Final = Context()
@@ -210,11 +212,15 @@ def _resource() -> Resource:
 def make(settings: RouterSettings) -> OtlpTracing | None:
     """Tracing as the settings and the ``OTEL_*`` variables say; ``None`` where ``OTEL_SDK_DISABLED`` forbids it.
 
-    Raises: ConfigError for variables that cannot be used.
+    Raises: ConfigError for an address or variables that cannot be used.
     """
     if os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
         return None
     endpoint = settings.traces_endpoint
+    if endpoint != TRACES_BY_ENVIRONMENT and not _URL.match(endpoint):
+        raise ConfigError(f"{endpoint!r} is no address of a collector", where="--traces-endpoint",
+                          limit=f"http:// or https://HOST[:PORT]/PATH, or {TRACES_BY_ENVIRONMENT}",
+                          next_step="Give it as http://COLLECTOR:4318/v1/traces.")  # fmt: skip
     try:
         most = int(os.environ.get(OTEL_BSP_MAX_QUEUE_SIZE) or _MOST)
         exporter = OTLPSpanExporter(endpoint=None if endpoint == TRACES_BY_ENVIRONMENT else endpoint)

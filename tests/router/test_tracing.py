@@ -290,6 +290,14 @@ def test_off_means_off_and_wrong_variables_are_refused_in_one_line(monkeypatch):
         Records(RouterSettings(traces_endpoint="http://127.0.0.1:9/v1/traces"), None)
 
 
+@pytest.mark.parametrize(
+    "address", ["nonsense", "collector:4318", "grpc://collector:4317", "http://", "http:///v1/traces"]
+)
+def test_an_address_that_is_none_is_refused_before_a_span_is_lost(address: str):
+    with pytest.raises(ConfigError, match="is no address of a collector"):
+        Records(RouterSettings(traces_endpoint=address), None)
+
+
 def test_names_are_those_of_the_conventions():
     known = {value for module in (gen_ai_attributes, error_attributes, http_attributes, server_attributes)
              for name, value in vars(module).items() if name.isupper() and isinstance(value, str)}  # fmt: skip
