@@ -172,8 +172,12 @@ class Proof:
 
     def _simulator(self, server: Server) -> Check:
         model, each = make_model(self.vllm, self.folder), (*simulated.CALIBRATION, *simulated.PREDICTION)
-        rounds = [loads.serve(self.vllm, server.url, model, each, self.folder / "direct" / str(number),
-                              first_seed=1 + number * len(each)) for number in range(simulated.ROUNDS)]  # fmt: skip
+        rounds = []
+        for number in range(simulated.ROUNDS):
+            order = simulated.shuffled(len(each), number)
+            done = loads.serve(self.vllm, server.url, model, [each[index] for index in order],
+                               self.folder / "direct" / str(number), first_seed=1 + number * len(each))  # fmt: skip
+            rounds.append([path for _, path in sorted(zip(order, done, strict=True))])
         return simulated.simulator_error(rounds, self.folder)
 
     def _predictor(self, proxy: World, name: str, promise: str, note: str, **more: Any) -> Check:

@@ -67,7 +67,7 @@ def _figures(figures: Mapping[str, Any]) -> str:
 
 
 def _rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    head = list(rows[0])
+    head = [name for name in rows[0] if not isinstance(rows[0][name], list)]  # lists are for the JSON
     lines = [[str(row.get(name, "")) for name in head] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in [[one.replace("_", " ") for one in head],
                                                                ["---"] * len(head), *lines])  # fmt: skip

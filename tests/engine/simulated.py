@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -41,6 +42,21 @@ BARS: Final = {"ttft": 15.0, "e2e": 10.0}
 """Largest median errors that the project promises, per cent."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """Of one load in one round, seconds."""
+
+    ttft: float
+    e2e: float
+
+
+def shuffled(count: int, number: int) -> list[int]:
+    """The order of the loads in a round: another one each time, so that none always runs on a warm machine."""
+    order = list(range(count))
+    random.Random(number).shuffle(order)
+    return order
+
+
 def simulator_error(rounds: Sequence[Sequence[Path]], folder: Path) -> Check:
     """Calibrated on some loads by ``fleet sim calibrate``, it predicts the others.
 
@@ -49,7 +65,7 @@ def simulator_error(rounds: Sequence[Sequence[Path]], folder: Path) -> Check:
         folder: for the fit.
     """
     loads = (*CALIBRATION, *PREDICTION)
-    rows = [_median(load, [one[index] for one in rounds]) for index, load in enumerate(loads)]
+    rows = measured_rows(loads, [[median_latency(path) for path in one] for one in rounds])
     measured, wanted = rows[: len(CALIBRATION)], rows[len(CALIBRATION) :]
     found = calibrated(measured, folder)
     predicted = [_predicted(load, row, config(timer_of(found))) for load, row in zip(PREDICTION, wanted, strict=True)]
@@ -61,8 +77,8 @@ def simulator_error(rounds: Sequence[Sequence[Path]], folder: Path) -> Check:
         figures={"median_error_pct": errors, "limit_pct": BARS, "rounds": len(rounds), "spread_of_rounds_pct": spread,
                  "calibration": found["error_pct"], "factors": found["factors"], "ingress": found["ingress"],
                  "calibrated_on": measured, "predicted": predicted},
-        note="A load's figures are medians over the rounds; the spread is half of what lies between the highest round "
-             "and the lowest. The engine has a core of its own.",
+        note="A load's figures are medians over the rounds, each freed from the machine's pace in it; the spread is "
+             "half of what lies between the highest round and the lowest then. The engine has a core of its own.",
     )  # fmt: skip
 
 
@@ -97,16 +113,33 @@ def config(timer: StepTimer) -> EngineConfig:
                    max_num_batched_tokens=2048, max_model_len=CONTEXT)  # fmt: skip
 
 
-def _median(load: Load, results: Sequence[Path]) -> dict[str, Any]:
-    """One load over the rounds."""
-    runs = [run for path in results for run in read_runs(path)]
-    row: dict[str, Any] = {"load": load.name, "rate_rps": load.rate, "prompt_tokens": load.prompt,
-                           "output_tokens": load.output}  # fmt: skip
-    for name, values in (("ttft", [run.ttft_s for run in runs]), ("e2e", [run.e2e_s for run in runs])):
-        middle = median(values)
-        row[f"{name}_ms"] = round(1000 * middle, 2)
-        row[f"{name}_spread_pct"] = round(100 * (max(values) - min(values)) / 2 / middle, 1)
-    return row
+def median_latency(result: Path) -> Latency:
+    """Medians of one run's requests, seconds."""
+    runs = read_runs(result)
+    return Latency(ttft=median(run.ttft_s for run in runs), e2e=median(run.e2e_s for run in runs))
+
+
+def measured_rows(loads: Sequence[Load], rounds: Sequence[Sequence[Latency]]) -> list[dict[str, Any]]:
+    """One row a load: the median over the rounds, each freed from how fast the machine was in it.
+
+    A shared machine is faster in one round than in the next, for all loads alike. A round's pace is the median, over
+    the loads, of its figure over the load's median; what is left after it belongs to the load.
+    """
+    rows: list[dict[str, Any]] = [
+        {"load": load.name, "rate_rps": load.rate, "prompt_tokens": load.prompt, "output_tokens": load.output}
+        for load in loads
+    ]
+    for name in BARS:
+        seen = [[float(getattr(one, name)) for one in each] for each in rounds]
+        middles = [median(column) for column in zip(*seen, strict=True)]
+        paces = [median(one / middle for one, middle in zip(each, middles, strict=True)) for each in seen]
+        for index, row in enumerate(rows):
+            values = [each[index] / pace for each, pace in zip(seen, paces, strict=True)]
+            middle = median(values)
+            row[f"{name}_ms"] = round(1000 * middle, 2)
+            row[f"{name}_spread_pct"] = round(100 * (max(values) - min(values)) / 2 / middle, 1)
+            row[f"{name}_rounds_ms"] = [round(1000 * each[index], 2) for each in seen]
+    return rows
 
 
 def _predicted(load: Load, row: Mapping[str, Any], engine: EngineConfig) -> dict[str, Any]:
