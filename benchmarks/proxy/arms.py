@@ -8,9 +8,17 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
+
+from fleet.errors import ConfigError
+from router import compiled
 
 PEER_HOME = Path(os.environ.get("FLEET_BENCH_PEERS", ".venvs"))
 """Where ``make bench-peers`` puts them."""
+OURS: Final = "ours"
+COMPILED: Final = "ours-compiled"
+_PACKAGES: Final = ("fleet", "predictor", "router")
+"""What our proxy is made of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +52,61 @@ class Arm:
     """It counts for ``rps_ratio_vs_best_peer``."""
     seconds: float = 1.2
     """One run of the load; an arm that answers some tens of requests a second needs more of them."""
+    lacks: str = ""
+    """Why it cannot run although its program is there."""
+
+    @property
+    def missing(self) -> str:
+        """What to say where it cannot run; empty: it can."""
+        if not self.program.exists():
+            return self.name
+        return f"{self.name} ({self.lacks})" if self.lacks else ""
 
 
-def _ours(start: Start, program: Path) -> list[str]:
+def _ours(start: Start, _program: Path) -> list[str]:
     return [
-        str(program), "router", "serve", "--port", str(start.port), "--admin-port", str(start.spare), "--home",
-        str(start.folder), "--engines", ",".join(start.urls), "--workers", str(os.cpu_count() or 1),
+        sys.executable, "-m", "fleet.cli", "router", "serve", "--port", str(start.port), "--admin-port",
+        str(start.spare), "--home", str(start.folder), "--engines", ",".join(start.urls), "--workers",
+        str(os.cpu_count() or 1),
     ]  # fmt: skip
+
+
+def our_arms(
+    here: Path = compiled.ROOT, built: Path = PEER_HOME / "compiled", modules: Sequence[str] = compiled.MODULES
+) -> list[Arm]:  # fmt: skip
+    """Our own proxy as plain Python and as native code: one of them is ``here``, the other is built.
+
+    Args:
+        here: where this very program is.
+        built: where ``make bench-peers`` puts our packages with native code.
+        modules: those that are native code.
+    Raises: ConfigError where native code is here, of another source than the one beside it.
+    """
+    native = compiled.check(here, modules)
+    return [
+        _own(OURS, here, "what is installed here is native code" if native else ""),
+        _own(COMPILED, here if native else built, "" if native else _unlike(here, built, modules)),
+    ]
+
+
+def _own(name: str, folder: Path, lacks: str) -> Arm:
+    env = {"PYTHONPATH": str(folder.resolve()), "PYTHONSAFEPATH": "1"}  # else Python looks in this folder first
+    return Arm(name=name, program=folder / "router/cli.py", command=_ours, env=env, rival=False, lacks=lacks)
+
+
+def _unlike(here: Path, built: Path, modules: Sequence[str]) -> str:
+    """Why what is built is not this very program as native code; empty: it is."""
+    if _sources(here) != _sources(built):
+        return "built from another source"
+    try:
+        return "" if compiled.check(built, modules) else "built as plain Python"
+    except ConfigError:
+        return "built for another Python"
+
+
+def _sources(folder: Path) -> dict[str, bytes]:
+    paths = (path for package in _PACKAGES for path in (folder / package).rglob("*.py"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 _FILTERS = "type.googleapis.com/envoy.extensions.filters"
@@ -121,14 +177,14 @@ def _envoy_program() -> Path:
     return found[0] if found else PEER_HOME / "envoy/_bin/envoy"
 
 
-OURS = "llm-fleet"
-
-
 def arms() -> list[Arm]:
-    """All of them; which are there, ``program.exists()`` tells."""
+    """All of them; which cannot run, :attr:`Arm.missing` tells.
+
+    Raises: ConfigError as :func:`our_arms`.
+    """
     vllm = PEER_HOME / "vllm-router/bin/vllm-router"
     return [
-        Arm(name=OURS, program=Path(sys.executable).with_name("fleet"), command=_ours, rival=False),
+        *our_arms(),
         Arm(name="envoy", program=_envoy_program(), command=_envoy),
         Arm(name="sglang-router cache_aware", program=PEER_HOME / "sglang/bin/python", command=_sglang),
         Arm(name="vllm-router round_robin", program=vllm, command=_vllm("round_robin")),

@@ -11,16 +11,22 @@ from typing import Any, Final
 
 from benchmarks.options import BenchOptions
 from benchmarks.proxy import tools
-from benchmarks.proxy.arms import OURS, Arm, Start, arms
+from benchmarks.proxy.arms import COMPILED, OURS, Arm, Start, arms
 from benchmarks.proxy.tools import Load
 from benchmarks.result import Bar, Outcome, Table
 from fleet.errors import ConfigError
-from router import compiled
 
-BARS: Final = (
-    "rps_ratio_vs_best_peer", "rps_ratio_vs_vllm_router_cache_aware", "added_p50_ms", "added_p99_ms",
-    "stream_first_chunk_rank",
-)  # fmt: skip
+LIMITS: Final = {
+    "rps_ratio_vs_best_peer": ("ratio", ">= 1.0"),
+    "rps_ratio_vs_vllm_router_cache_aware": ("ratio", ">= 2.0"),
+    "added_p50_ms": ("ms", "< 0.1"),
+    "added_p99_ms": ("ms", "< 0.5"),
+    "stream_first_chunk_rank": ("place", "<= 1"),
+}
+"""Of what is shipped."""
+PLAIN: Final = "plain_"
+"""Before the names of the same figures of plain Python."""
+BARS: Final = (*LIMITS, *(PLAIN + name for name in LIMITS))
 DIRECT: Final = "direct"
 CONNECTIONS: Final = (1, 16, 64)
 ENGINES: Final = 4
@@ -30,6 +36,7 @@ _CACHE_AWARE = "vllm-router cache_aware"
 
 Key = tuple[str, int, bool]
 """Arm, connections, streaming."""
+Seen = Mapping[Key, Mapping[str, float]]
 
 
 def run(options: BenchOptions) -> Outcome:
@@ -41,8 +48,8 @@ def run(options: BenchOptions) -> Outcome:
         raise ConfigError("the proxy bench has its own load", limit="no --workload, no --scale",
                           next_step="Use fleet bench routing for workloads.")  # fmt: skip
     known = arms()
-    there = [arm for arm in known if arm.program.exists()]
-    missing = [arm.name for arm in known if arm not in there]
+    there = [arm for arm in known if not arm.missing]
+    missing = [arm.missing for arm in known if arm.missing]
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         engines, load = tools.compiled(folder)
@@ -54,7 +61,7 @@ def run(options: BenchOptions) -> Outcome:
             found = _start(stack, arm, ports, folder)
             if found is not None:
                 started[arm.name] = found
-            elif arm.name == OURS:
+            elif arm.name in (OURS, COMPILED):
                 raise ConfigError("our own proxy did not start", where="fleet bench proxy",
                                   next_step=(folder / f"{arm.name}.log").read_text()[-500:])  # fmt: skip
             else:
@@ -102,27 +109,35 @@ def judged(
     seen = {key: _middle(loads) for key, loads in runs.items()}
     names = [name for name, connections, stream in seen if (connections, stream) == (1, False)]
     peers = [name for name in names if name in rivals]
-    best = [_ratio(seen, peers, connections) for connections in CONNECTIONS[1:]]
-    against = (
-        [_ratio(seen, [_CACHE_AWARE], connections) for connections in CONNECTIONS[1:]] if _CACHE_AWARE in names else []
-    )
-    ours, direct = seen[OURS, 1, False], seen[DIRECT, 1, False]
-    ranks = [_rank(seen, peers, connections) for connections in CONNECTIONS]
-    bars = {
-        "rps_ratio_vs_best_peer": Bar(value=_worst(best), unit="ratio", limit=">= 1.0"),
-        "rps_ratio_vs_vllm_router_cache_aware": Bar(value=_worst(against), unit="ratio", limit=">= 2.0"),
-        "added_p50_ms": Bar(value=round(ours["p50_ms"] - direct["p50_ms"], 4), unit="ms", limit="< 0.1"),
-        "added_p99_ms": Bar(value=round(ours["p99_ms"] - direct["p99_ms"], 4), unit="ms", limit="< 0.5"),
-        "stream_first_chunk_rank": Bar(value=float(max(ranks)) if peers else None, unit="place", limit="<= 1"),
+    shipped = COMPILED if COMPILED in names else OURS
+    found: dict[str, Mapping[str, float | None]] = {
+        ours: _figures(seen, ours, peers) for ours in (OURS, COMPILED) if ours in names
     }
+    bars = {name: Bar(value=found[shipped][name], unit=unit, limit=limit) for name, (unit, limit) in LIMITS.items()}
+    plain: Mapping[str, float | None] = found.get(OURS, dict.fromkeys(LIMITS))
+    bars |= {PLAIN + name: Bar(value=plain[name], unit=unit, limit="report") for name, (unit, _) in LIMITS.items()}
     results: dict[str, Any] = {
         "arms": {f"{name}/{c}/{'stream' if s else 'plain'}": seen[name, c, s] for name, c, s in seen},
         "rss_mb": {name: round(value, 1) for name, value in memory.items()},
-        "rps_ratio_vs_best_peer_stream": _worst([_ratio(seen, peers, c, stream=True) for c in CONNECTIONS[1:]]),
-        "first_chunk_ranks": dict(zip(map(str, CONNECTIONS), ranks, strict=True)),
+        "bars_of": shipped,
+        "rps_ratio_vs_best_peer_stream": {ours: _behind(seen, ours, peers, stream=True) for ours in found},
+        "first_chunk_ranks": {ours: {str(c): _rank(seen, ours, peers, c) for c in CONNECTIONS} for ours in found},
         "missing": list(missing),
     }
-    return Outcome(results=results, bars=bars, tables=_tables(seen, names, memory), notes=_notes(missing))
+    return Outcome(results=results, bars=bars, tables=_tables(seen, names, memory), notes=_notes(shipped, missing))
+
+
+def _figures(seen: Seen, ours: str, peers: Sequence[str]) -> dict[str, float | None]:
+    """The figures of one of our own arms, by their names in :data:`LIMITS`."""
+    one, direct = seen[ours, 1, False], seen[DIRECT, 1, False]
+    ranks = [_rank(seen, ours, peers, connections) for connections in CONNECTIONS]
+    return {
+        "rps_ratio_vs_best_peer": _behind(seen, ours, peers),
+        "rps_ratio_vs_vllm_router_cache_aware": _behind(seen, ours, [one for one in peers if one == _CACHE_AWARE]),
+        "added_p50_ms": round(one["p50_ms"] - direct["p50_ms"], 4),
+        "added_p99_ms": round(one["p99_ms"] - direct["p99_ms"], 4),
+        "stream_first_chunk_rank": float(max(ranks)) if peers else None,
+    }
 
 
 def _middle(loads: Sequence[Load]) -> dict[str, float]:
@@ -134,24 +149,20 @@ def _middle(loads: Sequence[Load]) -> dict[str, float]:
     return {**{name: round(value, 4) for name, value in middle.items()}, "errors": sum(one.errors for one in loads)}
 
 
-Seen = Mapping[Key, Mapping[str, float]]
+def _behind(seen: Seen, ours: str, peers: Sequence[str], *, stream: bool = False) -> float | None:
+    """Our requests/s over those of the best of ``peers``, at the worse number of connections; ``None``: no peers."""
+    if not peers:
+        return None
+    return round(min(
+        seen[ours, connections, stream]["rps"] / max(seen[name, connections, stream]["rps"] for name in peers)
+        for connections in CONNECTIONS[1:]
+    ), 3)  # fmt: skip
 
 
-def _ratio(seen: Seen, peers: Sequence[str], connections: int, *, stream: bool = False) -> float | None:
-    """Our requests/s over those of the best of ``peers``."""
-    best = max((seen[name, connections, stream]["rps"] for name in peers), default=0.0)
-    return seen[OURS, connections, stream]["rps"] / best if best else None
-
-
-def _worst(ratios: Sequence[float | None]) -> float | None:
-    known = [ratio for ratio in ratios if ratio is not None]
-    return round(min(known), 3) if known else None
-
-
-def _rank(seen: Seen, peers: Sequence[str], connections: int) -> int:
+def _rank(seen: Seen, ours: str, peers: Sequence[str], connections: int) -> int:
     """Our place by the median time to the first chunk, 1 is the shortest."""
-    ours = seen[OURS, connections, True]["first_p50_ms"]
-    return 1 + sum(seen[name, connections, True]["first_p50_ms"] < ours for name in peers)
+    first_ms = seen[ours, connections, True]["first_p50_ms"]
+    return 1 + sum(seen[name, connections, True]["first_p50_ms"] < first_ms for name in peers)
 
 
 def _tables(seen: Seen, names: Sequence[str], memory: Mapping[str, float]) -> list[Table]:
@@ -175,15 +186,21 @@ def _tables(seen: Seen, names: Sequence[str], memory: Mapping[str, float]) -> li
     return tables
 
 
-def _notes(missing: Sequence[str]) -> list[str]:
+def _notes(shipped: str, missing: Sequence[str]) -> list[str]:
+    of = (
+        f"The bars are of {COMPILED}, which is what the container's image and the wheel with native code hold; those "
+        f"that begin with {PLAIN} are of {OURS}, plain Python, from the same source in the same run."
+        if shipped == COMPILED
+        else f"The bars are of {OURS}, plain Python: {COMPILED}, which is shipped, was not measured."
+    )
     notes = [
         "All on one machine: proxies, engines and load share its cores, so read ratios. Every proxy runs as its "
         "authors start it (Envoy and the Rust routers with a thread a core), ours with a worker a core and all default "
         "scorers and safeties on.",
+        of,
         "Latencies above 200 ms are shown as 200 ms.",
         "The best peer is the best of Envoy and the Rust routers, at 16 and at 64 connections; the rank is the worst "
         "of the three numbers of connections, by the median time to the first byte of a streamed body.",
-        "Our hot path ran as native code (make compile)." if compiled.check() else "Our hot path ran as plain Python.",
     ]
     if missing:
         notes.append(f"Missing: {', '.join(missing)}. Run make bench-peers.")

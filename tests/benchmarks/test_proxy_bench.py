@@ -8,11 +8,13 @@ import pytest
 
 from benchmarks.options import BenchOptions
 from benchmarks.proxy import bench, ladder, streams
-from benchmarks.proxy.arms import OURS, Start, arms
-from benchmarks.proxy.bench import CONNECTIONS, DIRECT, judged
+from benchmarks.proxy.arms import COMPILED, OURS, Start, arms, our_arms
+from benchmarks.proxy.bench import CONNECTIONS, DIRECT, LIMITS, PLAIN, judged
 from benchmarks.proxy.tools import Load
 from fleet.errors import ConfigError
+from router import compiled
 
+MODULES = ("router/cli.py",)
 RIVALS = {"envoy", "vllm-router cache_aware"}
 
 
@@ -50,6 +52,42 @@ def test_what_is_added_is_against_direct_at_one_connection_and_of_the_middle_rou
     assert (seen["added_p50_ms"], seen["added_p99_ms"]) == (0.08, 0.15)
 
 
+def with_compiled(**changes: list[Load]) -> dict[bench.Key, list[Load]]:
+    """The same with native code, at twice the rate of plain Python."""
+    found = runs(**changes)
+    for connections in CONNECTIONS:
+        for stream in (False, True):
+            found[COMPILED, connections, stream] = [load(2000.0, p50_ms=0.05, first_p50_ms=0.05)]
+    return found
+
+
+def test_the_bars_are_of_native_code_and_plain_pythons_stand_beside_them():
+    seen = values(with_compiled(ours=[load(1000.0, first_p50_ms=0.2)], envoy=[load(2000.0)]))
+    assert (seen["rps_ratio_vs_best_peer"], seen[PLAIN + "rps_ratio_vs_best_peer"]) == (1.0, 0.5)
+    assert (seen["stream_first_chunk_rank"], seen[PLAIN + "stream_first_chunk_rank"]) == (1.0, 3.0)
+    assert (seen["added_p50_ms"], seen[PLAIN + "added_p50_ms"]) == (-0.05, 0.0)
+
+
+def test_without_native_code_the_bars_are_of_plain_python():
+    seen = values(runs(envoy=[load(4000.0)]))
+    assert all(seen[name] == seen[PLAIN + name] for name in LIMITS)
+
+
+def test_where_only_native_code_is_installed_nothing_is_said_of_plain_python():
+    found = {key: one for key, one in with_compiled().items() if key[0] != OURS}
+    seen = values(found)
+    assert seen["rps_ratio_vs_best_peer"] == 2.0
+    assert {seen[PLAIN + name] for name in LIMITS} == {None}
+
+
+@pytest.mark.parametrize("shipped", [True, False])
+def test_whose_bars_they_are_is_said(shipped: bool):
+    found = with_compiled() if shipped else runs()
+    outcome = judged(found, {name: 1.0 for name, _, _ in found}, [], RIVALS)
+    assert outcome.results["bars_of"] == (COMPILED if shipped else OURS)
+    assert f"The bars are of {COMPILED if shipped else OURS}, " in outcome.notes[1]
+
+
 def test_the_rank_is_the_worst_of_all_numbers_of_connections():
     found = runs()
     found["envoy", 16, True] = [load(1.0, first_p50_ms=0.05)]
@@ -75,6 +113,55 @@ def test_every_arm_is_told_its_port_and_all_engines(tmp_path: Path):
         words = " ".join(arm.command(start, arm.program))
         words += "".join(file.read_text() for file in tmp_path.iterdir())
         assert all(port in words for port in ("4711", "9001", "9002")), arm.name
+
+
+@pytest.fixture
+def trees(tmp_path: Path) -> tuple[Path, Path]:
+    """A program and a copy of it; neither is native code."""
+    for tree in (tmp_path / "here", tmp_path / "built"):
+        for package in ("fleet", "predictor", "router"):
+            (tree / package).mkdir(parents=True)
+            (tree / package / "cli.py").write_text(f"NAME = {package!r}\n")
+    return tmp_path / "here", tmp_path / "built"
+
+
+def compile_by_hand(tree: Path) -> None:
+    (tree / "fleet_router__mypyc.so").write_bytes(b"")
+    (tree / "router/compiled.sha256").write_text(compiled.digest(tree, MODULES))
+
+
+def missing(here: Path, built: Path) -> list[str]:
+    return [arm.missing for arm in our_arms(here, built, MODULES)]
+
+
+def test_plain_python_here_and_the_same_as_native_code_both_run(trees: tuple[Path, Path]):
+    here, built = trees
+    compile_by_hand(built)
+    assert missing(here, built) == ["", ""]
+    assert [arm.env["PYTHONPATH"] for arm in our_arms(here, built, MODULES)] == [str(here), str(built)]
+
+
+def test_where_native_code_is_installed_it_runs_itself_and_plain_python_is_missing(trees: tuple[Path, Path]):
+    here, built = trees
+    compile_by_hand(here)
+    plain, native = our_arms(here, built, MODULES)
+    assert "native code" in plain.missing
+    assert (native.missing, native.env["PYTHONPATH"]) == ("", str(here))
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    pytest.param(lambda tree: (tree / "fleet/cli.py").write_text("NAME = 2\n"), "another source", id="changed-since"),
+    pytest.param(lambda tree: (tree / "fleet_router__mypyc.so").unlink(), "plain Python", id="not-compiled"),
+    pytest.param(lambda tree: (tree / "router/compiled.sha256").write_text("x"), "another Python", id="not-for-this"),
+    pytest.param(lambda tree: (tree / "router/cli.py").unlink(), COMPILED, id="not-there"),
+])  # fmt: skip
+def test_native_code_that_is_not_this_program_is_missing_and_it_is_said_why(trees, change, said):
+    here, built = trees
+    compile_by_hand(built)
+    change(built)
+    plain, native = missing(here, built)
+    assert not plain
+    assert said in native
 
 
 def test_it_has_no_workloads():
