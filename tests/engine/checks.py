@@ -180,10 +180,12 @@ def cancellation(servers: Sequence[Server], ways: Mapping[str, str], *, at_once:
     figures: dict[str, Any] = {}
     for name, url in ways.items():
         before = [page(one.url) for one in servers]
-        threads = [threading.Thread(target=_leave, args=(url, seed, length)) for seed in range(at_once)]
+        seen = threading.Event()
+        threads = [threading.Thread(target=_leave, args=(url, seed, length, seen)) for seed in range(at_once)]
         for thread in threads:
             thread.start()
         until(lambda: sum(page(one.url)[RUNNING] for one in servers) > 0, "requests run", every_s=0.02)
+        seen.set()
         for thread in threads:
             thread.join()
         freed_s = until(lambda: not any(page(one.url)[RUNNING] + page(one.url)[WAITING] for one in servers),
@@ -199,13 +201,14 @@ def cancellation(servers: Sequence[Server], ways: Mapping[str, str], *, at_once:
     )  # fmt: skip
 
 
-def _leave(url: str, seed: int, length: int) -> None:
-    """A client that reads a few chunks of a long answer and goes."""
+def _leave(url: str, seed: int, length: int, seen: threading.Event) -> None:
+    """A client that reads a few chunks of a long answer and goes, once the engines were seen at work."""
     body = completion(tokens(random.Random(seed), 40), max_tokens=length, ignore_eos=True, stream=True)
     with httpx.stream("POST", url + path_of(body), json=body, timeout=TIMEOUT_S) as reply:
         reply.raise_for_status()
         for number, _ in enumerate(reply.iter_raw()):
             if number == 5:
+                seen.wait(TIMEOUT_S)
                 return
 
 
