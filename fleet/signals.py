@@ -441,6 +441,15 @@ ROUTER_SLO_CHANCE = Signal(
     meaning="Best predicted chance of meeting the latency target that a request names, where admission asks for it.",
     labels=(),
 )
+ROUTER_SLO_TARGET = Signal(
+    name="fleet_router_slo_target_seconds",
+    kind=G,
+    unit="seconds",
+    layer=Layer.APPLICATION,
+    origin=Origin.ROUTER,
+    meaning="Latency target of requests that name none themselves, as the SLO file gives it: latency is ttft or tpot.",
+    labels=("model_name", "latency"),
+)
 ROUTER_SPANS = Signal(
     name="fleet_router_spans_total",
     kind=C,

@@ -21,6 +21,16 @@ class LatencyTarget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestTargets:
+    """What one request is held to; ``None``: to nothing."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    objective: float | None = None
+    """Share of requests that are to meet both, 0..1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Slo:
     """The promises for one model. ``None`` means that no promise is made."""
 
@@ -33,6 +43,19 @@ class Slo:
     """Output tokens per second that the model must reach while requests wait."""
     window: str = "30d"
     """Over which the error budget is counted."""
+
+    def targets(self) -> RequestTargets:
+        """What each request is held to; the objective is the stricter of the two, so that both promises are kept.
+
+        >>> DEFAULT_SLOS.of("m").targets()
+        RequestTargets(ttft_s=0.2, tpot_s=0.1, objective=0.95)
+        """
+        promised = [target for target in (self.ttft, self.tpot) if target is not None]
+        return RequestTargets(
+            ttft_s=None if self.ttft is None else self.ttft.threshold_s,
+            tpot_s=None if self.tpot is None else self.tpot.threshold_s,
+            objective=max([target.objective for target in promised], default=None),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Requests that would miss their own latency target wherever they went may be refused at once: opt-in."""
+"""Requests that would miss their latency target wherever they went may be refused at once: opt-in."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from predictor import advice
 from predictor.model import Array, LatencyModel, LatencyPrediction
 from router.dataplane.replies import Refusal, server_error
 from router.predict import Desk, Source
+from router.targets import Targets, named
 from router.types import EndpointView, InferenceRequest
 
 IN_VAIN: Final = "slo_unattainable"
@@ -33,8 +34,10 @@ class Hope(NamedTuple):
 class Hopes(Protocol):
     """Works out :class:`Hope`."""
 
-    def __call__(self, request: InferenceRequest, endpoints: Sequence[EndpointView]) -> Hope | None:
-        """``None``: the request has no target, there is no model, or a candidate of which nothing is known."""
+    def __call__(
+        self, request: InferenceRequest, endpoints: Sequence[EndpointView], targets: Targets
+    ) -> Hope | None:  # fmt: skip
+        """``None``: there is no target, no model, or a candidate of which nothing is known."""
         ...
 
 
@@ -45,9 +48,11 @@ class PredictedHopes:
         self._source = source
         self._desk: Desk | None = None
 
-    def __call__(self, request: InferenceRequest, endpoints: Sequence[EndpointView]) -> Hope | None:
+    def __call__(
+        self, request: InferenceRequest, endpoints: Sequence[EndpointView], targets: Targets
+    ) -> Hope | None:  # fmt: skip
         """See :class:`Hopes`."""
-        ttft_s, tpot_s = request.slo_ttft_s, request.slo_tpot_s
+        ttft_s, tpot_s = targets.ttft_s, targets.tpot_s
         model = self._source.model
         if model is None or not endpoints or (ttft_s is None and tpot_s is None):
             return None
@@ -80,16 +85,17 @@ class Admission:
     Args:
         least: chance below which a request is refused; 0 refuses none and only tells.
         hopes: gives the chance.
+        usual: targets of the SLO file count as well as those that a request names itself.
     """
 
-    def __init__(self, least: float, hopes: Hopes) -> None:
-        self._least, self._hopes = least, hopes
+    def __init__(self, least: float, hopes: Hopes, *, usual: bool = False) -> None:
+        self._least, self._hopes, self._usual = least, hopes, usual
 
     def judge(
-        self, request: InferenceRequest, endpoints: Sequence[EndpointView]
+        self, request: InferenceRequest, endpoints: Sequence[EndpointView], targets: Targets
     ) -> tuple[float | None, Refusal | None]:  # fmt: skip
         """The best chance among ``endpoints``, where it is known, and why the request is refused, if it is."""
-        hope = self._hopes(request, endpoints)
+        hope = self._hopes(request, endpoints, targets if self._usual else named(targets))
         if hope is None:
             return None, None
         return hope.chance, in_vain(hope) if hope.chance < self._least else None
@@ -98,5 +104,5 @@ class Admission:
 def in_vain(hope: Hope) -> Refusal:
     """The refusal; the time to wait is what the best engine is late by now."""
     wait_s = min(_LONGEST_RETRY_S, max(1, math.ceil(hope.late_s)))
-    message = f"no engine is likely to meet the latency target that this request names (best chance {hope.chance:.0%})"
+    message = f"no engine is likely to meet the latency target of this request (best chance {hope.chance:.0%})"
     return server_error(429, message, code=IN_VAIN, dropped="rejected-slo-unattainable", retry_after_s=wait_s)

@@ -62,6 +62,8 @@ _SHARED: Final = (
         "--discover", help="Where the engines are: file:, dns://, kube-service:// or kube-pool:// (see the docs)."
     ),
     click.option("--config", type=click.Path(path_type=Path), help="Scheduling profile (default: the built-in one)."),
+    click.option("--slo", "slo_file", type=click.Path(dir_okay=False, path_type=Path),
+                 help="SLO file: latency targets of requests that name none (default: FLEET_SLO_FILE)."),
     click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="Folder of history, model (.fleet)."),
     click.option("--history-url", help="SQLAlchemy URL of the history (default: FLEET_HISTORY_URL, else in HOME)."),
     click.option("--predictor-url", help="Fetch the latency model from this fleet predictor serve, not from HOME."),
@@ -103,7 +105,10 @@ def _shared(command: _Command) -> _Command:
 @click.option("--access-log", type=click.Path(path_type=Path), help="A line for each request: a file, or - for stdout.")
 @click.option("--workers", type=int, help="Processes that share the port (default 1).")
 @click.option("--worker", "place", type=Place.parse, hidden=True)
-def serve(*, home: Path | None, history_url: str | None, mortal: bool, place: Place | None, **given: object) -> None:
+def serve(
+    *, home: Path | None, history_url: str | None, slo_file: Path | None, mortal: bool, place: Place | None,
+    **given: object,
+) -> None:  # fmt: skip
     """Serve the OpenAI API, routed over the engines.
 
     \b
@@ -115,8 +120,8 @@ def serve(*, home: Path | None, history_url: str | None, mortal: bool, place: Pl
       fleet router serve --discover kube-pool://default/qwen --config router.yaml
       fleet router serve --discover kube-service://default/engines --predictor-url http://fleet-predictor:8090
     """
-    _run("router", RouterService, load(RouterSettings, **given), home=home, history_url=history_url, mortal=mortal,
-         place=place)  # fmt: skip
+    fleet = load(FleetSettings, home=home, history_url=history_url, slo_file=slo_file)
+    _run("router", RouterService, load(RouterSettings, **given), fleet, mortal=mortal, place=place)
 
 
 @router.command()
@@ -131,7 +136,10 @@ def serve(*, home: Path | None, history_url: str | None, mortal: bool, place: Pl
 @click.option("--emit-scores", is_flag=True, default=None, help="Put all scores into the dynamic metadata.")
 @click.option("--objects", help="InferenceObjective, InferenceModelRewrite: a file, a folder or kube://NAMESPACE/POOL.")
 @click.option("--conformance", is_flag=True, default=None, help="Obey test-epp-endpoint-selection (tests only).")
-def picker(*, home: Path | None, history_url: str | None, mortal: bool, port: int | None, **given: object) -> None:
+def picker(
+    *, home: Path | None, history_url: str | None, slo_file: Path | None, mortal: bool, port: int | None,
+    **given: object,
+) -> None:  # fmt: skip
     """Pick endpoints for Envoy and Gateway API (ext_proc, endpoint picker protocol 1.0).
 
     \b
@@ -142,7 +150,8 @@ def picker(*, home: Path | None, history_url: str | None, mortal: bool, port: in
     names = PickerSettings.model_fields
     own = load(PickerSettings, **{name: given.pop(name) for name in list(given) if name in names})
     settings = load(RouterSettings, port=_PICKER_PORT if port is None else port, workers=1, **given)
-    _run("picker", partial(PickerService, picker=own), settings, home=home, history_url=history_url, mortal=mortal)
+    fleet = load(FleetSettings, home=home, history_url=history_url, slo_file=slo_file)
+    _run("picker", partial(PickerService, picker=own), settings, fleet, mortal=mortal)
 
 
 @router.command()
@@ -170,8 +179,8 @@ def indexer(*, host: str, port: int, kv_events: str, engines: str) -> None:
 
 
 def _run(
-    name: str, make: Callable[..., RouterService], settings: RouterSettings, *, home: Path | None,
-    history_url: str | None, mortal: bool, place: Place | None = None,
+    name: str, make: Callable[..., RouterService], settings: RouterSettings, fleet: FleetSettings, *, mortal: bool,
+    place: Place | None = None,
 ) -> None:  # fmt: skip
     """Serve until told to stop."""
     if mortal:
@@ -180,7 +189,6 @@ def _run(
     logging.getLogger("alembic").setLevel(logging.WARNING)
     _raise_descriptor_limit()
     log.info("the hot path is %s", "native code" if compiled.check() else "plain Python")
-    fleet = load(FleetSettings, home=home, history_url=history_url)
     profile = load_profile(settings.config)
     for note in profile.notes:
         log.warning("%s", note)
@@ -191,7 +199,7 @@ def _run(
         if place is not None:
             extra["place"] = place
         history = History(fleet.resolved_history_url())
-        service = make(settings, profile=profile, home=fleet.home, history=history, **extra)
+        service = make(settings, profile=profile, home=fleet.home, history=history, slo_file=fleet.slo_file, **extra)
         service.bind()
         sys.setswitchinterval(_SWITCH_S)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

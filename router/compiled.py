@@ -25,13 +25,14 @@ from fleet.errors import ConfigError
 MODULES: Final = (
     "predictor/few.py", "router/affinity.py", "router/delay.py", "router/director.py", "router/endpoints.py",
     "router/filters.py", "router/gate.py", "router/knowledge.py", "router/latency.py", "router/ledger.py",
-    "router/metrics.py", "router/pickers.py", "router/predict.py", "router/prefix.py", "router/profile.py",
-    "router/recorder.py", "router/scorers.py", "router/scoring.py", "router/sessions.py", "router/shared.py",
-    "router/sieve.py", "router/ticket.py", "router/traffic.py", "router/types.py", "router/dataplane/body.py",
-    "router/dataplane/budget.py", "router/dataplane/client.py", "router/dataplane/exchange.py",
-    "router/dataplane/gateway.py", "router/dataplane/heads.py", "router/dataplane/hub.py",
-    "router/dataplane/local.py", "router/dataplane/observe.py", "router/dataplane/reader.py",
-    "router/dataplane/replies.py", "router/dataplane/response.py", "router/dataplane/upstream.py",
+    "router/metrics.py", "router/models.py", "router/pickers.py", "router/predict.py", "router/prefix.py",
+    "router/profile.py", "router/recorder.py", "router/scorers.py", "router/scoring.py", "router/sessions.py",
+    "router/shared.py", "router/sieve.py", "router/ticket.py", "router/traffic.py", "router/types.py",
+    "router/dataplane/body.py", "router/dataplane/budget.py", "router/dataplane/client.py",
+    "router/dataplane/exchange.py", "router/dataplane/gateway.py", "router/dataplane/heads.py",
+    "router/dataplane/hub.py", "router/dataplane/local.py", "router/dataplane/observe.py",
+    "router/dataplane/reader.py", "router/dataplane/replies.py", "router/dataplane/response.py",
+    "router/dataplane/upstream.py",
 )  # fmt: skip
 """What is compiled: all that a request passes through but the fields of its body, which are msgspec's."""
 _GROUP: Final = "fleet_router"

@@ -39,12 +39,14 @@ from router.gate import Gate, OnRouted
 from router.hints import NO_HINTS, Hints
 from router.knowledge import Knowledge
 from router.metrics import OTHER, ModelMeters
+from router.models import Models
 from router.parts import Parts
 from router.predict import Seen, seen_at
-from router.prefix import BYTES_PER_TOKEN, block_hashes, model_seed
+from router.prefix import BYTES_PER_TOKEN, block_hashes
 from router.profile import Profile, Scheduler
 from router.recorder import count, facts
 from router.refusals import UNKNOWN_KEY, none_found, over_limits
+from router.targets import of_request
 from router.tenants import Tenant
 from router.ticket import Decision, Owed, Ticket
 from router.types import EndpointView, InferenceRequest, Pick
@@ -53,9 +55,6 @@ _SETTLE_S: Final = 1.0
 _OK: Final = RequestOutcome.OK
 _NOTHING: Final = Observer()
 """What a request that is over keeps of its answer."""
-
-_SEEDS: Final = 1024
-"""Models whose seeds are kept."""
 
 
 def _block_tokens(parsed: ParsedBody, tokens: int) -> int:
@@ -90,7 +89,7 @@ class Director:
         self._settled_s = self.now_s
         self._turn = 0
         self._owed: Owed | None = None
-        self._seeds: dict[str, int] = {}
+        self.models = Models(parts.slos)
         self._keys = itertools.count()
 
     def use(self, profile: Profile) -> None:
@@ -129,8 +128,9 @@ class Director:
         """
         self.budget.earn()
         scheduler = self.scheduler
+        model = self.models.of(parsed.model)
         hashes = block_hashes(
-            parsed.prompt, block_bytes=scheduler.block_bytes, seed=self._seed(parsed.model),
+            parsed.prompt, block_bytes=scheduler.block_bytes, seed=model.seed,
             max_blocks=scheduler.hashed_blocks,
         )  # fmt: skip
         meters = self._meters(parsed.model)
@@ -140,19 +140,11 @@ class Director:
         priority = self.tenants.priority(client, hints.objective) if client is not None or hints.objective else 0
         ticket = Ticket(next(self._keys), parsed, hashes, _block_tokens(parsed, scheduler.block_tokens), meters,
                         request_id=request_id, tenant=tenant, at_s=time.time(), now_s=perf_counter(), hints=hints,
+                        targets=model.targets if hints is NO_HINTS else of_request(hints, model.targets),
                         client=client, priority=priority, size=size)  # fmt: skip
         if self.precise is not None:
             ticket.prompt = self.precise.begin(parsed)
         return ticket
-
-    def _seed(self, model: str) -> int:
-        """:func:`router.prefix.model_seed`, remembered."""
-        found = self._seeds.get(model)
-        if found is None:
-            if len(self._seeds) >= _SEEDS:
-                self._seeds.clear()
-            found = self._seeds[model] = model_seed(model)
-        return found
 
     def _meters(self, model: str) -> ModelMeters:
         """The model's numbers, if any engine serves it: what clients invent does not become a label."""
@@ -211,7 +203,7 @@ class Director:
         candidates: Sequence[EndpointView],
     ) -> None:  # fmt: skip
         """Take the pick back if the request would be late wherever it went."""
-        chance, refusal = admission.judge(request, candidates)
+        chance, refusal = admission.judge(request, candidates, ticket.targets)
         if chance is not None:
             pick.chance = chance
             self.metrics.slo_chance.observe(chance)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+from router.targets import NO_TARGETS, Targets, told
 from router.types import Pick
 
 _SHOWN: Final = 8
@@ -13,8 +14,8 @@ _LIMIT: Final = 3800
 """Bytes of one header: half of what common proxies take for all."""
 
 
-def as_json(pick: Pick, matched_tokens: int | None) -> dict[str, Any]:
-    """Everything that is known of a pick; ``matched_tokens``: as expected when it was made."""
+def as_json(pick: Pick, matched_tokens: int | None, targets: Targets) -> dict[str, Any]:
+    """Everything that is known of a pick; ``matched_tokens``: as expected when it was made; ``targets``: held to."""
     return {
         "endpoint": pick.endpoint.url if pick.endpoint else None,
         "matched_tokens": matched_tokens,
@@ -24,11 +25,12 @@ def as_json(pick: Pick, matched_tokens: int | None) -> dict[str, Any]:
         "dropped": pick.dropped,
         "predictions": {url: prediction._asdict() for url, prediction in pick.predictions.items()},
         "predictor_cold": pick.cold,
+        "targets": told(targets),
         "slo_chance": pick.chance,
     }
 
 
-def header(pick: Pick, matched_tokens: int | None = None) -> bytes:
+def header(pick: Pick, matched_tokens: int | None = None, targets: Targets = NO_TARGETS) -> bytes:
     """The same as the value of ``x-fleet-decision``: one line of JSON, the best endpoints only, rounded.
 
     >>> header(Pick(None, "no_endpoints"))
@@ -41,6 +43,8 @@ def header(pick: Pick, matched_tokens: int | None = None) -> bytes:
     if pick.prediction is not None:
         found["predicted_ttft_s"] = _short(pick.prediction.ttft_s)
         found["predicted_tpot_s"] = _short(pick.prediction.tpot_s)
+    if held_to := told(targets):
+        found["targets"] = held_to
     if pick.chance is not None:
         found["slo_chance"] = _short(pick.chance)
     best = sorted(pick.scores.items(), key=lambda entry: -entry[1]["total"])[:_SHOWN]

@@ -10,6 +10,8 @@ from typing import Final, NamedTuple
 _WORD: Final = re.compile(rb"[\x21-\x7e]{1,256}")
 _WORDS: Final = frozenset({"session", "fairness", "objective"})
 MAX_SLO_MS: Final = 3_600_000.0
+NO_TARGET_S: Final = math.inf
+"""A target that a client declined (``none``): not even the model's is to hold."""
 
 
 class Hints(NamedTuple):
@@ -18,9 +20,9 @@ class Hints(NamedTuple):
     session: str = ""
     """``x-session-id``: which conversation it belongs to."""
     slo_ttft_s: float | None = None
-    """``x-llm-d-slo-ttft-ms``, or upstream's old ``x-slo-ttft-ms``."""
+    """``x-llm-d-slo-ttft-ms``, or upstream's old ``x-slo-ttft-ms``; :data:`NO_TARGET_S`: ``none``."""
     slo_tpot_s: float | None = None
-    """``x-llm-d-slo-tpot-ms``, or upstream's old ``x-slo-tpot-ms``."""
+    """``x-llm-d-slo-tpot-ms``, or upstream's old ``x-slo-tpot-ms``; the same."""
     fairness: str = ""
     """``x-llm-d-inference-fairness-id``: whom it is for, where there are no tenants."""
     objective: str = ""
@@ -57,14 +59,21 @@ def with_hint(hints: Hints, name: str, value: bytes) -> Hints:
         return _with_word(hints, name, value.decode("ascii")) if _WORD.fullmatch(value) else hints
     if name == "explain":
         return hints._replace(explain=value.lower() in (b"1", b"true", b"yes"))
+    seconds = _seconds(value)
+    if seconds is None:
+        return hints
+    return hints._replace(slo_ttft_s=seconds) if name == "slo_ttft_s" else hints._replace(slo_tpot_s=seconds)
+
+
+def _seconds(value: bytes) -> float | None:
+    """A limit in milliseconds as seconds; :data:`NO_TARGET_S` for ``none``."""
+    if value.lower() == b"none":
+        return NO_TARGET_S
     try:
         limit_ms = float(value)
     except ValueError:
-        return hints
-    if not math.isfinite(limit_ms) or not 0.0 < limit_ms <= MAX_SLO_MS:
-        return hints
-    seconds = limit_ms / 1000.0
-    return hints._replace(slo_ttft_s=seconds) if name == "slo_ttft_s" else hints._replace(slo_tpot_s=seconds)
+        return None
+    return limit_ms / 1000.0 if math.isfinite(limit_ms) and 0.0 < limit_ms <= MAX_SLO_MS else None
 
 
 def _with_word(hints: Hints, name: str, word: str) -> Hints:

@@ -192,7 +192,7 @@ class Knowledge:
 
     def request(self, ticket: Ticket, *, prefix: int) -> InferenceRequest:
         """The request as scorers see it; ``prefix`` as :meth:`views` gave it."""
-        traffic, hints, model = self.traffic, ticket.hints, ticket.model
+        traffic, hints, model, targets = self.traffic, ticket.hints, ticket.model, ticket.targets
         session = hints.session and f"{ticket.tenant}\n{hints.session}"
         return InferenceRequest(
             request_id=ticket.request_id,
@@ -209,8 +209,8 @@ class Knowledge:
             adapter=model if model in self.endpoints.adapters else "",
             session=session,
             session_url=self.sessions.url(session, self.now_s) if session else "",
-            slo_ttft_s=hints.slo_ttft_s,
-            slo_tpot_s=hints.slo_tpot_s,
+            slo_ttft_s=targets.ttft_s,
+            slo_tpot_s=targets.tpot_s,
         )
 
     def placed(

@@ -13,8 +13,10 @@ from prometheus_client.samples import Sample
 
 from fleet import signals as s
 
-SAME: Final = frozenset(signal.name for signal in (s.ROUTER_READY, s.ROUTER_ENDPOINT_QUEUE, s.ROUTER_SCRAPE_AGE))
-"""Gauges of engines, which every worker reads for itself: the largest counts. All else adds up."""
+SAME: Final = frozenset(
+    signal.name for signal in (s.ROUTER_READY, s.ROUTER_ENDPOINT_QUEUE, s.ROUTER_SCRAPE_AGE, s.ROUTER_SLO_TARGET)
+)
+"""Gauges of engines and of files, which every worker reads for itself: the largest counts. All else adds up."""
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
 

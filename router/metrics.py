@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from fleet import signals as s
 from fleet.signals import Signal
+from router.targets import NO_TARGETS, Targets
 
 LATENCY_BOUNDS: Final[Sequence[float]] = (
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0,
@@ -244,6 +245,7 @@ class RouterCollector(Collector):
         waiting: gives the requests that wait, by model.
         recorded: gives what became of rows for the history, by outcome.
         spans: gives the same of spans.
+        targets: gives the latency targets of a model's requests that name none.
     """
 
     def __init__(
@@ -255,7 +257,9 @@ class RouterCollector(Collector):
         waiting: Callable[[], Mapping[str, int]] = dict,
         recorded: Callable[[], Mapping[str, int]] = dict,
         spans: Callable[[], Mapping[str, int]] = dict,
+        targets: Callable[[str], Targets] = lambda _model: NO_TARGETS,
     ) -> None:
+        self._targets = targets
         self._metrics, self._endpoints, self._pool, self._waiting = metrics, endpoints, pool, waiting
         self._recorded, self._spans = recorded, spans
 
@@ -279,6 +283,13 @@ class RouterCollector(Collector):
         )
         yield _gauge(s.ROUTER_SCRAPE_AGE, [((e.url,), e.age_s) for e in engines if e.age_s is not None])
 
+    def _held_to(self, models: Iterable[str]) -> Iterable[tuple[Sequence[str], float]]:
+        for model in models:
+            held = self._targets(model)
+            for latency, limit_s in (("ttft", held.ttft_s), ("tpot", held.tpot_s)):
+                if model != OTHER and limit_s is not None:
+                    yield (model, latency), limit_s
+
     def _by_model(self) -> Iterable[Metric]:
         models = self._metrics.models()
         pairs = [((name, name), meters) for name, meters in models.items()]
@@ -288,6 +299,7 @@ class RouterCollector(Collector):
         yield _counter(s.ROUTER_SHED, [((name, why), n) for name, m in models.items() for why, n in m.shed.items()])
         yield _counter(s.ROUTER_PROMPT_TOKENS, [(labels, m.prompt_tokens) for labels, m in pairs])
         yield _gauge(s.ROUTER_RUNNING, [((name,), m.running) for name, m in models.items()])
+        yield _gauge(s.ROUTER_SLO_TARGET, self._held_to(models))
         yield _histogram(s.ROUTER_TTFT, [
             row for labels, m in pairs
             for row in (((*labels, "true"), m.ttft_stream), ((*labels, "false"), m.ttft_plain))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from fleet.slo import SloBook
 from router.admission import Admission
 from router.aliases import Split
 from router.disaggregation.choose import Splitter
@@ -45,5 +46,7 @@ class Parts:
     """What clients' names of models stand for, where that is another name."""
     board: Board | None = None
     """What the other workers of this router tell; ``None``: it has one."""
+    slos: SloBook | None = None
+    """Latency targets of requests that name none; ``None``: they have none."""
     record: Callable[[Ticket, Facts], None] = field(default=lambda _ticket, _seen: None)
     """Told of every request that is over."""

@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from fleet.discovery import static_fleet
 from fleet.errors import ConfigError
 from fleet.history import History
+from fleet.settings import load_slos
 from fleet.shell import bind
 from predictor import artifact
 from predictor.client import Watcher
@@ -110,6 +111,12 @@ def _check(settings: RouterSettings) -> None:
                           limit="--workers 1", next_step="Let workers connect: ROUTER_KV_EVENTS=auto.")  # fmt: skip
 
 
+def _admission(settings: RouterSettings, source: Watcher) -> Admission | None:
+    if settings.slo_admission is None:
+        return None
+    return Admission(settings.slo_admission, PredictedHopes(source), usual=settings.slo_defaults == "admit")
+
+
 class RouterService:
     """Start it, and it serves until it is stopped.
 
@@ -118,6 +125,7 @@ class RouterService:
         profile: how endpoints are chosen.
         home: folder with the predictor's artifact.
         history: where finished requests are recorded; ``None``: nowhere.
+        slo_file: latency targets of requests that name none; ``None``: they have none.
         place: which of several workers this is; ``None``: the only one.
     Raises: ConfigError when no source of engines is named, two are, or a port is taken.
     """
@@ -129,9 +137,11 @@ class RouterService:
         *,
         home: Path,
         history: History | None = None,
+        slo_file: Path | None = None,
         place: Place | None = None,
     ) -> None:
         self.settings, self.clock = settings, time.monotonic
+        self._slo_file = slo_file if settings.slo_defaults != "off" else None
         _check(settings)
         self._place = place
         self._board = place.board() if place is not None else None
@@ -158,15 +168,15 @@ class RouterService:
         self._sockets: list[socket.socket] = []
 
     def _parts(self, profile: Profile, home: Path) -> Parts:
-        watcher, least = Watcher(home / self._model_name), self.settings.slo_admission
-        return Parts(settings=self.settings, scheduler=Scheduler(profile), endpoints=self.endpoints,
-                     metrics=self.metrics, rng=random.Random(self.settings.seed),
-                     predict=Predictor(watcher),
-                     admission=None if least is None else Admission(least, PredictedHopes(watcher)),
-                     tenants=load_tenants(self.settings.tenants, share=1.0 / self.settings.workers),
+        settings, watcher = self.settings, Watcher(home / self._model_name)
+        return Parts(settings=settings, scheduler=Scheduler(profile), endpoints=self.endpoints,
+                     metrics=self.metrics, rng=random.Random(settings.seed),
+                     predict=Predictor(watcher), admission=_admission(settings, watcher),
+                     slos=None if self._slo_file is None else load_slos(self._slo_file),
+                     tenants=load_tenants(settings.tenants, share=1.0 / settings.workers),
                      precise=self._ears.precise if self._ears is not None else None,
-                     splitter=splitter(self.settings), protocol=protocol(self.settings), board=self._board,
-                     aliases=load_aliases(self.settings.models), record=self.records.tell)  # fmt: skip
+                     splitter=splitter(settings), protocol=protocol(settings), board=self._board,
+                     aliases=load_aliases(settings.models), record=self.records.tell)  # fmt: skip
 
     def _watched(self) -> Sequence[FileWatcher[Any]]:
         """Files that are read again when they change."""
@@ -176,6 +186,8 @@ class RouterService:
         if settings.tenants is not None:
             read = partial(load_tenants, share=1.0 / settings.workers)
             found.append(FileWatcher(settings.tenants, "file of tenants", read, self.director.tenants.use))
+        if self._slo_file is not None:
+            found.append(FileWatcher(self._slo_file, "SLO file", load_slos, self.director.models.promise))
         return found
 
     def _use(self, profile: Profile) -> None:
@@ -298,7 +310,8 @@ class RouterService:
     async def _start_admin(self) -> None:
         registry = CollectorRegistry()
         registry.register(RouterCollector(self.metrics, self._gauges, waiting=lambda: self.director.gate.lengths,
-                                          recorded=self.records.rows, spans=self.records.spans))  # fmt: skip
+                                          recorded=self.records.rows, spans=self.records.spans,
+                                          targets=lambda model: self.director.models.of(model).targets))  # fmt: skip
         if self._ears is not None:
             registry.register(self._ears.collector())
         if self._fetcher is not None:

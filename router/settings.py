@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
@@ -108,6 +108,9 @@ class RouterSettings(Settings):
     """A request that names a latency target (``x-llm-d-slo-ttft-ms``, ``x-llm-d-slo-tpot-ms``) is refused at once (429,
     ``rejected-slo-unattainable``) if the latency model gives it no better chance than this at any engine; below 0.1 it
     is mostly in vain. 0 refuses none and only tells the chance; unset: not asked."""
+    slo_defaults: Literal["off", "place", "admit"] = "place"
+    """What targets of the SLO file (``FLEET_SLO_FILE``) are to requests that name none: ``place`` has them placed as if
+    they named these, but refuses none; ``admit`` counts them in ``slo_admission`` too; ``off``: nothing."""
     tenants: Path | None = None
     """Tenants with their keys, rates and priorities; unset: anyone may ask, and credentials are passed on."""
     models: Path | None = None

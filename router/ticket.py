@@ -17,6 +17,7 @@ from router.hints import NO_HINTS, Hints
 from router.kvindex.prompt import Prompt
 from router.metrics import ModelMeters
 from router.predict import Seen
+from router.targets import NO_TARGETS, Targets
 from router.tenants import Tenant
 from router.tracing.hooks import Trace
 from router.types import InferenceRequest, Pick
@@ -52,6 +53,7 @@ class Ticket:
         "started_s",
         "status",
         "streaming",
+        "targets",
         "tenant",
         "trace",
         "tried",
@@ -63,7 +65,8 @@ class Ticket:
     def __init__(
         self, key: int, parsed: ParsedBody, hashes: Sequence[int], block_tokens: int, meters: ModelMeters,
         *, request_id: str, tenant: str, at_s: float, now_s: float,
-        hints: Hints = NO_HINTS, client: Tenant | None = None, priority: int = 0, size: int = 0,
+        hints: Hints = NO_HINTS, targets: Targets = NO_TARGETS, client: Tenant | None = None, priority: int = 0,
+        size: int = 0,
     ) -> None:  # fmt: skip
         self.key = key
         """The router's own name of it; clients may send the same ``x-request-id`` twice."""
@@ -73,6 +76,8 @@ class Ticket:
         """Of the prompt's blocks; none once it is over."""
         self.block_tokens, self.meters = block_tokens, meters
         self.request_id, self.tenant, self.hints = request_id, tenant, hints
+        self.targets = targets
+        """Latencies that it is held to: what its client named, else its model's."""
         self.client, self.priority = client, priority
         """Whom it is charged to, if there are tenants, and how urgent it is: more is more."""
         self.size = size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from fleet.slo import DEFAULT_SLOS, LatencyTarget, SloBook
+from fleet.slo import DEFAULT_SLOS, RequestTargets, SloBook
 from fleet.types import VariantSpec
 
 
@@ -36,22 +36,15 @@ class Targets:
     def _completed(self, spec: VariantSpec) -> VariantSpec:
         if spec.slo_ttft_s is not None and spec.slo_tpot_s is not None and spec.slo_objective is not None:
             return spec
-        told = self.book.of(spec.model) if self.book else None
-        last = DEFAULT_SLOS.of(spec.model)
-        ttft, tpot = told.ttft if told else None, told.tpot if told else None
-        promised = [target.objective for target in (ttft, tpot) if target]
-        built_in = [target.objective for target in (last.ttft, last.tpot) if target]
+        told = self.book.of(spec.model).targets() if self.book else RequestTargets()
+        last = DEFAULT_SLOS.of(spec.model).targets()
         return replace(
             spec,
-            slo_ttft_s=_first(spec.slo_ttft_s, _threshold(ttft), self.ttft_s, _threshold(last.ttft)),
-            slo_tpot_s=_first(spec.slo_tpot_s, _threshold(tpot), self.tpot_s, _threshold(last.tpot)),
-            slo_objective=_first(spec.slo_objective, max(promised, default=None), self.objective, max(built_in)),
-        )  # fmt: skip
+            slo_ttft_s=_first(spec.slo_ttft_s, told.ttft_s, self.ttft_s, last.ttft_s),
+            slo_tpot_s=_first(spec.slo_tpot_s, told.tpot_s, self.tpot_s, last.tpot_s),
+            slo_objective=_first(spec.slo_objective, told.objective, self.objective, last.objective),
+        )
 
 
 def _first(*values: float | None) -> float | None:
     return next((value for value in values if value is not None), None)
-
-
-def _threshold(target: LatencyTarget | None) -> float | None:
-    return target.threshold_s if target else None

@@ -33,8 +33,8 @@ class Entry:
     make: ArmFactory
     precise: bool = False
     """Its prefix index follows the engines' KV events."""
-    told: bool = False
-    """Requests name the workload's limits, as clients may in headers."""
+    told: bool = True
+    """The workload's limits are its model's targets, as in an SLO file; rules that know no targets ignore them."""
 
 
 ARMS: Final[dict[str, Entry]] = {
@@ -47,14 +47,14 @@ ARMS: Final[dict[str, Entry]] = {
 }
 
 EXTRA: Final[dict[str, Entry]] = {
-    judge.TOLD: Entry(make=partial(Ours, name=judge.TOLD), told=True),
+    judge.UNTOLD: Entry(make=partial(Ours, name=judge.UNTOLD), told=False),
     TokenLoad.name: Entry(make=TokenLoad),
     "ours-without-counters": Entry(make=partial(Ours, name="ours-without-counters", counters=False)),
     "ours-without-both": Entry(make=partial(Ours, name="ours-without-both", predicts=False, counters=False)),
     "documents-without-predictor": Entry(make=partial(
         Ours, profile=PROFILES["documents"], name="documents-without-predictor", predicts=False)),
 }  # fmt: skip
-"""Only with ``--extra``: what the latency model and the counters are worth, to other profiles too."""
+"""Only with ``--extra``: what targets, the latency model and the counters are worth."""
 
 
 def run(options: BenchOptions) -> Outcome:

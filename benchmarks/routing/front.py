@@ -51,7 +51,7 @@ class Front:
     Args:
         engines: read by :meth:`scrape` and, with ``precise``, by :meth:`ask`.
         precise: the index follows the engines' KV events: what is matched is what is there.
-        slo: limits that requests name; ``None``: they name none.
+        slo: the model's targets, which hold for requests that name none; ``None``: there are none.
     """
 
     def __init__(self, engines: Sequence[Engine], *, precise: bool = False, slo: Slo | None = None) -> None:

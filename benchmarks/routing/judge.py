@@ -15,16 +15,16 @@ from benchmarks.routing.workloads import Slo
 OURS: Final = "ours"
 WITHOUT: Final = "ours-without-predictor"
 """The same profile without a latency model."""
-TOLD: Final = "ours-told"
-"""The same profile, whose requests name their limits."""
-NOT_RIVALS: Final = frozenset({OURS, "ours-precise", "clairvoyant", WITHOUT, TOLD, "ours-without-counters",
+UNTOLD: Final = "ours-untold"
+"""The same profile without an SLO file: nobody tells it what is late."""
+NOT_RIVALS: Final = frozenset({OURS, "ours-precise", "clairvoyant", WITHOUT, UNTOLD, "ours-without-counters",
                                "ours-without-both"})  # fmt: skip
 """Ours is compared with every other arm: these know more, or are ours."""
 PAIRS: Final = (
-    (OURS, WITHOUT), (TOLD, OURS), ("ours-without-counters", "ours-without-both"),
+    (OURS, WITHOUT), (OURS, UNTOLD), ("ours-without-counters", "ours-without-both"),
     ("documents", "documents-without-predictor"), (OURS, "token-load"),
 )  # fmt: skip
-"""With the latency model, and without it."""
+"""With the latency model and without it, with targets and without, and beside plain token load."""
 SERVICE: Final = "random"
 """What the published plain Service is held against: kube-proxy draws an endpoint for each new connection. The guide
 calls it round robin, but turns would give half the TTFT that it published at 10 and 15 requests/s."""
@@ -204,6 +204,8 @@ def notes(runs: Sequence[Run]) -> list[str]:
     told = [
         "Ours is the router's default profile through its own scheduler, books and prefix index; its latency model "
         "learns from the run's own answers (refit every 20 s on up to 2000 samples; in production 5 s and 10 000).",
+        "Ours has the workload's limits as its model's targets, as an SLO file gives them (ADR 51); its requests name "
+        "none. ours-untold (--extra) has no targets at all. No rule of others takes any.",
         "Every arm knows what a router knows: engine metrics of up to 1 s ago (0.05 s for llm-d's rules, as they "
         "scrape), its own requests in flight, and an approximate prefix index. ours-precise follows KV events; "
         "clairvoyant also knows answers' lengths and engines' speeds.",

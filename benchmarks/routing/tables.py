@@ -76,7 +76,7 @@ def _pairs(runs: Sequence[Run]) -> Table:
         for one, other, ahead, lower in judge.pairs(runs, workload)
     ]
     columns = ("workload", "arm", "against", "ahead %", "mean E2E lower by %")
-    return Table(title="With the latency model and without", columns=columns, rows=rows)
+    return Table(title="With the latency model and targets, and without", columns=columns, rows=rows)
 
 
 def _arms(runs: Sequence[Run], workload: str) -> Table:

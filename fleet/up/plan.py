@@ -98,7 +98,7 @@ def parts(options: UpOptions, ports: Ports) -> tuple[Part, ...]:
         Part(name="router", role="routes requests", after=first, health_url=f"{base}:{ports.router_admin}/healthz",
              argv=_fleet("router", "serve", *_listen(options, ports.router), "--admin-port", ports.router_admin,
                          *engines, "--home", options.home, "--seed", options.seed,
-                         *_optional("--config", options.router_config))),
+                         *_optional("--config", options.router_config), *slo)),
         Part(name="wva", role="scales variants", after=first, health_url=f"{base}:{ports.wva}/healthz",
              argv=_fleet("wva", "run", *_listen(options, ports.wva), *engines, *_model(options),
                          *_source(options), "--router-url", f"{base}:{ports.router_admin}",

@@ -258,7 +258,9 @@ class Exchange:
         pick, seen = self.ticket.pick, self.ticket.seen
         if pick is None:
             return b""
-        return b"x-fleet-decision: %b\r\n" % explain.header(pick, seen.matched_tokens if seen else None)
+        return b"x-fleet-decision: %b\r\n" % explain.header(
+            pick, seen.matched_tokens if seen else None, self.ticket.targets
+        )
 
     def _framing(self, reader: ResponseReader) -> bytes:
         """How the client learns where the body ends."""

@@ -27,13 +27,14 @@ class PickerService(RouterService):
         profile: how endpoints are chosen.
         home: folder with the predictor's artifact.
         history: where finished requests are recorded; ``None``: nowhere.
+        slo_file: latency targets of requests that name none; ``None``: they have none.
     """
 
     def __init__(
         self, settings: RouterSettings, profile: Profile, *, picker: PickerSettings, home: Path,
-        history: History | None = None,
+        history: History | None = None, slo_file: Path | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(settings, profile, home=home, history=history)
+        super().__init__(settings, profile, home=home, history=history, slo_file=slo_file)
         desk = Desk(director=self.director, addresses=Addresses(self.endpoints), fallbacks=picker.fallbacks,
                     emit_scores=picker.emit_scores, conformance=picker.conformance,
                     tracing=self.records.tracing)  # fmt: skip

@@ -40,7 +40,8 @@ def test_the_controller_decides_by_latency_targets_unless_told_otherwise() -> No
     plan = {part.name: part for part in parts(_options(slo_file=Path("/s.yaml")), Ports())}
     assert plan["wva"].argv[plan["wva"].argv.index("--analyzer") + 1] == "slo"
     assert all(
-        plan[name].argv[plan[name].argv.index("--slo") + 1] == "/s.yaml" for name in ("wva", "alerts", "console")
+        plan[name].argv[plan[name].argv.index("--slo") + 1] == "/s.yaml"
+        for name in ("router", "wva", "alerts", "console")
     )
     other = {part.name: part for part in parts(_options(analyzer="saturation"), Ports())}["wva"]
     assert other.argv[other.argv.index("--analyzer") + 1] == "saturation"

@@ -9,6 +9,7 @@ from fleet.types import EngineSample
 from predictor import advice, artifact
 from predictor.model import LatencyPrediction
 from router.admission import Admission, Hope, PredictedHopes, in_vain
+from router.targets import BY_REQUEST, NO_TARGETS, Targets
 from router.types import EndpointView, InferenceRequest
 from tests.router.dataplane_stubs import Engine, completion, on_loop, until
 from tests.router.test_router_app import ask, engine_script, started
@@ -78,16 +79,18 @@ def view(url: str, *, pending: int, scraped: bool = True) -> EndpointView:
 def test_the_best_candidate_counts_however_many_there_are():
     source = _Source(model())
     hopes = PredictedHopes(source)
-    request = InferenceRequest(request_id="r", model="m", input_tokens=800, slo_ttft_s=0.2, slo_tpot_s=1.0)
+    request, targets = InferenceRequest(request_id="r", model="m", input_tokens=800), Targets(0.2, 1.0)
     busy = [view("a", pending=20_000) for _ in range(20)]
-    assert hopes(request, busy).chance < 0.1
-    found = hopes(request, [*busy, view("b", pending=0)])
+    assert hopes(request, busy, targets).chance < 0.1
+    found = hopes(request, [*busy, view("b", pending=0)], targets)
     assert found.chance > 0.5
     assert found.late_s < 0
-    assert hopes(request, [*busy, view("b", pending=0, scraped=False)]) is None, "of one nothing is known: let it in"
-    assert hopes(InferenceRequest(request_id="r", model="m", input_tokens=800), busy) is None, "it names no target"
-    assert PredictedHopes(_Source())(request, busy) is None, "there is no model"
-    assert hopes(request, []) is None
+    assert hopes(request, [*busy, view("b", pending=0, scraped=False)], targets) is None, (
+        "of one nothing is known: let it in"
+    )
+    assert hopes(request, busy, NO_TARGETS) is None, "it has no target"
+    assert PredictedHopes(_Source())(request, busy, targets) is None, "there is no model"
+    assert hopes(request, [], targets) is None
     every = [view("a", pending=500 * step) for step in range(20)]
     batch = source.model.at(["a"] * 20, ["v"] * 20)
     batch.rows[0], batch.rows[2] = 800, [one.prefill_tokens_in_flight for one in every]
@@ -95,7 +98,7 @@ def test_the_best_candidate_counts_however_many_there_are():
     batch.predict()
     point = LatencyPrediction(ttft_s=batch.ttft_s, tpot_s=batch.tpot_s)
     chances = advice.chance(source.model, batch.rows.T, point, ttft_s=0.2, tpot_s=1.0)
-    assert hopes(request, every).chance == pytest.approx(float(chances.max()))
+    assert hopes(request, every, targets).chance == pytest.approx(float(chances.max()))
 
 
 @pytest.mark.parametrize(("late_s", "seconds"), [(-3.0, "1"), (0.2, "1"), (7.1, "8"), (1e9, "60")])
@@ -104,6 +107,10 @@ def test_the_time_to_wait_is_what_the_best_engine_is_late(late_s, seconds):
 
 
 def test_a_chance_at_the_limit_is_enough():
-    request = InferenceRequest(request_id="r", model="m", input_tokens=1)
-    assert Admission(0.25, lambda _request, _endpoints: Hope(0.25, 0.0)).judge(request, []) == (0.25, None)
-    assert Admission(0.25, lambda _request, _endpoints: Hope(0.24, 0.0)).judge(request, [])[1].status == 429
+    request, targets = InferenceRequest(request_id="r", model="m", input_tokens=1), Targets(1.0, None, BY_REQUEST)
+
+    def judged(chance):
+        return Admission(0.25, lambda *_: Hope(chance, 0.0)).judge(request, [], targets)
+
+    assert judged(0.25) == (0.25, None)
+    assert judged(0.24)[1].status == 429

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router import explain
-from router.hints import HEADERS, NO_HINTS, with_hint
+from router.hints import HEADERS, NO_HINTS, NO_TARGET_S, with_hint
 from router.sessions import Sessions
 from router.traffic import MAX_CLIENTS, START_OUTPUT_TOKENS, Traffic
 from router.types import EndpointView, Pick, Prediction
@@ -23,6 +23,7 @@ from router.types import EndpointView, Pick, Prediction
         pytest.param(b"x-session-id", b"x" * 300, NO_HINTS, id="a session too long"),
         pytest.param(b"x-slo-ttft-ms", b"200", NO_HINTS._replace(slo_ttft_s=0.2), id="the old name of a limit"),
         pytest.param(b"x-llm-d-slo-tpot-ms", b"50.5", NO_HINTS._replace(slo_tpot_s=0.0505), id="a limit"),
+        pytest.param(b"x-llm-d-slo-tpot-ms", b"None", NO_HINTS._replace(slo_tpot_s=NO_TARGET_S), id="none is to hold"),
         pytest.param(b"x-slo-ttft-ms", b"-1", NO_HINTS, id="a limit below zero"),
         pytest.param(b"x-slo-ttft-ms", b"nan", NO_HINTS, id="a limit that is no number"),
         pytest.param(b"x-slo-ttft-ms", b"soon", NO_HINTS, id="a word"),
@@ -37,7 +38,7 @@ def test_hints(header, value, hints):
 @given(st.sampled_from(sorted(HEADERS)), st.binary(max_size=300))
 def test_no_header_breaks_anything(header, value):
     hints = with_hint(NO_HINTS, HEADERS[header], value)
-    assert hints.slo_ttft_s is None or 0 < hints.slo_ttft_s <= 3600
+    assert hints.slo_ttft_s is None or 0 < hints.slo_ttft_s <= 3600 or hints.slo_ttft_s == NO_TARGET_S
 
 
 def test_sessions_are_found_until_they_are_old_and_are_bounded():

@@ -27,9 +27,9 @@ def engine_script(answer=None):
     return pages(metrics=page(PAGE), models=models("m"), completions=stream)
 
 
-async def started(engines: str, home: Path, **options) -> RouterService:
+async def started(engines: str, home: Path, *, slo_file: Path | None = None, **options) -> RouterService:
     settings = RouterSettings(engines=engines, port=0, admin_port=0, scrape_s=0.05, drain_s=1.0, seed=1, **options)
-    service = RouterService(settings, DEFAULT, home=home)
+    service = RouterService(settings, DEFAULT, home=home, slo_file=slo_file)
     await service.start()
     return service
 

@@ -145,6 +145,9 @@ def _start(*arguments: str) -> subprocess.Popen:
         pytest.param(
             ("--engines", "http://a:1", "--history-url", "sqlite:////proc/none/h.sqlite3"), "/proc/none", id="history"
         ),
+        pytest.param(
+            ("--engines", "http://a:1", "--slo", "/no/such/slos.yaml"), "/no/such/slos.yaml", id="no SLO file"
+        ),
         pytest.param(("--engines", "http://a:1", "--scrape-s", "-1"), "ROUTER_SCRAPE_S", id="a negative interval"),
         pytest.param(("--engines", "http://a:1", "--port", "99999"), "ROUTER_PORT", id="no such port"),
     ],
