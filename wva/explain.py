@@ -58,6 +58,7 @@ _WORDS = {
     "needed": "replicas of the reference variant that cost least under the forecast",
     "expected_misses": "share of requests expected to miss a target with those",
     "expected_misses_as_is": "share expected to miss with the replicas asked for",
+    "warm_cache_loss": "work that warm caches of replicas that go (or of one that would) add at first, relative",
     "capacity_rps": "requests/s that a replica bears within the objective",
     "lone_s": "seconds of a request that runs alone",
     "work_s": "seconds that a request adds to every other beside it",

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from benchmarks.autoscaling import shared
 from benchmarks.autoscaling.case import Case, Fleet, Slo, fitting
 from benchmarks.autoscaling.episode import NAMES, episode
 from benchmarks.autoscaling.pool import Bounds
@@ -59,6 +60,8 @@ def find(workload: str, scale: float, folders: Iterable[Path]) -> tuple[MakeCase
     if workload in ("", *NAMES):
         even = not workload.endswith("poisson")
         return lambda seed: episode(seed, scale=scale, even=even), "traffic: the published episode, generated"
+    if workload in shared.MAKERS:
+        return lambda seed: shared.case(workload, seed, scale=scale), f"traffic: {workload}, generated, rate x{scale:g}"
     named = NAMED.get(workload, Named(trace=workload, scale=1.0))
     found = _traffic(named.trace, tuple(folders))
     note = f"traffic: {found.kind} {found.name}, rate x{named.scale * scale:g}"
@@ -77,7 +80,7 @@ def _traffic(name: str, folders: Sequence[Path]) -> Traffic:
         if name in error.where:
             step = error.next_step.replace("--trace.", "--workload.")
             raise ConfigError(error.what, where=error.where, limit=error.limit, next_step=step) from None
-        raise ConfigError(error.what, where="--workload", limit=", ".join((NAMES[0], *NAMED)),
+        raise ConfigError(error.what, where="--workload", limit=", ".join((NAMES[0], *NAMED, *shared.MAKERS)),
                           next_step="Name a file, or the folder that holds it with --traces (FLEET_TRACES).",
                           ) from None  # fmt: skip
 

@@ -289,3 +289,14 @@ def test_an_arm_that_the_coarse_mode_is_off_for_is_named(attained: float, replic
     gap = coarse.Gap(arm="rule", fine_attained_pct=99.0, coarse_attained_pct=attained, fine_replicas=4.0,
                      coarse_replicas=replicas)  # fmt: skip
     assert coarse.doubtful([gap]) == doubted
+
+
+@pytest.mark.parametrize("name", ["documents", "sessions"])
+def test_generated_prompts_share_beginnings_and_follow_their_seed(name: str) -> None:
+    make, note = workloads.find(name, 0.1, [])
+    case, again, other = make(1), make(1), make(2)
+    assert case.requests == again.requests != other.requests
+    assert [one.arrival_s for one in case.requests] == sorted(one.arrival_s for one in case.requests)
+    blocks = [block for one in case.requests for block in one.hash_ids]
+    assert len(set(blocks)) < 0.5 * len(blocks), "most beginnings were there before"
+    assert case.router == "prefix_affine" and name in note

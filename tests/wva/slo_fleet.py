@@ -40,6 +40,7 @@ class ToyFleet:
     full: float = 60.0
     kv_per_request: float = 1 / 62
     startup_s: float = 100.0
+    hit_ratio: float | None = None
     router: bool = True
     state: WvaState = field(default_factory=WvaState)
     now_s: float = START
@@ -119,7 +120,8 @@ class ToyFleet:
                               kv_utilisation=min(running * self.kv_per_request, 1.0))  # fmt: skip
         replica = Replica(name=self._name(index), url=f"http://r{index}", variant=self.spec.name, since_s=self.now_s)
         return ReplicaObservation(replica=replica, sample=sample, request_rps=rps, prompt_tps=rps * self.prompt,
-                                  generation_tps=rps * self.output, age_s=0.0)  # fmt: skip
+                                  generation_tps=rps * self.output, age_s=0.0,
+                                  prefix_hit_ratio=self.hit_ratio)  # fmt: skip
 
     def _name(self, index: int) -> str:
         return self.named[index] if index < len(self.named) else f"r{index}"

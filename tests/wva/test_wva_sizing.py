@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from fleet.types import VariantObservation
+from fleet.types import Direction, VariantObservation
 from tests.wva.slo_fleet import SPEC, ToyFleet
 from wva.decide import decide
 from wva.slo import misses, sizing
@@ -19,11 +21,14 @@ from wva.slo.observe import _lived_level
 from wva.slo.plan import _stays
 from wva.types import WvaState
 
+Array = NDArray[np.float64]
 MIX = Mix(prompt=4000.0, output=1000.0)
 LAW = law(cost(SPEC, MIX), first(True), MIX, ttft_s=3.0, tpot_s=0.1, max_running=None, kv_tokens=307_328.0)
 
 
-def batch(*, in_flight: float, serving: float, demand: float, ahead: float) -> sizing.Batch:
+def batch(
+    *, in_flight: float, serving: float, demand: float, ahead: float, warm: float = 0.0, refill_s: float = math.inf
+) -> sizing.Batch:
     """One group whose forecast is ``ahead`` in its upper three parts, the present demand in the others."""
     one = np.array([1.0])
     parts = np.array([[demand] * 4 + [ahead] * 3])
@@ -32,6 +37,7 @@ def batch(*, in_flight: float, serving: float, demand: float, ahead: float) -> s
         misses=misses.expected(misses.prior(LAW.spread))[None, :], demand=one * demand, ahead=parts,
         in_flight=one * in_flight, serving=one * serving, standing=one * serving, coming=one * 0.0, coming_s=one * 50.0,
         lead_s=one * 100.0, react_s=one * 30.0, ttft_s=one * 3.0, budget=one * 0.01, price=one * 7.0,
+        warm=one * warm, hit_ratio=one * min(warm, 0.5), refill_s=one * refill_s,
     )  # fmt: skip
 
 
@@ -75,6 +81,56 @@ def test_what_a_decrease_gives_up_it_gives_up_now() -> None:
 def test_more_replicas_never_miss_more() -> None:
     found = sizing.outlook(batch(in_flight=190.0, serving=5.0, demand=6.0, ahead=8.0), np.arange(2.0, 12.0)[None, :])
     assert np.all(np.diff(found.missed[0]) <= 1e-9)
+
+
+# ---- warm caches
+
+
+MANY = np.arange(2.0, 12.0)[None, :]
+
+
+def missed(warm: float, refill_s: float = math.inf) -> Array:
+    """Expected misses of 2 to 11 replicas, of which six serve."""
+    found = batch(in_flight=150.0, serving=6.0, demand=6.0, ahead=6.5, warm=warm, refill_s=refill_s)
+    return sizing.outlook(found, MANY).missed[0]
+
+
+@pytest.mark.parametrize("refill_s", [0.1, 60.0, math.inf])
+def test_without_cache_hits_nothing_is_priced_to_the_last_digit(refill_s: float) -> None:
+    assert cost(SPEC, MIX).saved_s == 0.0
+    found = batch(in_flight=150.0, serving=6.0, demand=6.0, ahead=6.5, refill_s=refill_s)
+    lost = sizing.lost_share(found, MANY)[:, :, None]
+    assert np.all(1.0 + sizing._colder(found, lost, np.array([[[30.0]]]), np.array([[[60.0]]])) == 1.0)
+    assert np.array_equal(missed(0.0, refill_s), missed(0.0))
+
+
+@pytest.mark.parametrize("refill_s", [20.0, 200.0, math.inf])
+def test_who_goes_takes_a_warm_cache_along(refill_s: float) -> None:
+    """Fewer replicas than serve are expected to miss more than without caches, the others as much."""
+    with_caches, without = missed(0.5, refill_s), missed(0.0)
+    fewer = MANY[0] < 6.0
+    assert np.all(with_caches[fewer] >= without[fewer])
+    assert np.any(with_caches[fewer] > without[fewer] + 1e-4)
+    assert np.array_equal(with_caches[~fewer], without[~fewer])
+
+
+def test_caches_that_fill_quickly_are_cheaper_to_lose() -> None:
+    quick, slow, never = missed(0.5, 5.0), missed(0.5, 100.0), missed(0.5)
+    assert np.all(quick <= slow + 1e-12) and np.all(slow <= never + 1e-12)
+    assert quick[3] < never[3]
+
+
+def test_a_decrease_says_what_its_caches_cost() -> None:
+    """Half of each prompt is cached: what a decrease loses is an input of every decision, and in its sentence."""
+    fleet = ToyFleet(replicas=8, hit_ratio=0.5)
+    decisions = fleet.run(1800, 4.0)
+    downs = [each for each in decisions if each.direction is Direction.DOWN]
+    assert downs and all("the warm caches that go add" in each.detail for each in downs)
+    loss = decisions[-1].signals["warm_cache_loss"]
+    own = cost(SPEC, replace(MIX, hit_ratio=0.5))
+    assert loss == pytest.approx(own.saved_s / own.work_s / fleet.replicas, rel=0.01)
+    cold = ToyFleet(replicas=8).run(1800, 4.0)
+    assert all(not each.signals["warm_cache_loss"] and "warm" not in each.detail for each in cold)
 
 
 # ---- where misses are booked

@@ -91,7 +91,8 @@ def _shared(found: Assessment, around: Circumstances) -> dict[str, float | None]
         "forecast_rps": told.point if told else None, "forecast_p90_rps": told.quantile(0.9) if told else None,
         "forecast_error": told.error if told else None, "needed_now": need.present if need else None,
         "needed": need.replicas if need else None, "expected_misses": need.missed if need else None,
-        "expected_misses_as_is": need.missed_as_is if need else None, "router_age_s": around.router_age_s,
+        "expected_misses_as_is": need.missed_as_is if need else None,
+        "warm_cache_loss": need.warm_loss if need else None, "router_age_s": around.router_age_s,
         "traffic_age_s": around.traffic_age_s,
     }  # fmt: skip
 

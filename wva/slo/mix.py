@@ -50,6 +50,8 @@ class Cost:
     """Added to every other request's time; ``1 / work_s`` is the rate that nothing can exceed."""
     prefill_s: float
     """Part of ``work_s`` that is prefill."""
+    saved_s: float
+    """Prefill that the prefix cache saves: ``work_s`` would be so much more without it."""
     output: float
     """Steps that it takes part in after its prompt."""
     host_s: float
@@ -96,17 +98,19 @@ def cost(spec: VariantSpec, mix: Mix) -> Cost:
 def cost_of(c: StepCoefficients, overhead_ms: float, known: bool, role: Role, mix: Mix) -> Cost:
     """As :func:`cost`, from coefficients at hand."""
     cached = mix.prompt * mix.hit_ratio
-    prefill_ms = 0.0
+    prefill_ms = saved_ms = 0.0
     if role is not Role.DECODE:
+        saved_ms = c.eta * (c.p1 * cached + c.p2 * cached**2)
         prefill_ms = c.eta * (c.p1 * (mix.prompt - cached) + c.p2 * (mix.prompt**2 - cached**2))
     output = 1.0 if role is Role.PREFILL else max(mix.output, 1.0)
     context_ms = c.d_kv * (mix.prompt + mix.output / 2)
     decode_ms = output * (c.d_s + context_ms)
     lone_ms = output * (overhead_ms + c.d0) + decode_ms + prefill_ms
     return Cost(
-        lone_s=lone_ms / 1000.0, work_s=(prefill_ms + decode_ms) / 1000.0, prefill_s=prefill_ms / 1000.0, output=output,
-        host_s=overhead_ms / 1000.0, decode_s=c.d0 / 1000.0, sequence_s=c.d_s / 1000.0, context_s=context_ms / 1000.0,
-        prompts_s=c.eta * c.p0 / 1000.0, rider_s=c.eta * c.p1 / 1000.0, known=known,
+        lone_s=lone_ms / 1000.0, work_s=(prefill_ms + decode_ms) / 1000.0, prefill_s=prefill_ms / 1000.0,
+        saved_s=saved_ms / 1000.0, output=output, host_s=overhead_ms / 1000.0, decode_s=c.d0 / 1000.0,
+        sequence_s=c.d_s / 1000.0, context_s=context_ms / 1000.0, prompts_s=c.eta * c.p0 / 1000.0,
+        rider_s=c.eta * c.p1 / 1000.0, known=known,
     )  # fmt: skip
 
 

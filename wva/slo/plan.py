@@ -68,6 +68,8 @@ class Need:
     """With what was asked for."""
     patience: float
     """Share of the scale-down window that a decrease must be wanted for; 0..1."""
+    warm_loss: float
+    """Work that the warm caches of the replicas that go, or of one that would, add at first, as a share of all work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,10 +206,13 @@ def _sized(rows: Sequence[_Row], rules: Policy) -> list[Need]:
     chosen = _surviving(batch, cheapest.astype(float), standing, rules.hpa_tolerance)
     chosen = np.maximum(chosen, [_explored(row, count, rules) for row, count in zip(rows, standing, strict=True)])
     both = sizing.outlook(batch, np.maximum(np.stack([standing, chosen], axis=1), 0.05)).missed
+    fewer = np.where(chosen < standing - 1e-6, chosen, np.maximum(batch.serving - 1.0, 0.0))
+    loss = batch.warm * sizing.lost_share(batch, fewer[:, None])[:, 0]
     return [
         Need(replicas=float(n), present=int(p), standing=float(s), demand_rps=float(d), forecast=row.told,
-             missed=float(m), missed_as_is=float(a), patience=_patience(row, float(n), float(m)))
-        for row, n, p, s, d, m, a in zip(rows, chosen, present, standing, batch.demand, *both.T[::-1], strict=True)
+             missed=float(m), missed_as_is=float(a), patience=_patience(row, float(n), float(m)), warm_loss=float(w))
+        for row, n, p, s, d, w, m, a in zip(rows, chosen, present, standing, batch.demand, loss, *both.T[::-1],
+                                            strict=True)
     ]  # fmt: skip
 
 
@@ -274,6 +279,12 @@ def _stays(laws: Sequence[Law]) -> Array:
     return np.asarray(stay_table([law.cost for law in laws], running) * (by_lone * share + by_work * (1.0 - share)))
 
 
+def _refill_s(row: _Row) -> float:
+    """Seconds in which the prompts that a replica gets fill its KV cache."""
+    held, tokens_s = row.seen.heard[row.base.spec.name].kv_tokens, (row.seen.demand_rps or 0.0) * row.seen.mix.prompt
+    return row.replicas("ready") * held / tokens_s if held and tokens_s > 0 else math.inf
+
+
 def _batch(rows: Sequence[_Row], rules: Policy) -> sizing.Batch:
     def column(values: Iterable[float]) -> Array:
         return np.array(list(values), dtype=float)
@@ -291,4 +302,7 @@ def _batch(rows: Sequence[_Row], rules: Policy) -> sizing.Batch:
         budget=column(row.budget for row in rows),
         price=column(rules.miss_cost * dearness(row.seen.memory, objective(row.group.views, rules))
                      / row.capacity[row.base.spec.name] for row in rows),
+        warm=column(row.law.cost.saved_s / row.law.cost.work_s for row in rows),
+        hit_ratio=column(row.seen.mix.hit_ratio for row in rows),
+        refill_s=column(_refill_s(row) for row in rows),
     )  # fmt: skip

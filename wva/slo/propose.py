@@ -117,6 +117,8 @@ def _changed(plan: _Plan, view: VariantView, count: int) -> Proposal:
             removable = int(max(plan.spare, 0.0) / plan.found.capacity[view.spec.name] + 1e-6)
             count = max(count, held - removable)
         if count < held:
+            if plan.need.warm_loss > 0:
+                why += f"; the warm caches that go add {100 * plan.need.warm_loss:.2g} % of work at first"
             return Proposal(replicas=count, reason=Reason.IDLE, detail=f"{why}: {held} -> {count}",
                             patience=plan.need.patience)  # fmt: skip
         return hold(view, Reason.NO_HEADROOM, f"{why}; replicas that take over do not serve yet")

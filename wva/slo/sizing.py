@@ -21,6 +21,8 @@ from wva.slo.misses import LOG_FIRST, LOG_STEP
 
 Array = NDArray[np.float64]
 LEAD_STEPS: Final = 4
+FORGETS: Final = 0.5
+"""Cache misses grow as the caches shrink, to this power: the square-root rule of caches."""
 CALM: Final = 0.7
 """Of the misses that the objective allows, what a decrease may expect."""
 STEPS: Final = 6
@@ -57,6 +59,11 @@ class Batch:
     """Share of requests that may miss."""
     price: Array
     """Replica-seconds that a missed request costs."""
+    warm: Array
+    """Work that prefix caches save, over the work that is left; 0: nothing is lost with a cache."""
+    hit_ratio: Array
+    refill_s: Array
+    """In which a cache takes in as much as it holds; infinite where its size is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +82,18 @@ def outlook(batch: Batch, candidates: Array) -> Outlook:
     Args:
         candidates: replicas asked for, (groups, candidates); at least a small positive number.
     """
-    start = _until_ready(batch, candidates)
+    lost = lost_share(batch, candidates)[:, :, None]
+    start = _until_ready(batch, candidates, lost)
     count = candidates[:, :, None]
     rate = batch.ahead[:, None, :] * np.ones_like(count)
     exposed_s = (batch.lead_s + batch.react_s)[:, None, None]
     flight = start
     missed, flow = np.zeros_like(flight), _Flow(batch, flight, count)
-    for _ in range(STEPS):
+    for index in range(STEPS):
+        from_s = batch.lead_s[:, None, None] + index / STEPS * exposed_s
+        colder = _colder(batch, lost, from_s, from_s + exposed_s / STEPS)
         missed += rate * _share(batch, flight / count) * exposed_s / STEPS
-        flight = flow.after(flight, rate, exposed_s / STEPS)
+        flight = flow.after(flight, rate * (1.0 + colder), exposed_s / STEPS)
     missed += np.maximum(flight - count * batch.full[:, None, None] - _patience(batch) * count, 0.0)
     arrived = np.maximum(rate * exposed_s, 1e-9)
     per_part = np.minimum(missed / arrived, 1.0)
@@ -92,7 +102,26 @@ def outlook(batch: Batch, candidates: Array) -> Outlook:
     return Outlook(cost=candidates + batch.price[:, None] * lost_rps, missed=share)
 
 
-def _until_ready(batch: Batch, candidates: Array) -> Array:
+def lost_share(batch: Batch, candidates: Array) -> Array:
+    """Share of the warm caches that goes with a decrease to each candidate, (groups, candidates)."""
+    serving = batch.serving[:, None]
+    return np.asarray(np.clip(serving - candidates, 0.0, None) / np.maximum(serving, 1e-9), dtype=np.float64)
+
+
+def _colder(batch: Batch, lost: Array, from_s: Array, to_s: Array) -> Array:
+    """Work that lost caches add in a stretch of time, as a share of all work.
+
+    At first whoever found its prefix there computes it again. Where that happens it is kept, so that the loss is
+    forgotten in about a cache's time to fill; what stays is that all caches together hold less.
+    """
+    warm, hit, refill_s = (one[:, None, None] for one in (batch.warm, batch.hit_ratio, batch.refill_s))
+    spent = np.maximum((to_s - from_s) / refill_s, 1e-12)
+    fresh = np.exp(-from_s / refill_s) * -np.expm1(-spent) / spent
+    for_good = np.minimum((1.0 - hit) / np.maximum(hit, 1e-9) * (np.maximum(1.0 - lost, 1e-9) ** -FORGETS - 1.0), lost)
+    return np.asarray(warm * (for_good + (lost - for_good) * fresh))
+
+
+def _until_ready(batch: Batch, candidates: Array, lost: Array) -> Array:
     """In flight when a replica asked for now serves, (groups, candidates, parts).
 
     Until then what serves and starts already bears the load; what a candidate gives up, it gives up now.
@@ -106,7 +135,8 @@ def _until_ready(batch: Batch, candidates: Array) -> Array:
         middle = (index + 0.5) / LEAD_STEPS
         coming = np.where(batch.coming_s <= middle * batch.lead_s, batch.coming, 0.0)[:, None, None]
         flow.count = np.maximum(np.minimum(serving + coming, asked), 1e-3)
-        flight = flow.after(flight, demand + (ahead - demand) * middle, step_s)
+        colder = _colder(batch, lost, index * step_s, (index + 1) * step_s)
+        flight = flow.after(flight, (demand + (ahead - demand) * middle) * (1.0 + colder), step_s)
     return flight
 
 
