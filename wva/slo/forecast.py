@@ -48,6 +48,8 @@ class Error(NamedTuple):
     present: float
     trend: float
     season: float
+    demand: float = 0.0
+    """When the forecast was made; 0 where that is not known."""
 
 
 class Pending(NamedTuple):
@@ -120,7 +122,8 @@ def _settled(memory: Memory, demand: float, now_s: float, bin_s: float) -> Memor
     if not due:
         return memory
     fresh = [one for one in due if now_s - one.due_s <= 2 * bin_s]  # after a pause nothing can be compared
-    errors = (*memory.errors, *(Error(now_s, *(demand - value for value in one[1:])) for one in fresh))[-ERRORS:]
+    came = [Error(now_s, demand - one.present, demand - one.trend, demand - one.season, one.present) for one in fresh]
+    errors = (*memory.errors, *came)[-ERRORS:]
     pending = tuple(one for one in memory.pending if one.due_s > now_s)
     return Memory(bins=memory.bins, pending=pending, errors=errors, season=memory.season, slot=memory.slot)
 
@@ -218,13 +221,22 @@ def _believed(errors: Sequence[Error], now_s: float) -> tuple[int, float | None]
 
 def _parts(errors: Sequence[Error], method: int, now_s: float, point: float, demand: float) -> tuple[float, ...]:
     """Means of the parts of the distribution: recent errors around the point, mixed with a prior spread."""
-    known = sorted((error[method + 1], 0.5 ** (max(now_s - error.at_s, 0.0) / HALF_LIFE_S)) for error in errors)
+    known = sorted((error[method + 1] * _scaled(error.demand, demand),
+                    0.5 ** (max(now_s - error.at_s, 0.0) / HALF_LIFE_S)) for error in errors)  # fmt: skip
     total = sum(weight for _, weight in known)
     trust = total / (total + PRIOR_WEIGHT)
     seen = _chunks(known, total) if known else [0.0] * len(SHARES)
     spread = PRIOR_SPREAD * demand
     return tuple(max(point + trust * one + (1.0 - trust) * spread * z, 0.0)
                  for one, z in zip(seen, _NORMAL, strict=True))  # fmt: skip
+
+
+def _scaled(then: float, now: float) -> float:
+    """What an error that was made at a demand counts for at another: less at a smaller one, in proportion.
+
+    A step up from a small demand is no promise of larger ones: it counts as it was.
+    """
+    return min(now / then, 1.0) if then > 0.0 else 1.0
 
 
 def _chunks(known: Sequence[tuple[float, float]], total: float) -> list[float]:
