@@ -1,4 +1,6 @@
 PYTHON ?= python3
+# What fleet bench proxy runs ours on: one built with optimisations, as the container's is (pyenv's is not by default).
+BENCH_PYTHON ?= $(PYTHON)
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
@@ -75,9 +77,10 @@ bench-peers: bench-compiled ## the proxies that fleet bench compares ours with, 
 		home=.venvs/$${peer%%:*}; test -x $$home/bin/python || $(PYTHON) -m venv $$home; \
 		$$home/bin/pip install --quiet --disable-pip-version-check "$${peer#*:}" || exit 1; done
 
-bench-compiled: $(VENV)/.installed ## our own packages with native code, as they are shipped, for fleet bench proxy (a C compiler, a few minutes)
+bench-compiled: ## our own wheel with native code in an environment of its own, for fleet bench proxy (a C compiler, a few minutes)
 	rm -rf .venvs/compiled
-	LLM_FLEET_COMPILE=1 $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target .venvs/compiled .
+	$(BENCH_PYTHON) -m venv .venvs/compiled
+	LLM_FLEET_COMPILE=1 .venvs/compiled/bin/pip install --quiet --disable-pip-version-check .
 
 bench-load: install-dev ## public load generators against a simulated engine (1.5 GB; ARGS="--vllm PYTHON" for vLLM's own)
 	test -x .venvs/load/bin/guidellm || ($(PYTHON) -m venv .venvs/load && .venvs/load/bin/pip install --quiet --disable-pip-version-check guidellm==0.8.1 torch==2.13.0)

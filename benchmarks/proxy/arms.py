@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from fleet.errors import ConfigError
 from router import compiled
 
-PEER_HOME = Path(os.environ.get("FLEET_BENCH_PEERS", ".venvs"))
+PEER_HOME = Path(os.environ.get("BENCH_PEERS", ".venvs"))
 """Where ``make bench-peers`` puts them."""
 OURS: Final = "ours"
 COMPILED: Final = "ours-compiled"
@@ -63,45 +62,40 @@ class Arm:
         return f"{self.name} ({self.lacks})" if self.lacks else ""
 
 
-def _ours(start: Start, _program: Path) -> list[str]:
+def _ours(start: Start, program: Path) -> list[str]:
     return [
-        sys.executable, "-m", "fleet.cli", "router", "serve", "--port", str(start.port), "--admin-port",
+        str(program), "-m", "fleet.cli", "router", "serve", "--port", str(start.port), "--admin-port",
         str(start.spare), "--home", str(start.folder), "--engines", ",".join(start.urls), "--workers",
         str(os.cpu_count() or 1),
     ]  # fmt: skip
 
 
-def our_arms(
-    here: Path = compiled.ROOT, built: Path = PEER_HOME / "compiled", modules: Sequence[str] = compiled.MODULES
-) -> list[Arm]:  # fmt: skip
-    """Our own proxy as plain Python and as native code: one of them is ``here``, the other is built.
+def our_arms(here: Path = compiled.ROOT, home: Path = PEER_HOME / "compiled") -> list[Arm]:
+    """Our own proxy as plain Python and as native code: one of them is ``here``, the other in an environment.
+
+    Where that environment is good, both run on its Python and with its packages. Native code of another source than
+    the one beside it refuses to start by itself.
 
     Args:
         here: where this very program is.
-        built: where ``make bench-peers`` puts our packages with native code.
-        modules: those that are native code.
-    Raises: ConfigError where native code is here, of another source than the one beside it.
+        home: the environment that ``make bench-compiled`` makes, with our wheel with native code in it.
     """
-    native = compiled.check(here, modules)
-    return [
-        _own(OURS, here, "what is installed here is native code" if native else ""),
-        _own(COMPILED, here if native else built, "" if native else _unlike(here, built, modules)),
-    ]
-
-
-def _own(name: str, folder: Path, lacks: str) -> Arm:
-    env = {"PYTHONPATH": str(folder.resolve()), "PYTHONSAFEPATH": "1"}  # else Python looks in this folder first
-    return Arm(name=name, program=folder / "router/cli.py", command=_ours, env=env, rival=False, lacks=lacks)
-
-
-def _unlike(here: Path, built: Path, modules: Sequence[str]) -> str:
-    """Why what is built is not this very program as native code; empty: it is."""
+    this = Path(sys.executable)
+    if compiled.built(here):
+        return [_own(OURS, here, this, "what is installed here is native code"), _own(COMPILED, here, this)]
+    python = home / "bin/python"
+    built = next(iter(sorted(home.glob("lib/python3*/site-packages"))), home)
+    lacks = ""
     if _sources(here) != _sources(built):
-        return "built from another source"
-    try:
-        return "" if compiled.check(built, modules) else "built as plain Python"
-    except ConfigError:
-        return "built for another Python"
+        lacks = "built from another source"
+    elif not compiled.built(built):
+        lacks = "built as plain Python"
+    return [_own(OURS, here, this if lacks else python), _own(COMPILED, built, python, lacks)]
+
+
+def _own(name: str, folder: Path, python: Path, lacks: str = "") -> Arm:
+    env = {"PYTHONPATH": str(folder.resolve()), "PYTHONSAFEPATH": "1"}  # else Python looks in this folder first
+    return Arm(name=name, program=python.absolute(), command=_ours, env=env, rival=False, lacks=lacks)
 
 
 def _sources(folder: Path) -> dict[str, bytes]:
@@ -178,10 +172,7 @@ def _envoy_program() -> Path:
 
 
 def arms() -> list[Arm]:
-    """All of them; which cannot run, :attr:`Arm.missing` tells.
-
-    Raises: ConfigError as :func:`our_arms`.
-    """
+    """All of them; which cannot run, :attr:`Arm.missing` tells."""
     vllm = PEER_HOME / "vllm-router/bin/vllm-router"
     return [
         *our_arms(),

@@ -68,7 +68,8 @@ def run(options: BenchOptions) -> Outcome:
                 missing.append(f"{arm.name} (did not answer)")
         runs = _rounds(options, load, started, {arm.name: arm.seconds for arm in there})
         memory = {arm: tools.rss_mb(pid) for arm, (_, pid) in started.items()}
-    return judged(runs, memory, missing, {arm.name for arm in known if arm.rival})
+    pythons = {arm.name: tools.python_version(arm.program) for arm in there if arm.name in (OURS, COMPILED)}
+    return judged(runs, memory, missing, {arm.name for arm in known if arm.rival}, pythons)
 
 
 def _start(
@@ -103,8 +104,9 @@ def _rounds(
 
 
 def judged(
-    runs: Mapping[Key, Sequence[Load]], memory: Mapping[str, float], missing: Sequence[str], rivals: set[str]
-) -> Outcome:
+    runs: Mapping[Key, Sequence[Load]], memory: Mapping[str, float], missing: Sequence[str], rivals: set[str],
+    pythons: Mapping[str, str],
+) -> Outcome:  # fmt: skip
     """Bars and tables of what was run."""
     seen = {key: _middle(loads) for key, loads in runs.items()}
     names = [name for name, connections, stream in seen if (connections, stream) == (1, False)]
@@ -120,11 +122,14 @@ def judged(
         "arms": {f"{name}/{c}/{'stream' if s else 'plain'}": seen[name, c, s] for name, c, s in seen},
         "rss_mb": {name: round(value, 1) for name, value in memory.items()},
         "bars_of": shipped,
+        "pythons": dict(pythons),
         "rps_ratio_vs_best_peer_stream": {ours: _behind(seen, ours, peers, stream=True) for ours in found},
         "first_chunk_ranks": {ours: {str(c): _rank(seen, ours, peers, c) for c in CONNECTIONS} for ours in found},
         "missing": list(missing),
     }
-    return Outcome(results=results, bars=bars, tables=_tables(seen, names, memory), notes=_notes(shipped, missing))
+    return Outcome(
+        results=results, bars=bars, tables=_tables(seen, names, memory), notes=_notes(shipped, pythons, missing)
+    )
 
 
 def _figures(seen: Seen, ours: str, peers: Sequence[str]) -> dict[str, float | None]:
@@ -186,7 +191,7 @@ def _tables(seen: Seen, names: Sequence[str], memory: Mapping[str, float]) -> li
     return tables
 
 
-def _notes(shipped: str, missing: Sequence[str]) -> list[str]:
+def _notes(shipped: str, pythons: Mapping[str, str], missing: Sequence[str]) -> list[str]:
     of = (
         f"The bars are of {COMPILED}, which is what the container's image and the wheel with native code hold; those "
         f"that begin with {PLAIN} are of {OURS}, plain Python, from the same source in the same run."
@@ -198,6 +203,7 @@ def _notes(shipped: str, missing: Sequence[str]) -> list[str]:
         "authors start it (Envoy and the Rust routers with a thread a core), ours with a worker a core and all default "
         "scorers and safeties on.",
         of,
+        *(f"{name} ran on Python {version}." for name, version in pythons.items()),
         "Latencies above 200 ms are shown as 200 ms.",
         "The best peer is the best of Envoy and the Rust routers, at 16 and at 64 connections; the rank is the worst "
         "of the three numbers of connections, by the median time to the first byte of a streamed body.",

@@ -93,6 +93,12 @@ def answers(port: int, *, within_s: float) -> bool:
     return False
 
 
+def python_version(program: Path) -> str:
+    """Which Python a program is, and who built it."""
+    out = subprocess.run([str(program), "-c", "import sys; print(sys.version)"], check=True, capture_output=True)
+    return " ".join(out.stdout.decode().split())
+
+
 def cpu_s(pid: int) -> float:
     """CPU time of a process and its descendants, seconds."""
     try:

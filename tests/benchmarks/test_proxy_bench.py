@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,11 +13,10 @@ from benchmarks.options import BenchOptions
 from benchmarks.proxy import bench, ladder, streams
 from benchmarks.proxy.arms import COMPILED, OURS, Start, arms, our_arms
 from benchmarks.proxy.bench import CONNECTIONS, DIRECT, LIMITS, PLAIN, judged
-from benchmarks.proxy.tools import Load
+from benchmarks.proxy.tools import Load, python_version
 from fleet.errors import ConfigError
-from router import compiled
 
-MODULES = ("router/cli.py",)
+PACKAGES = "lib/python3.11/site-packages"
 RIVALS = {"envoy", "vllm-router cache_aware"}
 
 
@@ -32,7 +34,7 @@ def runs(**changes: list[Load]) -> dict[bench.Key, list[Load]]:
 
 
 def values(found: dict[bench.Key, list[Load]], rivals: set[str] = RIVALS) -> dict[str, float | None]:
-    outcome = judged(found, {name: 1.0 for name, _, _ in found}, [], rivals)
+    outcome = judged(found, {name: 1.0 for name, _, _ in found}, [], rivals, {})
     assert set(outcome.bars) == set(bench.BARS)
     return {name: bar.value for name, bar in outcome.bars.items()}
 
@@ -83,7 +85,7 @@ def test_where_only_native_code_is_installed_nothing_is_said_of_plain_python():
 @pytest.mark.parametrize("shipped", [True, False])
 def test_whose_bars_they_are_is_said(shipped: bool):
     found = with_compiled() if shipped else runs()
-    outcome = judged(found, {name: 1.0 for name, _, _ in found}, [], RIVALS)
+    outcome = judged(found, {name: 1.0 for name, _, _ in found}, [], RIVALS, {})
     assert outcome.results["bars_of"] == (COMPILED if shipped else OURS)
     assert f"The bars are of {COMPILED if shipped else OURS}, " in outcome.notes[1]
 
@@ -102,7 +104,7 @@ def test_without_peers_there_is_no_ratio_rather_than_a_good_one():
 
 def test_errors_add_up_and_what_is_missing_is_said():
     found = runs(envoy=[load(1.0, errors=2), load(1.0, errors=3)])
-    outcome = judged(found, {name: 1.0 for name, _, _ in found}, ["litellm"], RIVALS)
+    outcome = judged(found, {name: 1.0 for name, _, _ in found}, ["litellm"], RIVALS, {})
     assert outcome.results["arms"]["envoy/16/plain"]["errors"] == 5
     assert "litellm" in outcome.notes[-1]
 
@@ -117,51 +119,52 @@ def test_every_arm_is_told_its_port_and_all_engines(tmp_path: Path):
 
 @pytest.fixture
 def trees(tmp_path: Path) -> tuple[Path, Path]:
-    """A program and a copy of it; neither is native code."""
-    for tree in (tmp_path / "here", tmp_path / "built"):
+    """A program of plain Python, and an environment with the same as native code."""
+    here, home = tmp_path / "here", tmp_path / "home"
+    for tree in (here, home / PACKAGES):
         for package in ("fleet", "predictor", "router"):
             (tree / package).mkdir(parents=True)
             (tree / package / "cli.py").write_text(f"NAME = {package!r}\n")
-    return tmp_path / "here", tmp_path / "built"
+    (home / PACKAGES / "fleet_router__mypyc.so").write_bytes(b"")
+    (home / "bin").mkdir()
+    (home / "bin/python").touch()
+    return here, home
 
 
-def compile_by_hand(tree: Path) -> None:
-    (tree / "fleet_router__mypyc.so").write_bytes(b"")
-    (tree / "router/compiled.sha256").write_text(compiled.digest(tree, MODULES))
-
-
-def missing(here: Path, built: Path) -> list[str]:
-    return [arm.missing for arm in our_arms(here, built, MODULES)]
-
-
-def test_plain_python_here_and_the_same_as_native_code_both_run(trees: tuple[Path, Path]):
-    here, built = trees
-    compile_by_hand(built)
-    assert missing(here, built) == ["", ""]
-    assert [arm.env["PYTHONPATH"] for arm in our_arms(here, built, MODULES)] == [str(here), str(built)]
+def test_both_forms_run_on_the_same_python_each_with_its_own_modules(trees: tuple[Path, Path]):
+    here, home = trees
+    both = our_arms(here, home)
+    assert [(arm.missing, arm.program) for arm in both] == [("", home / "bin/python")] * 2
+    assert [arm.env["PYTHONPATH"] for arm in both] == [str(here), str(home / PACKAGES)]
 
 
 def test_where_native_code_is_installed_it_runs_itself_and_plain_python_is_missing(trees: tuple[Path, Path]):
-    here, built = trees
-    compile_by_hand(here)
-    plain, native = our_arms(here, built, MODULES)
+    here, home = trees
+    (here / "fleet_router__mypyc.so").write_bytes(b"")
+    plain, native = our_arms(here, home)
     assert "native code" in plain.missing
-    assert (native.missing, native.env["PYTHONPATH"]) == ("", str(here))
+    assert (native.missing, native.env["PYTHONPATH"], native.program) == ("", str(here), Path(sys.executable))
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    pytest.param(lambda tree: (tree / "fleet/cli.py").write_text("NAME = 2\n"), "another source", id="changed-since"),
-    pytest.param(lambda tree: (tree / "fleet_router__mypyc.so").unlink(), "plain Python", id="not-compiled"),
-    pytest.param(lambda tree: (tree / "router/compiled.sha256").write_text("x"), "another Python", id="not-for-this"),
-    pytest.param(lambda tree: (tree / "router/cli.py").unlink(), COMPILED, id="not-there"),
+    pytest.param(lambda home: (home / PACKAGES / "fleet/cli.py").write_text("2"), "another source", id="changed-since"),
+    pytest.param(lambda home: (home / PACKAGES / "router/new.py").touch(), "another source", id="file-too-many"),
+    pytest.param(lambda home: (home / PACKAGES / "fleet_router__mypyc.so").unlink(), "plain Python", id="not-compiled"),
+    pytest.param(shutil.rmtree, COMPILED, id="not-there"),
 ])  # fmt: skip
-def test_native_code_that_is_not_this_program_is_missing_and_it_is_said_why(trees, change, said):
-    here, built = trees
-    compile_by_hand(built)
-    change(built)
-    plain, native = missing(here, built)
-    assert not plain
-    assert said in native
+def test_native_code_that_is_not_this_program_is_missing_and_plain_python_runs_without_it(trees, change, said):
+    here, home = trees
+    change(home)
+    plain, native = our_arms(here, home)
+    assert (plain.missing, plain.program) == ("", Path(sys.executable))
+    assert said in native.missing
+
+
+def test_the_pythons_are_told():
+    found = runs()
+    outcome = judged(found, {name: 1.0 for name, _, _ in found}, [], RIVALS, {OURS: "3.11.2 (main) [GCC 12]"})
+    assert "ours ran on Python 3.11.2 (main) [GCC 12]." in outcome.notes
+    assert python_version(Path(sys.executable)).startswith(platform.python_version())
 
 
 def test_it_has_no_workloads():
