@@ -28,6 +28,8 @@ from dashboards import promframes, promqueries
 from dashboards.promframes import Grid, Names, Series
 from dashboards.promqueries import Rules
 from dashboards.queries import bin_width
+from dashboards.rollup import LATENCIES
+from dashboards.rows import framed
 from dashboards.source import Reader, only
 from dashboards.window import Window
 from fleet.errors import SourceError
@@ -305,11 +307,11 @@ class PrometheusReader:
 
     # ---- what is no series
 
-    def latencies(self, window: Window) -> tuple[pd.DataFrame, int]:
+    def latencies(self, window: Window, columns: tuple[str, ...] = LATENCIES) -> tuple[pd.DataFrame, int]:
         """Single requests, from the history."""
         if self._history is None:
-            return pd.DataFrame(columns=["done_s", *_LATENCIES]).astype(dict.fromkeys(_SECONDS, float)), 1
-        return self._history.latencies(window)
+            return framed([], columns), 1
+        return self._history.latencies(window, columns)
 
     def tenants(self, window: Window) -> pd.DataFrame:
         """Requests by tenant, from the history."""
@@ -343,10 +345,6 @@ class PrometheusReader:
     def evidence(self, window: Window) -> Mapping[str, float | None]:
         """Evidence for the decision trees at the end of a window, by the alerts' own expressions."""
         return dict(Live(self._client.url).evidence(model=window.model, at_s=window.until_s))
-
-
-_SECONDS: Final = ("done_s", "ttft_s", "tpot_s", "e2e_s", "predicted_ttft_s", "predicted_tpot_s")
-_LATENCIES: Final = ("model", "variant", "endpoint", "outcome", "input_tokens", "output_tokens", *_SECONDS[1:])
 
 
 def _grids(window: Window, width_s: float) -> list[Grid]:

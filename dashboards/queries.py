@@ -70,11 +70,20 @@ def on_grid(frame: pd.DataFrame, starts: np.ndarray, *, by: Sequence[str]) -> pd
 
 
 def _groups(frame: pd.DataFrame, by: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:
-    """The groups in order, and the number of each row's."""
-    keys = frame[list(by)].drop_duplicates().sort_values(list(by), ignore_index=True)
-    if len(by) == 1:
-        return keys, pd.Index(keys[by[0]]).get_indexer(frame[by[0]])
-    return keys, pd.MultiIndex.from_frame(keys).get_indexer(pd.MultiIndex.from_frame(frame[list(by)]))
+    """The groups in order, and the number of each row's; without columns all rows are one group."""
+    if not by:
+        return pd.DataFrame(index=[0]), np.zeros(len(frame), dtype=int)
+    group, names = np.zeros(len(frame), dtype=int), []
+    for column in by:
+        code, known = pd.factorize(frame[column], sort=True)
+        group = group * len(known) + code
+        names.append(known)
+    found, group = np.unique(group, return_inverse=True)
+    keys: dict[str, Any] = {}
+    for column, known in zip(reversed(by), reversed(names), strict=True):
+        found, code = np.divmod(found, len(known))
+        keys[column] = known[code]
+    return pd.DataFrame({column: keys[column] for column in by}), group
 
 
 def rates(
@@ -114,7 +123,7 @@ def percentiles(
     rows = frame[[at, column, *by]].dropna(subset=[column]) if not frame.empty else frame
     if rows.empty:
         return pd.DataFrame(columns=[*by, "bin_s", "n", *names])
-    keys, group = _groups(rows, by) if by else (pd.DataFrame(index=[0]), np.zeros(len(rows), dtype=int))
+    keys, group = _groups(rows, by)
     values, bins = rows[column].to_numpy(dtype=float), np.floor(rows[at].to_numpy(dtype=float) / width_s)
     order = np.lexsort((values, bins, group))
     values, bins, group = values[order], bins[order], group[order]
@@ -127,12 +136,7 @@ def percentiles(
         low = np.floor(place).astype(int)
         below, above = values[first + low], values[first + np.minimum(low + 1, count - 1)]
         found[name] = below + (place - low) * (above - below)
-    return on_grid(pd.DataFrame(found), starts, by=by) if by else _filled(pd.DataFrame(found), starts)
-
-
-def _filled(frame: pd.DataFrame, starts: np.ndarray) -> pd.DataFrame:
-    """One row for each bin, NaN where there was none."""
-    return frame.set_index("bin_s").reindex(pd.Index(starts, name="bin_s")).reset_index()
+    return on_grid(pd.DataFrame(found), starts, by=by)
 
 
 def percentile(frame: pd.DataFrame, column: str, quantile: float) -> float | None:
@@ -168,13 +172,13 @@ def attainment_over_time(
     """``value`` = attainment of a promise in each bin; NaN where nothing finished."""
     if bins.empty:
         return pd.DataFrame(columns=[*by, "bin_s", "value", "n"])
-    work = bins.assign(judged=bins["requests"] - bins["aborted"])
-    judged = {"good": ("good", "judged"), "success": ("ok", "judged")}
-    good, total = judged.get(promise, (f"{promise}_ok", f"{promise}_n"))
-    table = work.groupby([*by, "bin_s"], as_index=False)[[good, total]].sum()
-    table["value"] = table[good] / table[total].where(table[total] > 0)
-    table = table.rename(columns={total: "n"})[[*by, "bin_s", "value", "n"]]
-    return on_grid(table, starts, by=by) if by else _filled(table, starts)
+    judged = bins["requests"].to_numpy(dtype=float) - bins["aborted"].to_numpy(dtype=float)
+    good = bins[{"good": "good", "success": "ok"}.get(promise, f"{promise}_ok")].to_numpy(dtype=float)
+    total = judged if promise in {"good", "success"} else bins[f"{promise}_n"].to_numpy(dtype=float)
+    keys, group = _groups(bins, (*by, "bin_s"))
+    kept, among = (np.bincount(group, weights=values, minlength=len(keys)) for values in (good, total))
+    share = np.divide(kept, among, out=np.full(len(keys), np.nan), where=among > 0)
+    return on_grid(keys.assign(value=share, n=among), starts, by=by)
 
 
 def budget_left(attained: float | None, objective: float) -> float | None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from dashboards.queries import joined
+from dashboards.rows import framed
 from fleet.errors import FleetError
 from fleet.slo import SloBook
 
@@ -34,9 +35,11 @@ QUICK_S: Final = 10.0
 """Bins of a page over a quarter of an hour, what a console opens with."""
 FINE_S: Final = 60.0
 COARSE_S: Final = 900.0
+LONG_S: Final = 7_200.0
+"""Bins of a page over a week."""
 LAG_S: Final = 20.0
 """A minute is folded this long after its end: writers batch, and requests are recorded when they finish."""
-KEEP_S: Final = {QUICK_S: 3_600.0, FINE_S: 8 * 86_400.0, COARSE_S: 35 * 86_400.0}
+KEEP_S: Final = {QUICK_S: 3_600.0, FINE_S: 8 * 86_400.0, COARSE_S: 35 * 86_400.0, LONG_S: 35 * 86_400.0}
 ENGINES_KEEP_S: Final = 8 * 3600.0
 """Minutes of single engines are kept so long: heat maps of longer ranges are drawn from quarters of an hour."""
 SAMPLED: Final = 6
@@ -63,17 +66,22 @@ CREATE TABLE IF NOT EXISTS latencies (id INTEGER PRIMARY KEY, done_s REAL, model
   outcome TEXT, input_tokens REAL, output_tokens REAL, ttft_s REAL, tpot_s REAL, e2e_s REAL, predicted_ttft_s REAL,
   predicted_tpot_s REAL);
 CREATE INDEX IF NOT EXISTS latencies_at ON latencies (done_s);
+CREATE INDEX IF NOT EXISTS latencies_thin ON latencies (done_s, model, variant, ttft_s, tpot_s, e2e_s, id)
+  WHERE id % 8 = 0;
 """
+_THIN: Final = 8
+"""One kept request in so many has a place in an index of its own, which is all that a week's percentiles read."""
 COUNTS: Final = (
     "requests", "ok", "error", "timeout", "rejected", "aborted", "input_tokens", "output_tokens", "cached_tokens",
     "ttft_n", "ttft_ok", "tpot_n", "tpot_ok", "e2e_n", "e2e_ok", "good",
 )  # fmt: skip
 _BIN_COLUMNS: Final = ("bin_s", "model", "variant", *COUNTS)
-_NUMBERS: Final = frozenset({"bin_s", "mean", "high", "low", *COUNTS})
 LATENCIES: Final = (
     "done_s", "model", "variant", "endpoint", "outcome", "input_tokens", "output_tokens", "ttft_s", "tpot_s", "e2e_s",
     "predicted_ttft_s", "predicted_tpot_s",
 )  # fmt: skip
+TIMED: Final = ("done_s", "model", "variant", "ttft_s", "tpot_s", "e2e_s")
+"""What percentiles are made of."""
 
 
 class Rollup:
@@ -85,6 +93,8 @@ class Rollup:
             db.execute("PRAGMA journal_mode=WAL")
             db.executescript(_SCHEMA)
             self._begin_anew_if_promises_changed(db)
+            if db.execute("SELECT 1 FROM meta WHERE name = 'long'").fetchone() is None:
+                widen(db)
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -130,8 +140,9 @@ class Rollup:
                 _insert(db, "signals", signals.assign(width_s=width_s), ("width_s", *_SIGNALS.split(", ")))
                 _insert(db, "request_bins", bins.assign(width_s=width_s), ("width_s", *_BIN_COLUMNS))
             _insert(db, "latencies", single, LATENCIES)
-            for start in _whole(since_s, until_s, low, high):
-                _coarsen(db, start)
+            for width_s, from_s in ((COARSE_S, FINE_S), (LONG_S, COARSE_S)):
+                for start in _whole(since_s, until_s, low, high, width_s):
+                    _coarsen(db, start, width_s, from_s)
             rows = [(name, str(value)) for name, value in meta.items()]
             db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
 
@@ -179,8 +190,7 @@ class Rollup:
 
     def _frame(self, query: str, values: tuple[Any, ...], columns: tuple[str, ...]) -> pd.DataFrame:
         with self._open() as db:
-            frame = pd.DataFrame(db.execute(query, values).fetchall(), columns=list(columns))
-        return frame if len(frame) else frame.astype(dict.fromkeys(set(columns) & _NUMBERS, float))
+            return framed(db.execute(query, values).fetchall(), columns)
 
     def worst(self, since_s: float, until_s: float, name: str, window: Window, most: int) -> tuple[str, ...]:
         """The engines in which a signal was highest, the highest first."""
@@ -225,16 +235,24 @@ class Rollup:
         return joined(parts)
 
     def latencies(
-        self, since_s: float, until_s: float, model: str, variants: tuple[str, ...], most: int
-    ) -> tuple[pd.DataFrame, int]:
+        self, since_s: float, until_s: float, model: str, variants: tuple[str, ...], most: int, *,
+        columns: tuple[str, ...] = LATENCIES,
+    ) -> tuple[pd.DataFrame, int]:  # fmt: skip
         """Some single requests, evenly spread, and how many kept ones each stands for."""
         where = "done_s >= ? AND done_s < ? AND (? = '' OR model = ?)"
-        where += f" AND variant IN ({','.join('?' * len(variants))})" if variants else ""
-        values = (since_s, until_s, model, model, *variants)
-        count = int(self._frame(f"SELECT COUNT(*) FROM latencies WHERE {where}", values, ("n",))["n"].iloc[0])
-        step = max(1, -(-count // most))
-        query = f"SELECT {', '.join(LATENCIES)} FROM latencies WHERE {where} AND id % ? = 0 ORDER BY done_s"
-        return self._frame(query, (*values, step), LATENCIES), step
+        where += f" AND variant IN ({_marks(variants)})" if variants else ""
+        values, thin = (since_s, until_s, model, model, *variants), f"INDEXED BY latencies_thin WHERE id % {_THIN} = 0"
+        count = _THIN * self._count(f"{thin} AND {where}", values)
+        if count > _THIN * most:  # whole steps of the index, rounded down: rather more requests than fewer
+            step, source = count // most // _THIN * _THIN, thin
+        else:
+            count = self._count(f"WHERE {where}", values)
+            step, source = max(1, -(-count // most)), "WHERE 1"
+        query = f"SELECT {', '.join(columns)} FROM latencies {source} AND {where} AND id % ? = 0 ORDER BY done_s"
+        return self._frame(query, (*values, step), columns), step
+
+    def _count(self, where: str, values: tuple[Any, ...]) -> int:
+        return int(self._frame(f"SELECT COUNT(*) FROM latencies {where}", values, ("n",))["n"].iloc[0])
 
     def models(self, since_s: float, until_s: float) -> set[str]:
         """Models that were asked for."""
@@ -250,10 +268,10 @@ class Rollup:
 def level_of(width_s: float) -> float | None:
     """The widest bins of the summaries that bins of a width can be made of; None: there are none.
 
-    >>> level_of(7200.0), level_of(120.0), level_of(10.0), level_of(3.0)
-    (900.0, 60.0, 10.0, None)
+    >>> level_of(7200.0), level_of(1800.0), level_of(120.0), level_of(10.0), level_of(3.0)
+    (7200.0, 900.0, 60.0, 10.0, None)
     """
-    return next((level for level in (COARSE_S, FINE_S, QUICK_S) if width_s % level == 0), None)
+    return next((level for level in (LONG_S, COARSE_S, FINE_S, QUICK_S) if width_s % level == 0), None)
 
 
 def _marks(values: Sequence[str]) -> str:
@@ -261,20 +279,25 @@ def _marks(values: Sequence[str]) -> str:
 
 
 def _levels(step_s: float, since_s: float, until_s: float) -> list[tuple[float, float, float]]:
-    """(width, from, to) of the summaries that cover a window: coarse ones as far as they reach, then fine ones."""
-    if step_s != COARSE_S:
+    """(width, from, to) of the summaries that cover a window: wide ones as far as they reach, then finer ones."""
+    if step_s < COARSE_S:
         return [(step_s, since_s, until_s)]
-    middle = max(since_s, until_s // COARSE_S * COARSE_S)
-    return [(COARSE_S, since_s // COARSE_S * COARSE_S, middle), (FINE_S, middle, until_s)]
+    found, start = [], since_s // step_s * step_s
+    for width_s in (LONG_S, COARSE_S, FINE_S):
+        end = max(start, until_s // width_s * width_s) if width_s > FINE_S else until_s
+        if width_s <= step_s and (start < end or width_s == FINE_S):
+            found.append((width_s, start, end))
+            start = end
+    return found
 
 
-def _whole(since_s: float, until_s: float, low: float, high: float) -> Iterator[float]:
-    """Starts of the coarse bins that [since, until) touches and that [low, high) holds whole."""
-    start = since_s // COARSE_S * COARSE_S
+def _whole(since_s: float, until_s: float, low: float, high: float, width_s: float) -> Iterator[float]:
+    """Starts of the bins of a width that [since, until) touches and that [low, high) holds whole."""
+    start = since_s // width_s * width_s
     while start < until_s:
-        if low <= start and start + COARSE_S <= high:
+        if low <= start and start + width_s <= high:
             yield start
-        start += COARSE_S
+        start += width_s
 
 
 def _insert(db: sqlite3.Connection, table: str, frame: pd.DataFrame, columns: tuple[str, ...]) -> None:
@@ -283,22 +306,31 @@ def _insert(db: sqlite3.Connection, table: str, frame: pd.DataFrame, columns: tu
         db.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({','.join('?' * len(columns))})", rows)
 
 
-def _coarsen(db: sqlite3.Connection, start: float) -> None:
-    """Fold the minutes of one coarse bin."""
-    span = (FINE_S, start, start + COARSE_S)
+def _coarsen(db: sqlite3.Connection, start: float, width_s: float, from_s: float) -> None:
+    """Fold the narrower bins of one wide bin."""
+    span = (from_s, start, start + width_s)
     for table in ("signals", "request_bins"):
-        db.execute(f"DELETE FROM {table} WHERE width_s = ? AND bin_s = ?", (COARSE_S, start))
+        db.execute(f"DELETE FROM {table} WHERE width_s = ? AND bin_s = ?", (width_s, start))
     db.execute(
         "INSERT INTO signals SELECT ?, ?, signal, model, variant, endpoint, AVG(mean), MAX(high), MIN(low) "
         "FROM signals WHERE width_s = ? AND bin_s >= ? AND bin_s < ? GROUP BY signal, model, variant, endpoint",
-        (COARSE_S, start, *span),
+        (width_s, start, *span),
     )
     db.execute(
         "INSERT INTO request_bins SELECT ?, ?, model, variant, "
         + ", ".join(f"SUM({name})" for name in COUNTS)
         + " FROM request_bins WHERE width_s = ? AND bin_s >= ? AND bin_s < ? GROUP BY model, variant",
-        (COARSE_S, start, *span),
+        (width_s, start, *span),
     )
+
+
+def widen(db: sqlite3.Connection) -> None:
+    """Make all bins of two hours from quarters of an hour: files of earlier versions have none."""
+    known = dict(db.execute("SELECT name, CAST(value AS REAL) FROM meta WHERE name IN ('from_s', 'to_s')"))
+    if len(known) == 2:
+        for start in _whole(known["from_s"], known["to_s"], known["from_s"], known["to_s"], LONG_S):
+            _coarsen(db, start, LONG_S, COARSE_S)
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('long', 'made')")
 
 
 class Folder:

@@ -42,7 +42,8 @@ def scalings(decisions: pd.DataFrame) -> pd.DataFrame:
     if decisions.empty:
         return decisions
     moves = decisions[decisions["direction"] != "hold"].sort_values(["variant", "at_s", "id"])
-    moves = moves.assign(before=[replicas_before(row) for row in moves.to_dict("records")])
+    before = map(_asked_before, moves["signals"], moves["current"])
+    moves = moves.assign(before=list(before))
     again = (
         (moves["variant"] == moves["variant"].shift())
         & (moves["desired"] == moves["desired"].shift())
@@ -54,9 +55,12 @@ def scalings(decisions: pd.DataFrame) -> pd.DataFrame:
 
 def replicas_before(decision: Mapping[Hashable, Any]) -> int:
     """Replicas that the platform had been asked for when a decision was taken; where it does not say, those ready."""
-    signals = decision["signals"]
+    return _asked_before(decision["signals"], decision["current"])
+
+
+def _asked_before(signals: object, current: float) -> int:
     asked = signals.get("requested") if isinstance(signals, Mapping) else None
-    return int(decision["current"] if asked is None else asked)
+    return int(current if asked is None else asked)
 
 
 def decision_series(decisions: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

@@ -15,8 +15,8 @@ from dashboards import diagnosis
 from dashboards.binned import Bins
 from dashboards.queries import bin_starts, joined, percentiles
 from dashboards.queries import thinned as queries_thinned
-from dashboards.rollup import FINE_S, PER_ENDPOINT, Rollup, level_of
-from dashboards.rows import Rows
+from dashboards.rollup import FINE_S, LATENCIES, PER_ENDPOINT, TIMED, Rollup, level_of
+from dashboards.rows import Rows, newest_of_each
 from dashboards.window import (
     ADDED,
     DONE,
@@ -66,8 +66,8 @@ class Reader(Rows):
     def variants(self, window: Window) -> pd.DataFrame:
         """Variants with model, accelerator and namespace, as the newest decisions and the requests name them."""
         named = (decisions.c.variant, decisions.c.model, decisions.c.accelerator, decisions.c.namespace)
-        decided = sa.select(*named, sa.func.max(decisions.c.at_s).label("at_s"))
-        table = self._frame(decided.where(within(decisions.c.at_s, window)).group_by(*named))
+        decided = sa.select(*named, decisions.c.at_s).where(decisions.c.id.in_(newest_of_each(window)))
+        table = self._frame(decided)
         recent = self._recent(window)
         served = sa.select(requests.c.variant, requests.c.model).where(within(requests.c.at_s, recent)).distinct()
         rows = self._frame(served.where(requests.c.variant != "").limit(200))
@@ -106,16 +106,17 @@ class Reader(Rows):
         query = query.group_by(bin_s, requests.c.model, requests.c.variant).limit(MAX_BINS * 100)
         return self._frame(query)
 
-    def latencies(self, window: Window) -> tuple[pd.DataFrame, int]:
+    def latencies(self, window: Window, columns: tuple[str, ...] = LATENCIES) -> tuple[pd.DataFrame, int]:
         """Single requests with their latencies, and the step of the systematic sample (1: all of them)."""
         known = self._rolled(window, FINE_S) if window.span_s >= ROLLED_FROM_S else None
         if known is None or self.rollup is None:
-            return self._latencies(window)
+            return self._latencies(window, columns)
         half = MAX_LATENCIES // 2
-        older, step = self.rollup.latencies(window.since_s, known[1], window.model, window.variants, half)
-        newer, _ = self._latencies(window.over(known[1], window.until_s))
-        both = joined([older, queries_thinned(newer, MAX_LATENCIES // 4)])
-        return _numeric(both), max(2, step)
+        older, step = self.rollup.latencies(
+            window.since_s, known[1], window.model, window.variants, half, columns=columns
+        )
+        newer, _ = self._latencies(window.over(known[1], window.until_s), columns)
+        return joined([older, queries_thinned(newer, MAX_LATENCIES // 4)]), max(2, step)
 
     def percentile_bins(
         self, window: Window, width_s: float, quantiles: tuple[float, ...]
@@ -125,7 +126,7 @@ class Reader(Rows):
         Returns: both frames as :func:`dashboards.queries.percentiles` has them, and the step of the sample behind
             them (1: every request; 0: they are read from histogram buckets).
         """
-        rows, step = self.latencies(window)
+        rows, step = self.latencies(window, TIMED)
         starts = bin_starts(window.since_s, window.until_s, width_s)
         span: dict[str, Any] = {"starts": starts, "width_s": width_s, "quantiles": quantiles}
         return {
@@ -145,15 +146,16 @@ class Reader(Rows):
         """Evidence for the decision trees at the end of a window."""
         return dict(diagnosis.evidence(self.history, window))
 
-    def _latencies(self, window: Window) -> tuple[pd.DataFrame, int]:
+    def _latencies(self, window: Window, columns: tuple[str, ...] = LATENCIES) -> tuple[pd.DataFrame, int]:
         counted: sa.Select[Any] = sa.select(sa.func.count().label("n")).where(*finished(window))
         count = int(self._frame(chosen(counted, requests, window))["n"].iloc[0])
         step = max(1, -(-count // MAX_LATENCIES))
-        query: sa.Select[Any] = sa.select(DONE.label("done_s"), *LATENCY_COLUMNS).where(*finished(window))
+        asked = [DONE.label("done_s"), *(column for column in LATENCY_COLUMNS if column.name in columns)]
+        query: sa.Select[Any] = sa.select(*asked).where(*finished(window))
         if step > 1:
             query = query.where(requests.c.id % step == 0)
         query = chosen(query, requests, window).order_by(sa.text("done_s")).limit(2 * MAX_LATENCIES)
-        return _numeric(self._frame(query)), step
+        return self._frame(query), step
 
     def signal_bins(self, window: Window, names: Sequence[str], width_s: float) -> pd.DataFrame:
         """Signals by bin and series: mean, highest, lowest."""
@@ -270,12 +272,6 @@ class Reader(Rows):
         if high <= low:
             return None
         return low, high
-
-
-def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
-    """Latency columns that hold only NULLs come as objects: make them floats."""
-    latency = [name for name in frame.columns if name.endswith("_s")]
-    return frame.astype(dict.fromkeys(latency, float))
 
 
 def only(frame: pd.DataFrame, window: Window, *, shared: bool = False) -> pd.DataFrame:

@@ -16,6 +16,8 @@ import streamlit as st
 from dashboards import data
 from dashboards.charts import Band, TimeAxis, colours
 from dashboards.queries import alert_spells, bin_starts, bin_width
+from dashboards.rollup import TIMED
+from dashboards.scaling import scalings
 from dashboards.source import Reader
 from dashboards.timing import PACE
 from dashboards.window import Window
@@ -131,7 +133,8 @@ class View:
 
     def newest_latencies(self, span_s: float) -> pd.DataFrame:
         """Single requests of the newest so many seconds."""
-        return self.read(Reader.latencies, self.window.over(self.window.until_s - span_s, self.window.until_s))[0]
+        recent = self.window.over(self.window.until_s - span_s, self.window.until_s)
+        return self.read(Reader.latencies, recent, TIMED)[0]
 
     def latencies(self) -> tuple[pd.DataFrame, int]:
         """Single requests, and the sampling step."""
@@ -161,6 +164,13 @@ class View:
     def moves(self) -> pd.DataFrame:
         """Decisions that changed replicas, newest first."""
         return self.read(Reader.decisions, self.window, True, 500)
+
+    def scalings(self) -> pd.DataFrame:
+        """Decisions that changed replicas, the first of each stretch, oldest first."""
+        if "scalings" not in self._read:
+            self._read["scalings"] = scalings(self.moves())
+        found: pd.DataFrame = self._read["scalings"]
+        return found
 
     def spells(self) -> pd.DataFrame:
         """Alerts, firing and resolved; one that began before the window but fires is among them."""

@@ -18,6 +18,10 @@ MAX_ROWS: Final = 2_000
 
 TENANTS_S: Final = 3_600.0
 """Tenants are told apart over so long, at most: only single requests name them."""
+TENANT_COUNTS: Final = frozenset(
+    {"requests", "ok", "rejected", "aborted", "output_tokens", "ttft_n", "ttft_ok", "tpot_n", "tpot_ok", "good"}
+)
+"""What is counted of each."""
 ROLLED_FROM_S: Final = 3_600.0
 """Windows from this length read single requests from the summaries."""
 ADDED: Final = (

@@ -57,7 +57,7 @@ def _demand(view: View) -> None:
 
 def _replicas(view: View, signals: pd.DataFrame) -> None:
     marks = {"observed": world.CURRENT, "requested": world.REQUESTED, "planned": world.DESIRED}
-    timeline, moves = scaling.replica_timeline(signals, marks), scaling.scalings(view.moves())
+    timeline, moves = scaling.replica_timeline(signals, marks), view.scalings()
     panel(
         view,
         key="timeline",

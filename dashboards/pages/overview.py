@@ -276,7 +276,7 @@ def _replicas(view: View, signals: pd.DataFrame) -> None:
     timeline = scaling.replica_timeline(
         signals, {"observed": world.CURRENT, "requested": world.REQUESTED, "planned": world.DESIRED}
     )
-    moves = scaling.scalings(view.moves())
+    moves = view.scalings()
     panel(
         view,
         key="replicas",
@@ -310,7 +310,7 @@ def _feed(view: View) -> None:
 def feed_items(view: View, *, limit: int = 9) -> list[str]:
     """Scalings, alerts and process events in one list, newest first."""
     entries: list[tuple[float, str]] = []
-    for row in scaling.scalings(view.moves()).tail(limit).to_dict("records"):
+    for row in view.scalings().tail(limit).to_dict("records"):
         arrow = f"{row['before']} → {row['desired']}"
         entries.append(
             (

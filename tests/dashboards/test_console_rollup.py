@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from dashboards.rollup import COUNTS, KEEP_S, QUICK_S, Rollup
+from dashboards.rollup import COUNTS, FINE_S, KEEP_S, LATENCIES, LONG_S, QUICK_S, TIMED, Rollup
 from dashboards.source import Reader
 from dashboards.window import Window
 from fleet.history import History
@@ -132,3 +135,82 @@ def test_single_requests_are_an_even_sample(plain: Reader, folded: Reader) -> No
     assert 100 < len(ours) < len(theirs)
     assert set(ours["variant"]) == set(theirs["variant"])
     assert list(ours.columns) == list(theirs.columns)
+
+
+# ---- bins of two hours
+
+LONG_FROM_S = 1_790_006_400.0  # a whole number of two hours
+
+
+class Minutes(Reader):
+    """A history that holds five hours of one variant, made up minute by minute."""
+
+    def __init__(self) -> None:
+        """There is no database behind it."""
+
+    def to_fold(
+        self, since_s: float, until_s: float, width_s: float, per_endpoint: Sequence[str]
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        times = np.arange(since_s, until_s, width_s)
+        value = np.random.default_rng(int(since_s)).uniform(0, 1, len(times))
+        name = {"bin_s": times, "model": "m", "variant": "v"}
+        parts = [
+            pd.DataFrame(
+                {**name, "signal": SIGNALS[0], "endpoint": where, "mean": value, "high": 2 * value, "low": -value}
+            )
+            for where in ("", "http://e")
+        ]
+        return pd.concat(parts), pd.DataFrame({**name, **{column: np.round(100 * value) for column in COUNTS}})
+
+    def sampled(self, since_s: float, until_s: float, most: int) -> pd.DataFrame:
+        times = np.arange(since_s, until_s, 0.5)
+        latency = np.random.default_rng(int(since_s)).lognormal(-2, 0.5, len(times))
+        return pd.DataFrame({**dict.fromkeys(LATENCIES, latency), "done_s": times, "model": "m", "variant": "v"})
+
+
+@pytest.fixture(scope="module")
+def long_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("long") / "console.sqlite3"
+    rollup = Rollup(path, DEFAULT_SLOS)
+    for start in np.arange(LONG_FROM_S, LONG_FROM_S + 5 * 3600, 1_800.0):  # piece by piece, as time goes
+        rollup.fold(Minutes(), start, start + 1_800.0)
+    return path
+
+
+def in_long_bins(frame: pd.DataFrame, how: dict[str, str]) -> pd.DataFrame:
+    return frame.assign(bin_s=frame["bin_s"] // LONG_S * LONG_S).groupby("bin_s", as_index=False).agg(how)
+
+
+@pytest.mark.parametrize("only", [pytest.param((), id="variants"), pytest.param(("http://e",), id="engines")])
+def test_bins_of_two_hours_say_what_their_minutes_say(long_path: Path, only: tuple[str, ...]) -> None:
+    rollup, span = Rollup(long_path, DEFAULT_SLOS), (LONG_FROM_S, LONG_FROM_S + 4 * 3600 + 1_260)
+    wide, minutes = (rollup.signal_bins(*span, (SIGNALS[0],), width_s, only=only) for width_s in (LONG_S, FINE_S))
+    expected = in_long_bins(minutes, {"bin_s": "first", "mean": "mean", "high": "max", "low": "min"}).iloc[:2]
+    pd.testing.assert_frame_equal(wide.iloc[:2][["bin_s", "mean", "high", "low"]], expected, check_exact=False)
+    assert wide["bin_s"].nunique() == 3, "the last two hours are not over: quarters of an hour and minutes tell of them"
+    wide, minutes = (rollup.request_bins(*span, width_s, "") for width_s in (LONG_S, FINE_S))
+    sums = {"bin_s": "first", **dict.fromkeys(COUNTS, "sum")}
+    pd.testing.assert_frame_equal(in_long_bins(wide, sums), in_long_bins(minutes, sums))
+
+
+def test_a_file_without_bins_of_two_hours_gets_them_when_it_is_opened(long_path: Path) -> None:
+    before = Rollup(long_path, DEFAULT_SLOS).signal_bins(LONG_FROM_S, LONG_FROM_S + 7_200, (SIGNALS[0],), LONG_S)
+    with sqlite3.connect(long_path) as db:
+        db.execute("DELETE FROM signals WHERE width_s = ?", (LONG_S,))
+        db.execute("DELETE FROM request_bins WHERE width_s = ?", (LONG_S,))
+        db.execute("DELETE FROM meta WHERE name = 'long'")
+    after = Rollup(long_path, DEFAULT_SLOS).signal_bins(LONG_FROM_S, LONG_FROM_S + 7_200, (SIGNALS[0],), LONG_S)
+    assert len(after) == 1
+    pd.testing.assert_frame_equal(before, after)
+
+
+@pytest.mark.parametrize("most", [100, 1_000, 20_000])
+def test_a_thinner_sample_has_no_fewer_requests_and_the_same_percentiles(long_path: Path, most: int) -> None:
+    rollup, span = Rollup(long_path, DEFAULT_SLOS), (LONG_FROM_S, LONG_FROM_S + 5 * 3600)
+    rows, step = rollup.latencies(*span, "m", ("v",), most, columns=TIMED)
+    assert list(rows.columns) == list(TIMED)
+    whole = rollup.latencies(*span, "", (), 10**9)[0]
+    assert len(whole) == 36_000
+    assert min(most, 18_000) <= len(rows) <= 2 * most
+    assert rows["ttft_s"].median() == pytest.approx(whole["ttft_s"].median(), rel=4 * 0.5 * 1.25 / len(rows) ** 0.5)
+    assert len(rows) == pytest.approx(len(whole) / step, abs=1)
