@@ -35,6 +35,8 @@ MODULES: Final = (
     "router/dataplane/upstream.py",
 )  # fmt: skip
 """What is compiled: all that a request passes through but the fields of its body, which are msgspec's."""
+_FLAGS: Final = ("-fvisibility=hidden", "-fno-semantic-interposition", "-fno-plt")
+"""One library that nobody links against: its functions may call and inline each other directly."""
 _GROUP: Final = "fleet_router"
 _RECORD: Final = "router/compiled.sha256"
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -100,6 +102,8 @@ def build(root: Path = ROOT, modules: Sequence[str] = MODULES, *, out: Path | No
                  f"--cache-dir={folder / 'cache'}", *modules]  # fmt: skip
         extensions = mypycify(words, opt_level="3", debug_level="0", multi_file=True, group_name=_GROUP,
                               target_dir=str(folder / "c"))  # fmt: skip
+        for extension in extensions:
+            extension.extra_compile_args = [*extension.extra_compile_args, *_FLAGS]
         command = Distribution({"name": _GROUP, "ext_modules": extensions}).get_command_obj("build_ext")
         command.build_lib, command.build_temp = str(folder / "lib"), str(folder / "objects")
         command.parallel = os.cpu_count()
