@@ -125,11 +125,8 @@ def _next(world: World, model: str) -> str:
     full = [v for v in variants if v.reason == "at_max"]
     if full:
         return f"Next: nothing by itself, {full[0].name} is at its maximum of {full[0].wanted}: raise it or shed load."
-    return (
-        f"Next: the controller holds ({variants[0].reason.replace('_', ' ')})."
-        if variants and variants[0].reason
-        else ""
-    )
+    told = [v for v in variants if v.said]
+    return f"Next: {told[0].name} {told[0].said[0].lower()}{told[0].said[1:]}" if told else ""
 
 
 def _down(world: World, zone: tzinfo) -> list[str]:

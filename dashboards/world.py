@@ -13,6 +13,7 @@ import pandas as pd
 from dashboards import queries
 from fleet.hardware import GPUS
 from fleet.slo import Slo, SloBook
+from wva import plain
 
 RECENT_S: Final = 60.0
 """A promise is judged over the newest minute, so that the sentence speaks of now."""
@@ -83,7 +84,12 @@ class VariantState:
     generation_tps: float | None = None
     cost_per_hour: float | None = None
     reason: str = ""
+    said: str = ""
+    """The last decision in plain words."""
     detail: str = ""
+    """The same in the controller's own words."""
+    decision: int | None = None
+    """Its number."""
     decided_s: float | None = None
 
     @property
@@ -263,7 +269,9 @@ def _variant_state(
         generation_tps=sum(generation) if generation else None,
         cost_per_hour=_cost(only(COST), accelerator, ready),
         reason=str(decision.get("reason", "")),
+        said=plain.sentence(decision) if decision else "",
         detail=str(decision.get("detail", "")),
+        decision=_count(decision.get("id")),
         decided_s=_number(decision.get("at_s")),
     )
 

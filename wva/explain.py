@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from fleet.types import Decision
+from wva import plain
 from wva.replay import Comparison
 
 _WORDS = {
@@ -83,6 +84,7 @@ def in_words(row: Mapping[str, Any]) -> Iterator[str]:
     when = datetime.fromtimestamp(row["at_s"], UTC).isoformat(timespec="seconds")
     saturation = "not known" if row["saturation"] is None else f"{row['saturation']:.2f}"
     yield f"{row['variant']} ({row['model']} on {row['accelerator']}, namespace {row['namespace']}) at {when}"
+    yield f"  in short   {plain.sentence(row)}"
     yield f"  decision   {row['direction']}: {row['current']} ready, {row['desired']} desired"
     yield f"  reason     {row['reason']}"
     yield f"  why        {row['detail']}"

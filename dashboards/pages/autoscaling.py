@@ -15,6 +15,7 @@ from dashboards.panels import panel, section, table
 from dashboards.source import Reader
 from dashboards.view import View
 from dashboards.words import clock, plural, si, significant
+from wva import plain
 
 _NO_COUNTS = "No replica counts yet: the controller writes them with each pass. Check that it runs."
 _MOST = 400
@@ -121,8 +122,8 @@ def _rows(view: View, decided: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
             "time": [clock(at, view.zone, with_date=view.window.span_s > 86_000) for at in folded["at_s"]],
             "variant": folded["variant"],
             "replicas": [f"{scaling.replicas_before(row)} → {row['desired']}" for row in folded.to_dict("records")],
-            "reason": folded["reason"],
-            "why": folded["detail"],
+            "reason": [str(reason).replace("_", " ") for reason in folded["reason"]],
+            "why": [plain.sentence(row) for row in folded.to_dict("records")],
             "times": folded["times"],
         }
     )
@@ -181,8 +182,8 @@ def _explain(row: Mapping[Any, Any], view: View) -> None:
     arrow = f"{scaling.replicas_before(row)} → {row['desired']}"
     paper.html(
         f'<div class="fl-why">{html.swatch(colour)}<strong>{escape(str(row["variant"]))}</strong> '
-        f'<span class="fl-move">{arrow}</span> <span class="fl-sub">{escape(str(row["reason"]))}, '
-        f"{escape(str(row['accelerator']))}</span><p>{escape(str(row['detail']))}</p></div>"
+        f'<span class="fl-move">{arrow}</span> <span class="fl-sub">{escape(str(row["reason"]).replace("_", " "))}, '
+        f"{escape(str(row['accelerator']))}</span><p>{escape(plain.sentence(row))}</p></div>"
     )
     saturation = row["saturation"] if row["saturation"] == row["saturation"] else None
     gauge = html.bar(saturation, low=0.3, high=0.8, label="saturation", colour=colour)
@@ -192,10 +193,12 @@ def _explain(row: Mapping[Any, Any], view: View) -> None:
     first = first if len(first) else inputs.head(len(FIRST))
     if len(inputs):
         paper.rows(first, key="decision-inputs", height="content", alt="Inputs of the decision")
-    if len(inputs) > len(first):
-        drawer = st.expander(f"All {plural(len(inputs), 'input')}", key="data-inputs", on_change="rerun")
-        if drawer.open:
-            with drawer:
+    title = f"The controller's own words, and all {plural(len(inputs), 'input')}"
+    drawer = st.expander(title, key="data-inputs", on_change="rerun")
+    if drawer.open:
+        with drawer:
+            paper.html(f'<div class="fl-why"><p>{escape(str(row["detail"]))}</p></div>')
+            if len(inputs):
                 paper.rows(inputs, key="decision-inputs-all", height="content", alt="All inputs of the decision")
     paper.html('<p class="fl-sub">The same numbers are in the log and in the history (table decisions).</p>')
 

@@ -15,6 +15,7 @@ from dashboards.summary import Level, short_model, summarise
 from dashboards.view import View, known_models
 from dashboards.words import NOTHING, ago, change, change_points, clock, money, percent, seconds, si, significant
 from dashboards.world import ModelState, Promise, VariantState, World
+from wva import plain
 
 _MODEL_HEAD = ("Model", "State", "TTFT", "TPOT", "Error budget left", "Burn", "Success", "Waiting", "")
 _VARIANT_HEAD = (
@@ -233,8 +234,9 @@ def _variant_row(variant: VariantState, view: View) -> list[str]:
     name = f'<span class="fl-name">{html.swatch(colour)}<span><strong>{escape(variant.name)}</strong>'
     age = ago(None if variant.decided_s is None else max(0.0, view.window.until_s - variant.decided_s))
     words = (
-        f'<span title="{escape(variant.detail)}"><span class="fl-sub">{age}</span> {escape(variant.detail)}</span>'
-        if variant.detail
+        f'<span title="{escape(variant.detail)}"><span class="fl-sub">{age}</span> {escape(variant.said)} '
+        f'<a href="{escape(view.link("autoscaling", decision=str(variant.decision)))}" target="_self">inputs</a></span>'
+        if variant.said
         else '<span class="fl-none">none yet</span>'
     )
     return [
@@ -318,7 +320,7 @@ def feed_items(view: View, *, limit: int = 9) -> list[str]:
                 html.happening(
                     clock(row["at_s"], view.zone),
                     row["variant"],
-                    row["detail"],
+                    plain.sentence(row),
                     mark=arrow,
                     colour=view.palette.get(row["variant"], ""),
                     link=view.link("autoscaling", decision=str(row["id"])),

@@ -26,7 +26,7 @@ MENTIONS = {
     "vllm": ["KV cache, fullest", "Running batch", "Prefix cache hits"],
     "resources": ["GPUs in use", "dcgm-exporter", "Cost per hour"],
     "infrastructure": ["Crashes", "controller died", "No controller is configured"],
-    "autoscaling": ["Saturation", "One replica fewer", "KV cache utilisation"],
+    "autoscaling": ["Saturation", "Removed 1 replica", "KV cache utilisation"],
     "whatif": ["Nothing has been tried yet", "Try on Llama-3.1-8B-Instruct"],
     "routing": ["Time to pick", "Imbalance", "Prefix hit rate", "No router is configured"],
     "prediction": ["TTFT error", "predicted against actual", "Coverage", "Learning curve", "steady"],

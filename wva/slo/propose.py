@@ -10,6 +10,7 @@ from fleet.types import Reason
 from wva import optimizer
 from wva.composition import Option, compose
 from wva.holding import blind, hold
+from wva.plain import number
 from wva.slo.observe import reference
 from wva.slo.plan import Assessment, Need
 from wva.types import Policy, Proposal, VariantView
@@ -139,11 +140,11 @@ def _blocked(views: Sequence[VariantView], around: Circumstances) -> tuple[Reaso
 
 
 def _why(need: Need, found: Assessment, base: str) -> str:
-    told = need.forecast
+    told, as_is, then = need.forecast, number(100 * need.missed_as_is, 2), number(100 * need.missed, 2)
     return (
-        f"{need.demand_rps:.3g} requests/s, {told.quantile(0.9):.3g} at 90 % in {found.seen.lead_s:.0f} s "
-        f"({told.method}); a replica of {base} bears {found.capacity[base]:.3g}; expected misses "
-        f"{100 * need.missed_as_is:.2g} % as it is, {100 * need.missed:.2g} % with {need.replicas:.3g}"
+        f"{number(need.demand_rps)} requests/s, {number(told.quantile(0.9))} at 90 % in {found.seen.lead_s:.0f} s "
+        f"({told.method}); a replica of {base} bears {number(found.capacity[base])}; expected misses "
+        f"{as_is} % as it is, {then} % with {number(need.replicas)}"
     )
 
 
