@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -22,7 +23,8 @@ class Damped:
 LOOKS: Final = 2
 """Passes that must want a decrease for which the window is cut short."""
 FLAP_FACTOR: Final = 4.0
-"""A variant that flaps must want a decrease for so many times its window."""
+"""A variant that flaps must want a decrease for so many times its window, or, where a start takes a known time, for no
+longer than that: a replica that stands idle for so long has cost what starting it again does."""
 
 
 def damp(spec: VariantSpec, state: VariantState, proposal: Proposal, *, now_s: float, policy: Policy) -> Damped:
@@ -30,7 +32,9 @@ def damp(spec: VariantSpec, state: VariantState, proposal: Proposal, *, now_s: f
     turns = tuple(at_s for at_s in state.turns_s if now_s - policy.flap_window_s <= at_s <= now_s)
     flaps = len(turns) > policy.flap_limit
     if flaps:
-        policy = replace(policy, scale_down_stabilisation_s=FLAP_FACTOR * policy.scale_down_stabilisation_s)
+        policy = replace(
+            policy, scale_down_stabilisation_s=_calm_s(policy.scale_down_stabilisation_s, proposal.start_s)
+        )
     past = recent(state, now_s=now_s, policy=policy)
     recommendations = (*past, Recommendation(at_s=now_s, replicas=proposal.replicas))
     if outside := _outside(spec, state.requested, proposal):
@@ -47,6 +51,11 @@ def damp(spec: VariantSpec, state: VariantState, proposal: Proposal, *, now_s: f
             detail = f"{proposal.detail}; {len(turns)} changes of direction in {policy.flap_window_s:.0f} s"
             proposal = replace(proposal, reason=Reason.FLAPPING, detail=detail)
     return Damped(proposal=bounded(spec, proposal), recommendations=recommendations, turns_s=turns)
+
+
+def _calm_s(window_s: float, start_s: float | None) -> float:
+    """How long a decrease must be wanted for where a variant flaps."""
+    return max(window_s, min(FLAP_FACTOR * window_s, math.inf if start_s is None else start_s))
 
 
 def recent(state: VariantState, *, now_s: float, policy: Policy) -> tuple[Recommendation, ...]:

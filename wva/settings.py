@@ -110,7 +110,7 @@ class WvaSettings(Settings):
     flap_window_s: float = Field(default=1800.0, gt=0)
     """Changes of direction are counted over this long."""
     flap_limit: int = Field(default=8, ge=1)
-    """With more changes of direction than this in the window, decreases must be wanted four times as long."""
+    """With more changes of direction than this in the window, decreases must be wanted up to four times as long."""
     decision_every_s: float = Field(default=30.0, ge=0)
     """An unchanged decision is written to history this often; a changed one always."""
     dry_run: bool = False

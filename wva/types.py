@@ -47,7 +47,7 @@ class Policy:
     flap_window_s: float = 1800.0
     """Reversals (up after down, down after up) are counted over so long."""
     flap_limit: int = 8
-    """With more reversals in the window a variant flaps: its decreases must be wanted four times as long."""
+    """With more reversals in the window a variant flaps: its decreases must be wanted up to four times as long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,3 +199,5 @@ class Proposal:
     detail: str
     patience: float = 1.0
     """Share of the scale-down window that a decrease must be wanted for; less where little speaks against it."""
+    start_s: float | None = None
+    """What a replica takes to start, where that is known."""

@@ -1,8 +1,9 @@
-"""The forecast's errors at another demand than the one that they were made at, and states of before."""
+"""The forecast's spread: errors made at another demand, few errors that tell something new, states of before."""
 
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 import pytest
 
 from wva.slo.forecast import Error, Forecast, Memory, step
@@ -38,3 +39,21 @@ def test_errors_that_do_not_tell_their_demand_count_as_they_were() -> None:
     read = msgspec.json.decode(msgspec.json.encode(old), type=list[Error])
     assert {one.demand for one in read} == {0.0}
     assert told(read, 6.0).parts == told(errors(3.0, 6.0), 6.0).parts
+
+
+def test_few_errors_promise_less_than_many() -> None:
+    """The same errors over a long horizon overlap: fewer of them tell something new, so more is thought possible."""
+    made = Memory(errors=tuple(errors(3.0, 12.0)))
+    near, far = (step(made, 12.0, now_s=NOW, horizon_s=horizon_s)[0].parts for horizon_s in (120.0, 1200.0))
+    assert far[-1] > near[-1] > 12.0
+    assert far[0] < near[0] < 12.0
+
+
+def test_the_spread_covers_errors_of_which_few_were_seen() -> None:
+    """After eight independent errors of a normal distribution the upper part is exceeded about as often as it says."""
+    rng, exceeded, trials = np.random.default_rng(1), 0, 2000
+    for _ in range(trials):
+        *seen, new = rng.normal(0.0, 2.0, 9)
+        made = Memory(errors=tuple(Error(NOW, one, one, one, 12.0) for one in seen))
+        exceeded += new > step(made, 12.0, now_s=NOW, horizon_s=30.0)[0].parts[-2] - 12.0
+    assert 0.05 < exceeded / trials < 0.12

@@ -127,6 +127,28 @@ def test_a_variant_that_flaps_is_patient_whatever_its_proposal_says() -> None:
     assert (found.proposal.replicas, found.proposal.reason) == (4, Reason.FLAPPING)
 
 
+@pytest.mark.parametrize(
+    ("start_s", "wanted_s", "desired"),
+    [
+        pytest.param(None, 120.0, 4, id="four windows where nobody knows what a start takes"),
+        pytest.param(100.0, 75.0, 4, id="not yet for as long as a start takes"),
+        pytest.param(100.0, 105.0, 2, id="a replica that stood idle for a start has cost one"),
+        pytest.param(10.0, 45.0, 4, id="a quick start does not shorten the window"),
+        pytest.param(10.0, 60.0, 2, id="and the window is enough for it"),
+        pytest.param(600.0, 240.0, 2, id="a slow one does not lengthen it beyond four"),
+    ],
+)
+def test_a_variant_that_flaps_waits_no_longer_than_a_start(
+    start_s: float | None, wanted_s: float, desired: int
+) -> None:
+    turns = tuple(NOW - 100.0 * i for i in range(12))
+    history = tuple(Recommendation(at_s=NOW - 15.0 * i, replicas=2 if 15.0 * i <= wanted_s else 4)
+                    for i in reversed(range(1, 20)))  # fmt: skip
+    state = VariantState(requested=4, requested_at_s=NOW - 500, recommendations=history, turns_s=turns)
+    proposal = Proposal(replicas=2, reason=Reason.IDLE, detail="", patience=0.0, start_s=start_s)
+    assert damp(spec(), state, proposal, now_s=NOW, policy=MINUTE).proposal.replicas == desired
+
+
 def test_bounds_say_which_one_held() -> None:
     high = bounded(spec(max_replicas=3), Proposal(replicas=5, reason=Reason.SATURATED, detail=""))
     low = bounded(spec(min_replicas=2), Proposal(replicas=1, reason=Reason.IDLE, detail=""))

@@ -112,7 +112,7 @@ def step(memory: Memory, demand: float, *, now_s: float, horizon_s: float) -> tu
         memory = _remembered(memory, demand, raw, now_s, horizon_s)
     method, error = _believed(memory.errors, now_s)
     point = raw[method]
-    parts = _parts(memory.errors, method, now_s, point, demand)
+    parts = _parts(memory.errors, method, now_s, point, demand, independent=bin_s / horizon_s if horizon_s > 0 else 1.0)
     return Forecast(point=point, parts=parts, method=METHODS[method], error=error, trials=len(memory.errors)), memory
 
 
@@ -219,16 +219,29 @@ def _believed(errors: Sequence[Error], now_s: float) -> tuple[int, float | None]
     return best, means[best]
 
 
-def _parts(errors: Sequence[Error], method: int, now_s: float, point: float, demand: float) -> tuple[float, ...]:
-    """Means of the parts of the distribution: recent errors around the point, mixed with a prior spread."""
+def _parts(
+    errors: Sequence[Error], method: int, now_s: float, point: float, demand: float, *, independent: float
+) -> tuple[float, ...]:
+    """Means of the parts of the distribution: recent errors around the point, mixed with a prior spread.
+
+    Args:
+        independent: of the errors, the share that tells something new: those a bin apart overlap for a horizon.
+    """
     known = sorted((error[method + 1] * _scaled(error.demand, demand),
                     0.5 ** (max(now_s - error.at_s, 0.0) / HALF_LIFE_S)) for error in errors)  # fmt: skip
     total = sum(weight for _, weight in known)
     trust = total / (total + PRIOR_WEIGHT)
     seen = _chunks(known, total) if known else [0.0] * len(SHARES)
     spread = PRIOR_SPREAD * demand
-    return tuple(max(point + trust * one + (1.0 - trust) * spread * z, 0.0)
-                 for one, z in zip(seen, _NORMAL, strict=True))  # fmt: skip
+    mixed = [trust * one + (1.0 - trust) * spread * z for one, z in zip(seen, _NORMAL, strict=True)]
+    middle = math.fsum(share * one for share, one in zip(SHARES, mixed, strict=True))
+    wider = _wider(total * min(independent, 1.0) + PRIOR_WEIGHT)
+    return tuple(max(point + middle + wider * (one - middle), 0.0) for one in mixed)
+
+
+def _wider(count: float) -> float:
+    """What so many independent errors understate the spread of the next one by: that of Student's distribution."""
+    return math.sqrt((1.0 + 1.0 / count) * count / (count - 2.0))
 
 
 def _scaled(then: float, now: float) -> float:

@@ -121,7 +121,7 @@ def _changed(plan: _Plan, view: VariantView, count: int) -> Proposal:
             if plan.need.warm_loss > 0:
                 why += f"; the warm caches that go add {100 * plan.need.warm_loss:.2g} % of work at first"
             return Proposal(replicas=count, reason=Reason.IDLE, detail=f"{why}: {held} -> {count}",
-                            patience=plan.need.patience)  # fmt: skip
+                            patience=plan.need.patience, start_s=plan.found.seen.lead_s)  # fmt: skip
         return hold(view, Reason.NO_HEADROOM, f"{why}; replicas that take over do not serve yet")
     if view.pending:
         return hold(view, Reason.PENDING, f"{why}; {view.pending} still start(s)")
