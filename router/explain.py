@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+from router.imposed import late_everywhere
 from router.targets import NO_TARGETS, Targets, told
 from router.types import Pick
 
@@ -25,7 +26,7 @@ def as_json(pick: Pick, matched_tokens: int | None, targets: Targets) -> dict[st
         "dropped": pick.dropped,
         "predictions": {url: prediction._asdict() for url, prediction in pick.predictions.items()},
         "predictor_cold": pick.cold,
-        "targets": told(targets),
+        "targets": _held_to(pick, targets),
         "slo_chance": pick.chance,
     }
 
@@ -43,7 +44,7 @@ def header(pick: Pick, matched_tokens: int | None = None, targets: Targets = NO_
     if pick.prediction is not None:
         found["predicted_ttft_s"] = _short(pick.prediction.ttft_s)
         found["predicted_tpot_s"] = _short(pick.prediction.tpot_s)
-    if held_to := told(targets):
+    if held_to := _held_to(pick, targets):
         found["targets"] = held_to
     if pick.chance is not None:
         found["slo_chance"] = _short(pick.chance)
@@ -59,6 +60,15 @@ def header(pick: Pick, matched_tokens: int | None = None, targets: Targets = NO_
         best = best[:-1]
         if not best:
             found.pop("scores", None)
+
+
+def _held_to(pick: Pick, targets: Targets) -> dict[str, dict[str, Any]]:
+    """Who named which target, and whether the request was predicted to miss its TPOT wherever it went."""
+    found = told(targets)
+    if targets.tpot_s is not None and pick.predicted:
+        tpots = [one.tpot_s for one in pick.predicted]
+        found["tpot"]["late_everywhere"] = late_everywhere(tpots, targets.tpot_s)
+    return found
 
 
 def _short(value: float | None) -> float | None:

@@ -143,6 +143,13 @@ def test_an_explanation_says_who_named_which_target():
     assert "targets" not in json.loads(explain.header(Pick(None, "no_model")))
 
 
+@pytest.mark.parametrize(("limit_s", "late"), [(0.04, True), (0.06, False)])
+def test_an_explanation_says_whether_it_would_be_late_wherever_it_went(limit_s, late):
+    pick = Pick(None, "picked", predicted=Predictions([0.1, 0.1], [0.05, 0.15], [1.0, 1.0]))
+    told = explain.as_json(pick, None, Targets(None, limit_s, "", BY_FILE))["targets"]["tpot"]
+    assert told == {"limit_s": limit_s, "by": "slo_file", "late_everywhere": late}
+
+
 # ---- a router with a file
 
 
