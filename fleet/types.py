@@ -265,6 +265,35 @@ class VariantObservation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FittedLaw:
+    """What a variant's own requests taught of one engine step (the predictor's fit), and how far to believe it.
+
+    Seconds of a step with ``B`` sequences, ``K`` tokens of context and ``P`` prompt tokens in it:
+    ``step + request * B + context_token * K + prompt_token * P``.
+    """
+
+    step_s: float
+    request_s: float
+    """For each running sequence, the prompts that it brings along in the long run included."""
+    context_token_s: float
+    prompt_token_s: float
+    prompt_square_s: float
+    """For each computed prompt token times the prompt's length."""
+    uncached_tokens: float
+    """Mean computed prompt tokens of the requests behind it: how much of ``request_s`` is prompts."""
+    output_tokens: float
+    """Their mean answer."""
+    rows: int
+    """Requests of this variant behind it."""
+    error: float
+    """Mean relative error on requests newer than those it was fitted on; the worse of TTFT and TPOT."""
+    in_flight_most: float
+    """Most requests in flight at an endpoint that any of them met."""
+    fitted_at_s: float
+    """Unix time of the fit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetSnapshot:
     """Everything wva knows at one time: the sole input of a decision beside specs, state and the clock."""
 
@@ -284,6 +313,8 @@ class FleetSnapshot:
     """By model: the clock of ``traffic``'s times less that of ``at_s``; the same where a model is not named."""
     inventory: GpuInventory | None = None
     """``None``: GPUs are not limited, or not known."""
+    fitted: Mapping[str, FittedLaw] = field(default_factory=dict)
+    """By variant: the predictor's newest fit, where one is read."""
 
     def traffic_age_of(self, model: str, now_s: float) -> float | None:
         """Age of a model's counts at ``now_s``, seconds by the clock that told them; ``None`` where there are none."""

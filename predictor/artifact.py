@@ -16,7 +16,7 @@ import numpy as np
 from fleet.errors import FleetError
 from predictor.features import NAMES, WIDTH
 from predictor.intervals import GROUPS, LEVELS
-from predictor.model import LatencyModel, Law, Score, build
+from predictor.model import LatencyModel, Law, Score, Taught, build
 from predictor.physics import TPOT_COLUMNS, TTFT_COLUMNS
 from predictor.residual import AXES, BINS
 
@@ -47,6 +47,7 @@ def to_dict(model: LatencyModel) -> dict[str, Any]:
         "fitted_at_s": model.fitted_at_s,
         "ranges": model.ranges.tolist(),
         "capacities": dict(model.capacities),
+        "taught": {name: asdict(rows) for name, rows in model.taught.items()},
         "ttft": _law_to_dict(model.ttft),
         "tpot": _law_to_dict(model.tpot),
     }
@@ -100,7 +101,7 @@ def from_dict(data: Any, *, where: str = "model") -> LatencyModel:
             raise _refused("its checksum does not match its content", where)
         return build(ttft=_law(body["ttft"], len(TTFT_COLUMNS)), tpot=_law(body["tpot"], len(TPOT_COLUMNS)),
                      ranges=_array(body["ranges"], (2, WIDTH)), capacities=_factors(body["capacities"].items()),
-                     fitted_at_s=float(body["fitted_at_s"]))  # fmt: skip
+                     fitted_at_s=float(body["fitted_at_s"]), taught=_taught(body.get("taught", {})))  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise _refused(f"a value is missing or malformed: {error}", where) from None
 
@@ -116,6 +117,14 @@ def _law(data: Mapping[str, Any], width: int) -> Law:
         table=None if data["table"] is None else _table(data["table"]),
         changed={(str(endpoint), str(variant)): int(rows) for endpoint, variant, rows in data["changed"]},
     )
+
+
+def _taught(data: Mapping[str, Any]) -> dict[str, Taught]:
+    """What each variant's rows were; versions that did not write it are read as saying nothing."""
+    found = {str(name): Taught(**values) for name, values in dict(data).items()}
+    if not all(0 <= value < float("inf") for one in found.values() for value in asdict(one).values()):
+        raise ValueError("expected finite numbers >= 0")
+    return found
 
 
 def _table(values: Any) -> np.ndarray[Any, np.dtype[np.float64]]:

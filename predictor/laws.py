@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from predictor import censored, intervals, steplaw
 from predictor.drift import epochs
-from predictor.model import FLOOR_S, TARGETS, LatencyModel, Law, build
-from predictor.physics import Array, Prior, fit_nonnegative, kv_capacity, tpot_columns, ttft_columns
+from predictor.model import FLOOR_S, TARGETS, LatencyModel, Law, Taught, build
+from predictor.physics import REQUESTS, Array, Prior, fit_nonnegative, kv_capacity, tpot_columns, ttft_columns
 from predictor.samples import Dataset
 from predictor.scales import CLIP, RECENT_ROWS, log_scales, positions, relative
 
@@ -48,7 +48,15 @@ def fit_model(data: Dataset, *, now_s: float) -> LatencyModel:
     laws = {name: _fit_law(data, columns[name], priors[name], name) for name in TARGETS}
     ranges = np.array([data.matrix.min(axis=0), data.matrix.max(axis=0)])
     known = {variant: tokens for variant, tokens in capacities.items() if np.isfinite(tokens)}
-    return build(ttft=laws["ttft"], tpot=laws["tpot"], ranges=ranges, capacities=known, fitted_at_s=now_s)
+    taught = {variant: _taught(data, rows) for variant, rows in rows_of.items()}
+    return build(ttft=laws["ttft"], tpot=laws["tpot"], ranges=ranges, capacities=known, fitted_at_s=now_s,
+                 taught=taught)  # fmt: skip
+
+
+def _taught(data: Dataset, rows: Sequence[int]) -> Taught:
+    mix = steplaw.mix_of(data.matrix[rows], data.output_tokens[rows])
+    return Taught(rows=len(rows), uncached_tokens=mix.uncached_tokens, output_tokens=mix.output_tokens,
+                  in_flight_most=float(data.matrix[rows, REQUESTS].max()))  # fmt: skip
 
 
 def _fit_law(data: Dataset, columns: Array, prior: Prior, name: str) -> Law:

@@ -103,6 +103,19 @@ class Law:
         return self.variants.get(variant, self.shared) * self.scales.get((endpoint, variant), 1.0)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taught:
+    """The rows of one variant that a model was fitted on, as means and bounds."""
+
+    rows: int
+    uncached_tokens: float
+    """Mean prompt tokens that were computed."""
+    output_tokens: float
+    """Mean answer."""
+    in_flight_most: float
+    """Most requests in flight at an endpoint."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LatencyModel:
     """Frozen and ready to predict; make one with :func:`build`."""
@@ -114,6 +127,8 @@ class LatencyModel:
     capacities: Mapping[str, float]
     """Variant -> tokens of KV cache of one replica, where training rows told."""
     fitted_at_s: float
+    taught: Mapping[str, Taught]
+    """Variant -> what its rows were."""
     _ttft_table: Array
     _tpot_table: Array
     _capacity: Array
@@ -229,7 +244,10 @@ class Batch:
         return self.model.quantile(self.rows.T, LatencyPrediction(ttft_s=self.ttft_s, tpot_s=self.tpot_s), level)
 
 
-def build(*, ttft: Law, tpot: Law, ranges: Array, capacities: Mapping[str, float], fitted_at_s: float) -> LatencyModel:
+def build(
+    *, ttft: Law, tpot: Law, ranges: Array, capacities: Mapping[str, float], fitted_at_s: float,
+    taught: Mapping[str, Taught] | None = None,
+) -> LatencyModel:  # fmt: skip
     """A model from its laws: the coefficient tables are laid out once, so that a prediction only looks up."""
     variants = sorted(set(ttft.variants) | set(tpot.variants))
     pairs = sorted(set(ttft.scales) | set(tpot.scales))
@@ -240,6 +258,7 @@ def build(*, ttft: Law, tpot: Law, ranges: Array, capacities: Mapping[str, float
         ranges=ranges,
         capacities=capacities,
         fitted_at_s=fitted_at_s,
+        taught=taught or {},
         _ttft_table=np.array([ttft.coefficients(*key) for key in keys]),
         _tpot_table=np.array([tpot.coefficients(*key) for key in keys]),
         _capacity=np.array([capacities.get(variant, np.inf) for _, variant in keys]),

@@ -16,7 +16,10 @@ from fleet.slo import SloBook
 from fleet.sources.prometheus import PrometheusSource
 from fleet.sources.scrape import RouterPage, ScrapeSource
 from fleet.sources.traffic import preferred
-from wva.collect import Collector, QueueReader, TrafficReader
+from predictor import artifact
+from predictor.fetch import checked_url
+from wva.collect import Collector, LawReader, QueueReader, TrafficReader
+from wva.laws import FETCHED_NAME, PredictorLaws
 from wva.loop import ControlLoop
 from wva.operator import FileKeeper, Keeper
 from wva.settings import WvaSettings
@@ -80,7 +83,12 @@ def build_loop(settings: WvaSettings, fleet: FleetSettings, cluster: KubeParts |
         check_source(source)
     router = RouterPage(settings.router_url) if settings.router_url else None
     collector = Collector(
-        platform, source, build_queue(router, source), build_traffic(router, source), platform.inventory
+        platform,
+        source,
+        build_queue(router, source),
+        build_traffic(router, source),
+        platform.inventory,
+        laws=build_laws(settings, fleet),
     )
     return ControlLoop(
         collector, platform, History(fleet.resolved_history_url()), policy=policy,
@@ -140,6 +148,19 @@ def build_queue(router: RouterPage | None, source: ScrapeSource | PrometheusSour
 def build_traffic(router: RouterPage | None, source: ScrapeSource | PrometheusSource) -> TrafficReader:
     """The reader of each model's requests: the router's page where it tells, else what the source tells."""
     return lambda: preferred(router.traffic() if router else {}, source.traffic())
+
+
+def build_laws(settings: WvaSettings, fleet: FleetSettings) -> LawReader | None:
+    """The reader of the predictor's model, for the one analyzer that starts from it.
+
+    Raises: ConfigError for a URL that cannot be used.
+    """
+    if settings.analyzer != "slo":
+        return None
+    if not settings.predictor_url:
+        return PredictorLaws(fleet.home / artifact.FILE_NAME)
+    url = checked_url(settings.predictor_url, where="--predictor-url or WVA_PREDICTOR_URL")
+    return PredictorLaws(fleet.home / FETCHED_NAME, url=url)
 
 
 def build_waker(settings: WvaSettings, loop: ControlLoop) -> Waker | None:

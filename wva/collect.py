@@ -10,6 +10,7 @@ from fleet.errors import FleetError, SourceError
 from fleet.platform import Platform
 from fleet.sources import EngineReading, MetricSource, RouterQueue
 from fleet.types import (
+    FittedLaw,
     FleetSnapshot,
     GpuInventory,
     ModelTraffic,
@@ -55,6 +56,17 @@ class InventoryReader(Protocol):
         ...
 
 
+class LawReader(Protocol):
+    """Gives what the predictor learned of the variants' engines."""
+
+    def __call__(self) -> Mapping[str, FittedLaw]:
+        """The newest laws by variant; none where there is no model yet.
+
+        Raises: SourceError when they cannot be read.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """Something that failed in a pass: the component for ``wva_errors_total``, and the line for the log."""
@@ -75,8 +87,10 @@ class Collector:
     def __init__(
         self, platform: Platform, source: MetricSource, queue: QueueReader | None = None,
         traffic: TrafficReader | None = None, inventory: InventoryReader | None = None,
+        *, laws: LawReader | None = None,
     ) -> None:  # fmt: skip
         self._platform, self._source, self._queue, self._read_traffic = platform, source, queue, traffic
+        self._read_laws, self._laws = laws, dict[str, FittedLaw]()
         self._read_inventory = inventory
         self._inventory: GpuInventory | None = None
         self._traffic: Mapping[str, ModelTraffic] = {}
@@ -91,7 +105,7 @@ class Collector:
         """
         variants = self._platform.variants()
         problems = [*self._read_engines(variants, now_s), *self._read_router(variants, now_s),
-                    *self._read_requests(now_s), *self._read_limits()]  # fmt: skip
+                    *self._read_requests(now_s), *self._read_limits(), *self._read_fits()]  # fmt: skip
         snapshot = FleetSnapshot(
             at_s=now_s,
             variants=tuple(self._observe(variant, now_s) for variant in variants),
@@ -102,6 +116,7 @@ class Collector:
             traffic=dict(self._traffic),
             traffic_ahead_s=dict(self._ahead_s),
             inventory=self._inventory,
+            fitted=dict(self._laws),
         )
         return snapshot, tuple(problems)
 
@@ -152,6 +167,16 @@ class Collector:
             self._inventory = self._read_inventory()
         except SourceError as error:
             return [Problem.of("inventory", error)]
+        return []
+
+    def _read_fits(self) -> list[Problem]:
+        """A reading that fails leaves the laws of the one before, which grow old."""
+        if self._read_laws is None:
+            return []
+        try:
+            self._laws = dict(self._read_laws())
+        except SourceError as error:
+            return [Problem.of("predictor", error)]
         return []
 
     def _observe(self, variant: Variant, now_s: float) -> VariantObservation:

@@ -65,6 +65,9 @@ _WORDS = {
     "work_s": "seconds that a request adds to every other beside it",
     "full_in_flight": "requests that run at once in a replica at most",
     "law_error": "uncertainty of that law, relative",
+    "prior_calibrated": "1 where that law started from calibrated step times of its model and GPU",
+    "prior_fitted": "1 where it started from what the predictor learned of its requests (0 in both: from an estimate)",
+    "prior_fitted_rows": "requests behind what the predictor learned",
     "reference": "1 where replicas of the model are counted in this variant's",
 }
 

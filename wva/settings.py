@@ -65,6 +65,8 @@ class WvaSettings(Settings):
     """Base URL of the Prometheus API, for ``source=prometheus``."""
     router_url: str = ""
     """Admin URL of the router, whose queue counts as waiting; empty: not read (a Prometheus is asked for it anyway)."""
+    predictor_url: str = ""
+    """Analyzer slo: URL of ``fleet predictor serve``, to fetch its model from; empty: its file in ``FLEET_HOME``."""
     interval_s: float = Field(default=15.0, ge=0.1, le=3600)
     """Time between passes (default: upstream's 15 s)."""
     window_s: float = Field(default=30.0, gt=0, le=3600)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
 
 from benchmarks.autoscaling.case import Case
@@ -13,7 +13,7 @@ from fleet.sources import EngineReading
 from fleet.sources.rates import reading, within
 from fleet.types import EngineSample, Histogram, ModelTraffic, Replica, ReplicaState, Variant, VariantSpec
 from simulator.tokens import BLOCK_TOKENS
-from wva.collect import Collector
+from wva.collect import Collector, LawReader
 from wva.decide import decide
 from wva.settings import WvaSettings
 from wva.types import WvaState
@@ -90,18 +90,27 @@ def _url(name: str) -> str:
 
 
 class OursWish:
-    """``wva.decide.decide`` with the default policy; what it wants becomes the published metric."""
+    """``wva.decide.decide`` with the default policy; what it wants becomes the published metric.
 
-    def __init__(self, case: Case, analyzer: Literal["saturation", "v1", "v2", "slo"] = "slo") -> None:
+    Args:
+        told: changes what it is told of the variant.
+        laws: what a predictor learned.
+    """
+
+    def __init__(
+        self, case: Case, analyzer: Literal["saturation", "v1", "v2", "slo"] = "slo", *,
+        told: Callable[[VariantSpec], VariantSpec] = lambda spec: spec, laws: LawReader | None = None,
+    ) -> None:  # fmt: skip
         fleet, settings = case.fleet, WvaSettings(analyzer=analyzer)
         spec = VariantSpec(
             name="pool", model=fleet.shape, accelerator=fleet.accelerator, accelerator_count=fleet.count,
             cost_per_hour=fleet.cost_per_hour, min_replicas=fleet.bounds.low, max_replicas=fleet.bounds.high,
             slo_ttft_s=case.slo.ttft_s, slo_tpot_s=case.slo.tpot_s,
         )  # fmt: skip
+        spec = told(spec)
         self._platform = PoolPlatform(spec, kv_tokens=float(fleet.config.blocks * BLOCK_TOKENS),
                                       window_s=settings.window_s)  # fmt: skip
-        self._collector = Collector(self._platform, self._platform, traffic=self._platform.traffic)
+        self._collector = Collector(self._platform, self._platform, traffic=self._platform.traffic, laws=laws)
         self._policy, self._state, self._specs = settings.policy(), WvaState(), (spec,)
 
     def __call__(self, pool: Pool) -> int:

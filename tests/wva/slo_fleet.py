@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from fleet.types import (
     Decision,
     EngineSample,
+    FittedLaw,
     FleetSnapshot,
     Histogram,
     ModelTraffic,
@@ -41,6 +42,7 @@ class ToyFleet:
     kv_per_request: float = 1 / 62
     startup_s: float = 100.0
     hit_ratio: float | None = None
+    fitted: dict[str, FittedLaw] = field(default_factory=dict)
     router: bool = True
     state: WvaState = field(default_factory=WvaState)
     now_s: float = START
@@ -110,7 +112,7 @@ class ToyFleet:
             *(self._begins(index, at_s) for index, at_s in enumerate(self.starting)),
         ))  # fmt: skip
         traffic = {self.spec.model: self._traffic()} if self.router else {}
-        return FleetSnapshot(at_s=self.now_s, variants=(entry,), traffic=traffic)
+        return FleetSnapshot(at_s=self.now_s, variants=(entry,), traffic=traffic, fitted=self.fitted)
 
     def _ready(self, index: int) -> ReplicaObservation:
         level = self.in_flight / self.replicas

@@ -9,6 +9,8 @@ from fleet.types import Decision, Direction, FleetSnapshot, VariantObservation
 from wva import policy
 from wva.recorded import spec_inputs
 from wva.saturation import usable
+from wva.slo import prior
+from wva.slo.mix import calibrated
 from wva.slo.observe import reference
 from wva.slo.plan import Assessment, GroupInput, assess
 from wva.slo.propose import Circumstances, propose
@@ -112,6 +114,14 @@ def _inputs(
         "capacity_rps": found.capacity[name], "lone_s": own.cost.lone_s * own.lone,
         "work_s": own.cost.work_s * own.work,
         "full_in_flight": own.full, "law_error": (correction.var_lone + correction.var_work) ** 0.5,
-        "cost_per_capacity": view.spec.cost_per_hour / found.capacity[name], "reference": float(view is base),
-        **spec_inputs(view.spec),
+        **_prior(view, found), "cost_per_capacity": view.spec.cost_per_hour / found.capacity[name],
+        "reference": float(view is base), **spec_inputs(view.spec),
     }  # fmt: skip
+
+
+def _prior(view: VariantView, found: Assessment) -> dict[str, float | None]:
+    """Which prior the law started from; an estimate where both are 0."""
+    held = prior.held(found.seen.memory, view.spec.name)
+    table = calibrated(view.spec) is not None
+    return {"prior_calibrated": float(table), "prior_fitted": float(held is not None and not table),
+            "prior_fitted_rows": held.rows if held and not table else None}  # fmt: skip

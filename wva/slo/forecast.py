@@ -97,6 +97,17 @@ class Forecast:
         return self.parts[-1]
 
 
+def in_units(memory: Memory, factor: float) -> Memory:
+    """The memory where a unit of work became so many of another."""
+    return Memory(
+        bins=tuple((at_s, demand * factor) for at_s, demand in memory.bins),
+        pending=tuple(Pending(one.due_s, *(value * factor for value in one[1:])) for one in memory.pending),
+        errors=tuple(Error(one.at_s, *(value * factor for value in one[1:])) for one in memory.errors),
+        season=tuple(value * factor if value >= 0 else value for value in memory.season),
+        slot=memory.slot and (memory.slot[0], memory.slot[1] * factor, memory.slot[2]),
+    )
+
+
 def step(memory: Memory, demand: float, *, now_s: float, horizon_s: float) -> tuple[Forecast, Memory]:
     """The forecast for ``horizon_s`` ahead, and what to remember.
 

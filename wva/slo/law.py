@@ -50,9 +50,9 @@ class Correction:
     at_s: float = 0.0
 
 
-def first(known: bool) -> Correction:
-    """Before any observation; wide where the coefficients are guessed."""
-    spread = 0.04 if known else 1.0
+def first(known: bool, error: float = 0.0) -> Correction:
+    """Before any observation; wide where the coefficients are guessed, or fitted with such a relative ``error``."""
+    spread = max(0.04, error**2) if known else 1.0
     return Correction(var_lone=spread, var_work=spread)
 
 
@@ -143,7 +143,8 @@ def law(
     full = max(min(memory, max_running or MAX_RUNNING), 1.0)
     latency = _latency_level(cost, lone_s, work_s, mix, ttft_s=ttft_s, tpot_s=tpot_s)
     level = max(min(latency, 0.95 * full), 0.5)
-    spread = SPREAD_UNKNOWN if not cost.known else SPREAD_KV if latency > 0.95 * full else SPREAD_LATENCY
+    sure = cost.known and level <= cost.reach
+    spread = SPREAD_UNKNOWN if not sure else SPREAD_KV if latency > 0.95 * full else SPREAD_LATENCY
     return Law(cost=cost, lone=correction.lone, work=correction.work, full=full, level=level, spread=spread)
 
 

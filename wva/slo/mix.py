@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fleet.hardware import COEFFICIENTS, GPUS, StepCoefficients, shape_of
-from fleet.types import Role, VariantSpec
+from fleet.types import FittedLaw, Role, VariantSpec
 
 Array = NDArray[np.float64]
 NOMINAL_TFLOPS: Final = 400.0
@@ -27,6 +27,10 @@ NOMINAL_TB_S: Final = 2.0
 NOMINAL_PARAMETERS: Final = 8e9
 EFFICIENCY: Final = 0.6
 """Share of peak that prefill and decode kernels reach, roughly, where no coefficients are known."""
+
+
+REACH: Final = 2.0
+"""A fitted law is believed up to so many times the load that it was fitted on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,15 +71,21 @@ class Cost:
     rider_s: float
     """Added to it by each sequence that decodes along."""
     known: bool
-    """From calibrated coefficients; otherwise a rough estimate."""
+    """From calibrated coefficients, or from requests; otherwise a rough estimate."""
+    reach: float = math.inf
+    """In flight up to which that was seen."""
+
+
+def calibrated(spec: VariantSpec) -> StepCoefficients | None:
+    """The table's coefficients, where it has the pair of model and GPUs."""
+    shape = shape_of(spec.model)
+    return COEFFICIENTS.get((shape.name, spec.accelerator, spec.accelerator_count)) if shape else None
 
 
 def step_coefficients(spec: VariantSpec) -> tuple[StepCoefficients, float, bool]:
     """Coefficients, host overhead a step (ms), and whether they are calibrated or estimated from peak figures."""
-    shape = shape_of(spec.model)
-    layers = shape.layers if shape else 32
-    overhead_ms = 0.13 + 0.032 * layers
-    if shape and (found := COEFFICIENTS.get((shape.name, spec.accelerator, spec.accelerator_count))):
+    shape, overhead_ms = shape_of(spec.model), _overhead_ms(spec)
+    if found := calibrated(spec):
         return found, overhead_ms, True
     gpu, count = GPUS.get(spec.accelerator), max(spec.accelerator_count, 1)
     tflops = (gpu.bf16_tflops if gpu else NOMINAL_TFLOPS) * count * EFFICIENCY
@@ -89,10 +99,37 @@ def step_coefficients(spec: VariantSpec) -> tuple[StepCoefficients, float, bool]
     ), overhead_ms, False  # fmt: skip
 
 
-def cost(spec: VariantSpec, mix: Mix) -> Cost:
-    """Cost of a request of ``mix`` on a replica of ``spec``; a prefill replica does not decode, nor the other way."""
+def _overhead_ms(spec: VariantSpec) -> float:
+    """The host's part of a step."""
+    shape = shape_of(spec.model)
+    return 0.13 + 0.032 * (shape.layers if shape else 32)
+
+
+def fitted_coefficients(told: FittedLaw, overhead_ms: float) -> tuple[StepCoefficients, float]:
+    """Coefficients and host overhead (ms) of what requests taught.
+
+    Each running request was seen to bring prompts along; they are counted on their own here, and taken out of it.
+    """
+    host_ms = min(overhead_ms, 1000.0 * told.step_s)
+    prompts_s = told.prompt_token_s * told.uncached_tokens / max(told.output_tokens, 1.0)
+    return StepCoefficients(
+        d0=1000.0 * told.step_s - host_ms, d_s=1000.0 * max(told.request_s - prompts_s, 0.0),
+        d_kv=1000.0 * told.context_token_s, p0=0.0, p1=1000.0 * told.prompt_token_s,
+        p2=1000.0 * told.prompt_square_s, eta=1.0,
+    ), host_ms  # fmt: skip
+
+
+def cost(spec: VariantSpec, mix: Mix, fitted: FittedLaw | None = None) -> Cost:
+    """Cost of a request of ``mix`` on a replica of ``spec``; a prefill replica does not decode, nor the other way.
+
+    Args:
+        fitted: what its requests taught; in place of an estimate, not of calibrated coefficients.
+    """
     c, overhead_ms, known = step_coefficients(spec)
-    return cost_of(c, overhead_ms, known, spec.role, mix)
+    if known or fitted is None:
+        return cost_of(c, overhead_ms, known, spec.role, mix)
+    c, overhead_ms = fitted_coefficients(fitted, overhead_ms)
+    return replace(cost_of(c, overhead_ms, True, spec.role, mix), reach=REACH * fitted.in_flight_most)
 
 
 def cost_of(c: StepCoefficients, overhead_ms: float, known: bool, role: Role, mix: Mix) -> Cost:

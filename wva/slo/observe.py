@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from fleet.types import FleetSnapshot, ModelTraffic, ReplicaState, Role, VariantObservation, VariantSpec
+from fleet.types import FleetSnapshot, ModelTraffic, ReplicaState, VariantObservation
 from wva.saturation import usable
-from wva.slo import misses
+from wva.slo import misses, prior
 from wva.slo.demand import Reading, Weights, level, remembered, within
 from wva.slo.heard import Heard, hear
-from wva.slo.law import Correction, Law, first, law, updated
-from wva.slo.mix import Cost, Mix, cost
+from wva.slo.law import Correction, Law, first, updated
+from wva.slo.mix import Cost, Mix
+from wva.slo.prior import adopted, law_of
 from wva.slo.state import GroupMemory, Tally, VariantMemory
 from wva.types import Policy, VariantView
 
@@ -88,7 +89,8 @@ def look(
     readings = remembered(memory.readings, reading)
     mix = _mix(readings, memory.mix, heard.values())
     base = reference(views)
-    costs = {view.spec.name: cost(view.spec, mix) for view in views}
+    memory = adopted(views, base.spec, heard, memory, snapshot.fitted, mix=mix, now_s=now_s, rules=rules)
+    costs = prior.costs(views, memory, mix)
     known = _learned(heard, costs, memory, now_s, counted_s=now_s + (ahead_s if traffic else 0.0))
     laws = _laws(views, heard, costs, known, mix=mix, rules=rules)
     known = _tallied(known, laws, readings, memory.readings, now_s)
@@ -116,7 +118,7 @@ def _unlit(
     """A look in the dark: silence is no load of 0. What was learned stays; readings begin anew, for across the gap they
     would book what nobody watched."""
     mix = memory.mix or MIX_FIRST
-    costs = {view.spec.name: cost(view.spec, mix) for view in views}
+    costs = prior.costs(views, memory, mix)
     known = {view.spec.name: memory.variants.get(view.spec.name)
              or VariantMemory(correction=first(costs[view.spec.name].known)) for view in views}  # fmt: skip
     heard = {view.spec.name: hear(view.fresh) for view in views}
@@ -272,17 +274,8 @@ def _laws(
     found = {}
     for view in views:
         name = view.spec.name
-        found[name] = _law(view.spec, heard[name], costs[name], known[name].correction, mix=mix, rules=rules)
+        found[name] = law_of(view.spec, heard[name], costs[name], known[name].correction, mix=mix, rules=rules)
     return found
-
-
-def _law(spec: VariantSpec, heard: Heard, own: Cost, correction: Correction, *, mix: Mix, rules: Policy) -> Law:
-    if spec.role is Role.PREFILL:
-        mix = replace(mix, output=1.0)
-    return law(
-        own, correction, mix, ttft_s=spec.slo_ttft_s or rules.slo_ttft_s, tpot_s=spec.slo_tpot_s or rules.slo_tpot_s,
-        max_running=heard.max_running, kv_tokens=heard.kv_tokens,
-    )  # fmt: skip
 
 
 def _learned(
@@ -298,7 +291,7 @@ def _learned(
         own = costs[name]
         known = memory.variants.get(name) or VariantMemory(correction=first(own.known))
         correction = _corrected(said, own, known.correction, steady, now_s)
-        found[name] = VariantMemory(correction=correction, tallies=known.tallies, tallied_s=known.tallied_s)
+        found[name] = replace(known, correction=correction)
     return found
 
 
@@ -348,7 +341,7 @@ def _tallied(
             _count(counts, misses.column(lived / laws[name].level), seen)
         tallies = tuple(Tally(column=column, good=good, missed=missed)
                         for column, (good, missed) in sorted(counts.items()) if good + missed > 0.01)  # fmt: skip
-        found[name] = VariantMemory(correction=variant.correction, tallies=tallies, tallied_s=now_s)
+        found[name] = replace(variant, tallies=tallies, tallied_s=now_s)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fleet.types import FittedLaw
 from wva.slo.demand import Level, Reading
 from wva.slo.forecast import Memory
 from wva.slo.law import Correction
@@ -27,6 +28,8 @@ class VariantMemory:
     correction: Correction
     tallies: tuple[Tally, ...] = ()
     tallied_s: float = 0.0
+    fitted: FittedLaw | None = None
+    """What the correction corrects, where it is neither calibrated nor estimated (:mod:`wva.slo.prior`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
