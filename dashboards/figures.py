@@ -69,14 +69,13 @@ def replicas(
 
 def _strip_axis(figure: Any, rows: pd.DataFrame, name: str, colour: str, index: int, strips: int) -> None:  # noqa: PLR0917
     number, share = "" if index == 0 else str(index + 1), 1.0 / strips
-    top = 1 - index * share
+    top = 1 - index * share  # the variant's name stands above the highest tick
     highest = max(2.0, float(rows["value"].max()) if len(rows) else 0.0)
     strip = {
         "domain": [max(0.0, top - share + (min(0.1, 0.3 * share) if index < strips - 1 else 0.0)), min(1.0, top)],
-        "range": [0, highest * 1.25],
+        "range": [0, highest * 1.45],
         "autorange": False,
-        "tickformat": "d",
-        "dtick": max(1, int(highest // 4)),
+        "tickvals": list(range(0, int(highest) + 1, max(1, int(highest // 4)))),
         "title": {"text": "replicas", "font": {"size": 11}},
         "fixedrange": True,
         "zeroline": False,
@@ -162,17 +161,19 @@ def saturation(
     palette: Mapping[str, str],
     *,
     width_s: float,
-    low: float = 0.3,
-    high: float = 0.8,
+    thresholds: tuple[float, float] | None,
     alerts: Sequence[Band] = (),
     height: int = HEIGHT,
 ) -> Any:
-    """Saturation of each variant between the two thresholds."""
+    """Saturation of each variant, between the two thresholds where the controller goes by them."""
     unit = Unit(title="saturation, 0 to 1", ticks=".1f", hover=".2f", ceiling=1.0)
-    marks = (
-        Limit(value=high, label=f"scale up above {high:g}"),
-        Limit(value=low, label=f"scale down below {low:g}", colour="#1f618d"),
-    )
+    marks: tuple[Limit, ...] = ()
+    if thresholds is not None:
+        low, high = thresholds
+        marks = (
+            Limit(value=high, label=f"scale up above {high:g}"),
+            Limit(value=low, label=f"scale down below {low:g}", colour="#1f618d"),
+        )
     return by_variant(frame, axis, unit, palette, width_s=width_s, marks=marks, alerts=alerts, height=height)
 
 

@@ -36,8 +36,8 @@ from dashboards.words import ago, clock, seconds
 from fleet.errors import HistoryError, SourceError
 
 pd.set_option("mode.string_storage", "python")
-"""Words as Python's own: pages cut tables of some hundred rows many times, and each cut of an Arrow column costs more than
-the rows in it; pages are drawn in a quarter less time."""
+"""Words as Python's own: pages cut tables of some hundred rows many times, and each cut of an Arrow column costs more
+than the rows in it; pages are drawn in a quarter less time."""
 
 Render = Callable[[View], None]
 SHOWN_AGAIN_S: Final = 15.0

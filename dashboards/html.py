@@ -103,7 +103,8 @@ def happening(when: str, title: str, text: str, *, mark: str = "", link: str = "
     head = f"{swatch(colour) if colour else ''}<strong>{escape(title)}</strong>"
     if mark:
         head += f' <span class="fl-move">{escape(mark)}</span>'
-    body = f"<time>{escape(when)}</time><div>{head}<p>{escape(text)}</p></div>"
+    told = f"{head}<p>{escape(text)}</p>"
+    body = f"<time>{escape(when)}</time><div>{told}</div>" if when else f'<div class="fl-timeless">{told}</div>'
     return f'<a href="{escape(link)}" target="_self">{body}</a>' if link else f"<div>{body}</div>"
 
 

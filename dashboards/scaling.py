@@ -63,6 +63,20 @@ def _asked_before(signals: object, current: float) -> int:
     return int(current if asked is None else asked)
 
 
+def thresholds(decision: Mapping[Hashable, Any]) -> tuple[float, float] | None:
+    """Saturation below and above which a decision's analyzer acts; None: it decides by latency targets, or says none.
+
+    >>> thresholds({"signals": {"scale_down_below": 0.3, "scale_up_above": 0.8}})
+    (0.3, 0.8)
+    >>> thresholds({"signals": {"scale_down_below": 0.3, "scale_up_above": 0.8, "demand_rps": 4.0}})
+    """
+    signals = decision.get("signals")
+    if not isinstance(signals, Mapping) or "demand_rps" in signals:
+        return None
+    low, high = signals.get("scale_down_below"), signals.get("scale_up_above")
+    return None if low is None or high is None else (float(low), float(high))
+
+
 def decision_series(decisions: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """Inputs of decisions over time: ``bin_s``, ``model``, ``variant`` and a column for each name; NaN: not known."""
     rows = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime, tzinfo
 from typing import Final
 
@@ -81,6 +82,16 @@ def percent(ratio: float | None) -> str:
     return f"{significant(ratio * 100)} %"
 
 
+def percents(ratios: Iterable[float | None]) -> str:
+    """Several ratios in the width of one.
+
+    >>> percents([0.911, 0.764]), percents([0.9, None]), percents([None, None])
+    ('91 / 76 %', '90 / – %', '–')
+    """
+    found = [NOTHING if ratio is None else significant(ratio * 100, 2) for ratio in ratios]
+    return f"{' / '.join(found)} %" if set(found) != {NOTHING} else NOTHING
+
+
 def money(dollars: float | None) -> str:
     """US dollars.
 
@@ -95,14 +106,16 @@ def money(dollars: float | None) -> str:
 def change(now: float | None, before: float | None) -> str:
     """How much a figure moved against the window before; empty when nothing can be said.
 
-    >>> change(110, 100), change(90, 100), change(100.2, 100), change(5, None)
-    ('↑ 10 %', '↓ 10 %', 'unchanged', '')
+    >>> change(110, 100), change(90, 100), change(100.2, 100), change(5, None), change(690, 10)
+    ('↑ 10 %', '↓ 10 %', 'unchanged', '', '69 times')
     """
     if now is None or before is None or not _known(now) or not _known(before) or before == 0:
         return ""
     ratio = now / before - 1
     if abs(ratio) < 0.005:
         return "unchanged"
+    if ratio >= 9:
+        return f"{significant(now / before, 2)} times"
     return f"{'↑' if ratio > 0 else '↓'} {significant(abs(ratio) * 100, 2)} %"
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from dashboards import queries
+from dashboards import queries, scaling
 from fleet.hardware import GPUS
 from fleet.slo import Slo, SloBook
 from wva import plain
@@ -90,6 +90,8 @@ class VariantState:
     """The same in the controller's own words."""
     decision: int | None = None
     """Its number."""
+    thresholds: tuple[float, float] | None = None
+    """Saturation below and above which the controller acts; None: it goes by latency targets."""
     decided_s: float | None = None
 
     @property
@@ -272,6 +274,7 @@ def _variant_state(
         said=plain.sentence(decision) if decision else "",
         detail=str(decision.get("detail", "")),
         decision=_count(decision.get("id")),
+        thresholds=scaling.thresholds(decision),
         decided_s=_number(decision.get("at_s")),
     )
 

@@ -14,7 +14,7 @@ from dashboards.pages import operating
 from dashboards.panels import panel, section, table
 from dashboards.source import Reader
 from dashboards.view import View
-from dashboards.words import clock, plural, si, significant
+from dashboards.words import clock, percent, plural, si, significant
 from wva import plain
 
 _NO_COUNTS = "No replica counts yet: the controller writes them with each pass. Check that it runs."
@@ -75,15 +75,20 @@ def _replicas(view: View, signals: pd.DataFrame) -> None:
 
 def _saturation(view: View, signals: pd.DataFrame) -> None:
     frame = queries.pick(signals, world.SATURATION)
+    decided = view.read(Reader.last_decisions, view.window).to_dict("records")
+    limits = next((found for row in decided if (found := scaling.thresholds(row))), None)
+    by_targets = decided and limits is None
     panel(
         view,
         key="saturation",
         heading="Saturation",
         frame=frame,
         nothing=_NO_COUNTS,
-        note="0.5 x KV use + 0.3 x queue + 0.2 x lost throughput; the controller acts outside the two lines",
+        note="demand over what the ready replicas bear within the latency targets"
+        if by_targets
+        else "0.5 x KV use + 0.3 x queue + 0.2 x lost throughput; the controller acts outside the two lines",
         figure=lambda: figures.saturation(
-            frame, view.axis, view.palette, width_s=view.width_s, alerts=view.alert_bands()
+            frame, view.axis, view.palette, width_s=view.width_s, thresholds=limits, alerts=view.alert_bands()
         ),
     )
 
@@ -121,9 +126,7 @@ def _rows(view: View, decided: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
         {
             "time": [clock(at, view.zone, with_date=view.window.span_s > 86_000) for at in folded["at_s"]],
             "variant": folded["variant"],
-            "replicas": [f"{scaling.replicas_before(row)} → {row['desired']}" for row in folded.to_dict("records")],
-            "reason": [str(reason).replace("_", " ") for reason in folded["reason"]],
-            "why": [plain.sentence(row) for row in folded.to_dict("records")],
+            "what and why": [plain.sentence(row) for row in folded.to_dict("records")],
             "times": folded["times"],
         }
     )
@@ -139,7 +142,7 @@ def _table(view: View, folded: pd.DataFrame, shown: pd.DataFrame) -> None:
         selection_mode="single-row",
         alt="Decisions, newest first",
         column_config={
-            "why": st.column_config.TextColumn(width="large"),
+            "what and why": st.column_config.TextColumn(width="large"),
             "times": st.column_config.NumberColumn(
                 "×", width="small", help="How often the same decision was written in a row"
             ),
@@ -186,7 +189,8 @@ def _explain(row: Mapping[Any, Any], view: View) -> None:
         f"{escape(str(row['accelerator']))}</span><p>{escape(plain.sentence(row))}</p></div>"
     )
     saturation = row["saturation"] if row["saturation"] == row["saturation"] else None
-    gauge = html.bar(saturation, low=0.3, high=0.8, label="saturation", colour=colour)
+    low, high = scaling.thresholds(row) or (None, None)
+    gauge = html.bar(saturation, low=low, high=high, label="saturation", colour=colour)
     paper.html(f'<div class="fl-cell">saturation {gauge}</div>')
     inputs = inputs_of(row["signals"])
     first = inputs[inputs["input"].isin([in_words(name) for name in FIRST])]
@@ -212,7 +216,7 @@ def inputs_of(signals: object) -> pd.DataFrame:
     entries = signals if isinstance(signals, Mapping) else {}
     return pd.DataFrame(
         [
-            {"input": in_words(str(name)), "value": "not known" if value is None else _value(value)}
+            {"input": in_words(str(name)), "value": "not known" if value is None else _value(str(name), value)}
             for name, value in sorted(entries.items(), key=lambda entry: _rank(str(entry[0])))
         ],
         columns=["input", "value"],
@@ -241,7 +245,9 @@ def in_words(name: str) -> str:
     return bare + (_UNITS[unit] if unit else "")
 
 
-def _value(value: object) -> str:
+def _value(name: str, value: object) -> str:
+    if name.startswith("expected_misses") and isinstance(value, float):
+        return percent(value) if value >= 0.0001 else "under 0.01 %"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return si(float(value)) if abs(value) >= 1000 else significant(float(value))

@@ -218,14 +218,14 @@ def _promise(promise: Promise | None) -> str:
     return (
         f'<div><span class="fl-num{" fl-over" if over else ""}">P{promise.objective * 100:g} '
         f"{seconds(promise.p_now_s)}</span> "
-        f'<span class="fl-sub">limit {seconds(promise.limit_s)}</span></div>'
+        f'<span class="fl-sub fl-whole">limit {seconds(promise.limit_s)}</span></div>'
     )
 
 
 def variant_rows(state: World, view: View) -> str:
     """One row a variant: replicas, saturation between its thresholds, cost, the last decision in words."""
     body = [_variant_row(variant, view) for variant in state.variants]
-    columns = "1.5fr 1.25fr 1.25fr 1.15fr 0.6fr 0.8fr 0.75fr 2.4fr"
+    columns = "1.4fr 0.95fr 1.1fr 1.05fr 0.55fr 0.8fr 0.7fr 3.2fr"
     return html.rows(_VARIANT_HEAD, body, columns=columns, label="Variants") if body else ""
 
 
@@ -233,16 +233,19 @@ def _variant_row(variant: VariantState, view: View) -> list[str]:
     colour = view.palette.get(variant.name, "")
     name = f'<span class="fl-name">{html.swatch(colour)}<span><strong>{escape(variant.name)}</strong>'
     age = ago(None if variant.decided_s is None else max(0.0, view.window.until_s - variant.decided_s))
+    inputs = escape(view.link("autoscaling", decision=str(variant.decision)))
     words = (
-        f'<span title="{escape(variant.detail)}"><span class="fl-sub">{age}</span> {escape(variant.said)} '
-        f'<a href="{escape(view.link("autoscaling", decision=str(variant.decision)))}" target="_self">inputs</a></span>'
+        f'<span title="{escape(variant.detail)}"><span class="fl-sub">{age}, '
+        f'<a href="{inputs}" target="_self">inputs</a></span><br>'
+        f"{escape(variant.said)}</span>"
         if variant.said
         else '<span class="fl-none">none yet</span>'
     )
+    low, high = variant.thresholds or (None, None)
     return [
         html.cell("Variant", f'{name}<br><span class="fl-sub">{escape(variant.accelerator)}</span></span></span>'),
         html.cell("Replicas", html.dots(variant.ready, variant.wanted)),
-        html.cell("Saturation", html.bar(variant.saturation, low=0.3, high=0.8, label="saturation", colour=colour)),
+        html.cell("Saturation", html.bar(variant.saturation, low=low, high=high, label="saturation", colour=colour)),
         html.cell("KV cache", html.bar(variant.kv, label="KV cache in use")),
         html.cell("Waiting", f'<span class="fl-num">{si(variant.waiting)}</span>'),
         html.cell("Output", f'<span class="fl-num">{si(variant.generation_tps, "tok/s")}</span>'),

@@ -16,7 +16,7 @@ from dashboards.panels import panel, section, table
 from dashboards.parts import Answer
 from dashboards.summary import Level
 from dashboards.view import View
-from dashboards.words import clock, percent, si, significant
+from dashboards.words import clock, percent, percents, si, significant
 
 TARGETS: Final = ("ttft", "tpot")
 _DOTS = 1_500
@@ -78,7 +78,7 @@ def tiles(
         ),
         html.tile(
             "90 % interval held",
-            " / ".join(percent(evaluated.figure_of(points, what, "coverage")) for what in TARGETS),
+            percents(evaluated.figure_of(points, what, "coverage") for what in TARGETS),
             limit="TTFT / TPOT, newest evaluation",
         ),
         html.tile("Requests with a prediction", percent(share), limit="of those read"),

@@ -129,10 +129,11 @@ def test_replicas_without_moves_or_rows_still_make_a_figure():
     assert checked(figures.replicas, empty, pd.DataFrame(), AXIS, PALETTE, width_s=5).layout.height > 0
 
 
-def test_saturation_has_both_thresholds():
-    figure = checked(figures.saturation, SERIES, AXIS, PALETTE, width_s=5)
-    assert sorted(shape.y0 for shape in figure.layout.shapes) == [0.3, 0.8]
-    assert {note.text for note in figure.layout.annotations} == {"scale up above 0.8", "scale down below 0.3"}
+def test_saturation_has_both_thresholds_where_the_controller_goes_by_them():
+    figure = checked(figures.saturation, SERIES, AXIS, PALETTE, width_s=5, thresholds=(0.25, 0.7))
+    assert sorted(shape.y0 for shape in figure.layout.shapes) == [0.25, 0.7]
+    assert {note.text for note in figure.layout.annotations} == {"scale up above 0.7", "scale down below 0.25"}
+    assert not checked(figures.saturation, SERIES, AXIS, PALETTE, width_s=5, thresholds=None).layout.shapes
 
 
 def test_the_diagonal_of_the_scatter_spans_the_data():

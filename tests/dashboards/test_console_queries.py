@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dashboards import charts, diagnosis, figures, predictions, queries, scaling, summary, words
 
-PURE = (words, queries, summary, charts, figures, diagnosis)
+PURE = (words, queries, summary, charts, figures, diagnosis, scaling)
 
 
 @pytest.mark.parametrize("module", PURE, ids=lambda module: module.__name__)
