@@ -2,14 +2,19 @@
 
 The very :class:`router.director.Director` of production is driven, with endpoints whose samples, loads and caches
 differ. Bars: 100 endpoints, every scorer there is at once. Beside them the default profile on small fleets, and what
-the prefix index costs in memory.
+the prefix index costs in memory. Where ``make bench-compiled`` has built native code of this very source, the same is
+measured on it, and the bars are its: it is what is shipped.
 """
 
 from __future__ import annotations
 
 import gc
+import json
+import os
+import subprocess
+import sys
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -17,12 +22,16 @@ import numpy as np
 
 from benchmarks.decision.fleet import DecisionFleet, every_scorer
 from benchmarks.options import BenchOptions
+from benchmarks.proxy.arms import Arm, our_arms
 from benchmarks.result import Bar, Outcome, Table
 from router import compiled
 from router.prefix import PrefixIndex
 from router.profile import DEFAULT, Profile
 
-BARS: Final = ("p99_us_8k", "p99_us_100k")
+_LIMITS: Final = {"8k": "< 1000", "100k": "< 5000"}
+BARS: Final = (*(f"p99_us_{name}" for name in _LIMITS), *(f"plain_p99_us_{name}" for name in _LIMITS))
+PLAIN: Final = "plain Python"
+NATIVE: Final = "native code"
 ENDPOINTS: Final = 100
 PROMPTS: Final = {"8k": (8_000, 1_500), "100k": (100_000, 300)}
 """Tokens of a prompt, and decisions timed for each seed."""
@@ -39,8 +48,32 @@ _GC_THRESHOLD: Final = (10_000, 20, 50)
 Times = Sequence[float]
 
 
+Figures = Mapping[str, Any]
+
+
 def run(options: BenchOptions) -> Outcome:
-    """All of it."""
+    """All of it, as plain Python and as native code, as far as they are there."""
+    if compiled.check():
+        return outcome({NATIVE: _measured(options)})
+    _, native = our_arms()
+    forms = {PLAIN: _measured(options)}
+    if not native.missing:
+        options.progress(1.0, "the same as native code")
+        forms[NATIVE] = _beside(native, options)
+    return outcome(forms, missing=native.missing)
+
+
+def _beside(native: Arm, options: BenchOptions) -> Figures:
+    """The figures of native code, from a process of its own."""
+    words = ["-m", "fleet.cli", "bench", "decision", "--json", "--seeds", str(len(options.seeds))]
+    env = {**os.environ, **native.env}
+    done = subprocess.run([str(native.program), *words], env=env, check=True, stdout=subprocess.PIPE)
+    found: Figures = json.loads(done.stdout)["results"][NATIVE]
+    return found
+
+
+def _measured(options: BenchOptions) -> Figures:
+    """The figures of what runs in this process."""
     times: dict[str, list[float]] = {name: [] for name in PROMPTS}
     small: dict[tuple[str, int], list[float]] = {}
     steps = len(options.seeds) * (len(PROMPTS) + 2 * len(SMALL))
@@ -58,7 +91,12 @@ def run(options: BenchOptions) -> Outcome:
                 found += measure(endpoints, DEFAULT, _SHORT, 1_000, seed=seed, predicts=predicts)
                 done += 1
     options.progress(1.0, "memory of the index")
-    return _outcome(times, small, index_bytes())
+    return {
+        "every_scorer": {name: _figures(found) for name, found in times.items()},
+        "default_profile": {f"{kind}, {count} endpoints": _figures(found) for (kind, count), found in small.items()},
+        "index_bytes_per_block": {name: round(value, 1) for name, value in index_bytes().items()},
+        "python": " ".join(sys.version.split()),
+    }
 
 
 def measure(
@@ -127,33 +165,36 @@ def _figures(times: Times) -> dict[str, float]:
     return {name: round(_us(times, at), 1) for name, at in (("p50_us", 50), ("p90_us", 90), ("p99_us", 99))}
 
 
-def _outcome(
-    times: dict[str, list[float]], small: dict[tuple[str, int], list[float]], memory: dict[str, float]
-) -> Outcome:
-    results: dict[str, Any] = {
-        "every_scorer": {name: _figures(found) for name, found in times.items()},
-        "default_profile": {f"{kind}, {count} endpoints": _figures(found) for (kind, count), found in small.items()},
-        "index_bytes_per_block": {name: round(value, 1) for name, value in memory.items()},
-        "scorers": [entry.name for entry in every_scorer().scorers],
-    }
-    tables = [
-        Table(title=f"{ENDPOINTS} endpoints, every scorer, latency model",
-              columns=("prompt tokens", "P50 µs", "P90 µs", "P99 µs"),
-              rows=[(name, *_figures(found).values()) for name, found in times.items()]),
-        Table(title=f"Default profile, {_SHORT}-token prompts",
-              columns=("profile", "endpoints", "P50 µs", "P90 µs", "P99 µs"),
-              rows=[(kind, count, *_figures(found).values()) for (kind, count), found in small.items()]),
-        Table(title="Memory of the prefix index", columns=("blocks", "bytes a block and endpoint"),
-              rows=list(memory.items())),
-    ]  # fmt: skip
-    bars = {
-        "p99_us_8k": Bar(value=_us(times["8k"], 99), unit="µs", limit="< 1000"),
-        "p99_us_100k": Bar(value=_us(times["100k"], 99), unit="µs", limit="< 5000"),
-    }
-    return Outcome(results=results, bars=bars, tables=tables, notes=[
+def outcome(forms: Mapping[str, Figures], *, missing: str = "") -> Outcome:
+    """Bars, of native code where it was measured, and tables of each form."""
+    shipped = NATIVE if NATIVE in forms else PLAIN
+    bars = {f"p99_us_{name}": _p99(forms[shipped], name, limit) for name, limit in _LIMITS.items()}
+    bars |= {f"plain_p99_us_{name}": _p99(forms.get(PLAIN), name, "report") for name in _LIMITS}
+    scorers = [entry.name for entry in every_scorer().scorers]
+    return Outcome(results={**forms, "scorers": scorers}, bars=bars, tables=[*_tables(forms)], notes=[
         "Timed: Director.open and Director.route, that is from the parsed body to the engine's URL with the request in "
         "the ledger, the prefix index and the recent decisions. Scrapes come every 100 decisions.",
-        f"Every scorer: {', '.join(entry.name for entry in every_scorer().scorers)}.",
-        "Measured as native code (make compile)." if compiled.check() else "Measured in plain Python.",
+        f"Every scorer: {', '.join(scorers)}.",
+        f"The bars are of {shipped}" + ("; those that begin with plain_ are of plain Python, from the same run."
+                                        if len(forms) > 1 else "."),
+        *(f"{form[0].upper()}{form[1:]} ran on Python {found['python']}." for form, found in forms.items()),
+        *([f"Missing: {missing}. Run make bench-compiled."] if missing else []),
         "The index is bounded: 31 250 blocks of 64 tokens an endpoint, or what its KV cache holds once it said so.",
     ])  # fmt: skip
+
+
+def _p99(found: Figures | None, prompt: str, limit: str) -> Bar:
+    return Bar(value=None if found is None else found["every_scorer"][prompt]["p99_us"], unit="µs", limit=limit)
+
+
+def _tables(forms: Mapping[str, Figures]) -> Iterator[Table]:
+    for form, found in forms.items():
+        yield Table(title=f"{ENDPOINTS} endpoints, every scorer, latency model, {form}",
+                    columns=("prompt tokens", "P50 µs", "P90 µs", "P99 µs"),
+                    rows=[(name, *one.values()) for name, one in found["every_scorer"].items()])  # fmt: skip
+        yield Table(title=f"Default profile, {_SHORT}-token prompts, {form}",
+                    columns=("profile and endpoints", "P50 µs", "P90 µs", "P99 µs"),
+                    rows=[(name, *one.values()) for name, one in found["default_profile"].items()])  # fmt: skip
+    memory = next(iter(forms.values()))["index_bytes_per_block"]
+    yield Table(title="Memory of the prefix index", columns=("blocks", "bytes a block and endpoint"),
+                rows=list(memory.items()))  # fmt: skip

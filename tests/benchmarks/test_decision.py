@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.decision.bench import index_bytes, measure
+from benchmarks.decision.bench import BARS, NATIVE, PLAIN, index_bytes, measure, outcome
 from benchmarks.decision.fleet import DecisionFleet, every_scorer
 from router.profile import DEFAULT
 from router.scorers import SCORERS
@@ -35,3 +35,30 @@ def test_as_many_times_as_asked_for():
 def test_the_index_takes_about_what_its_docs_say():
     found = index_bytes()
     assert found["shared"] < found["apart"] < 160
+
+
+def figures(p99_us: float) -> dict[str, dict[str, object]]:
+    one = {"p50_us": 1.0, "p90_us": 2.0, "p99_us": p99_us}
+    return {"every_scorer": {"8k": one, "100k": {**one, "p99_us": 2 * p99_us}}, "default_profile": {"default, 1": one},
+            "index_bytes_per_block": {"apart": 130.0, "shared": 60.0}, "python": "3.11"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("forms", "bars"), [
+    pytest.param({PLAIN: figures(900.0), NATIVE: figures(500.0)}, [500.0, 1000.0, 900.0, 1800.0], id="both"),
+    pytest.param({PLAIN: figures(900.0)}, [900.0, 1800.0, 900.0, 1800.0], id="only-plain-python"),
+    pytest.param({NATIVE: figures(500.0)}, [500.0, 1000.0, None, None], id="only-native-code"),
+])  # fmt: skip
+def test_the_bars_are_of_native_code_where_it_was_measured(forms, bars):
+    found = outcome(forms)
+    assert [(name, bar.value) for name, bar in found.bars.items()] == list(zip(BARS, bars, strict=True))
+    assert f"The bars are of {NATIVE if NATIVE in forms else PLAIN}" in found.notes[2]
+    assert [table.title.rpartition(", ")[2] for table in found.tables[:-1]] == [
+        form for form in forms for _ in range(2)
+    ]
+
+
+def test_native_code_that_is_missing_is_said():
+    assert (
+        "Missing: ours-compiled. Run make bench-compiled."
+        in outcome({PLAIN: figures(1.0)}, missing="ours-compiled").notes
+    )
