@@ -48,7 +48,9 @@ def evidence(history: History, window: Window) -> Evidence:
     span = min(WINDOW_S, max(60.0, window.span_s / 7))
     wide = window.over(window.until_s - span * (1 + BEFORE_WINDOWS), window.until_s)
     asked, step = _requests(history, wide)
-    rows = Recorded(requests=asked, samples=_samples(history, wide), decisions=_decisions(history, wide))
+    rows = Recorded(
+        requests=asked, samples=_samples(history, wide, window.until_s - span), decisions=_decisions(history, wide)
+    )
     found = gathered(rows, at_s=window.until_s, window_s=span)
     return {name: value * step if value is not None and name in _COUNTED else value for name, value in found.items()}
 
@@ -74,8 +76,11 @@ def _requests(history: History, window: Window) -> tuple[list[dict[str, Any]], i
     return history.select(query.order_by(requests.c.at_s)), step
 
 
-def _samples(history: History, window: Window) -> list[dict[str, Any]]:
-    """The engines' queue (mean) and KV cache (highest) by minute, what the controller wrote row by row."""
+def _samples(history: History, window: Window, newest_s: float) -> list[dict[str, Any]]:
+    """The engines' queue (mean) and KV cache (highest) by minute, what the controller wrote row by row.
+
+    Only queues are compared with those before: KV caches are read from ``newest_s`` on.
+    """
     here: list[sa.ColumnElement[bool]] = [within(samples.c.at_s, window)]
     here += [samples.c.model == window.model] if window.model else []
     index = samples.c.at_s / _BIN_S
@@ -83,7 +88,8 @@ def _samples(history: History, window: Window) -> list[dict[str, Any]]:
     value = sa.case((samples.c.signal == s.KV_UTILISATION.name, sa.func.max(samples.c.value)),
                     else_=sa.func.avg(samples.c.value)).label("value")  # fmt: skip
     minutes = sa.select(sa.func.min(samples.c.at_s).label("at_s"), *series, value)
-    minutes = minutes.where(samples.c.signal.in_((s.WAITING.name, s.KV_UTILISATION.name)), *here)
+    cache = sa.and_(samples.c.signal == s.KV_UTILISATION.name, samples.c.at_s >= newest_s)
+    minutes = minutes.where(sa.or_(samples.c.signal == s.WAITING.name, cache), *here)
     minutes = minutes.group_by(sa.cast(index, sa.Integer), *series)
     own = (s.WVA_DESIRED.name, s.WVA_CURRENT.name, s.WVA_SATURATION.name)
     plain = sa.select(samples.c.at_s, *series, samples.c.value).where(samples.c.signal.in_(own), *here)

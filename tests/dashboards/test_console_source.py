@@ -178,3 +178,16 @@ def test_variants_narrow_requests_samples_and_decisions(url: str) -> None:
     assert reader.signal_bins(only_w, ["vllm:kv_cache_usage_perc"], 10.0).empty
     assert set(reader.latencies(only_w)[0]["variant"]) == {"w"}
     assert reader.variants(only_w)["variant"].tolist() == ["w"]
+
+
+def test_a_full_cache_counts_in_the_window_in_which_it_was_seen(tmp_path: Path) -> None:
+    """Also where the minute of that sample began before the window."""
+    url, end = f"sqlite:///{tmp_path}/kv.sqlite3", T0 // 60 * 60 + 3_630.0
+    history = History(url)
+    samples = [(end - 900, 0.95), (end - 310, 0.2), (end - 290, 0.9), (end - 30, 0.5)]
+    history.add([
+        SignalSample(at_s=at, signal="vllm:kv_cache_usage_perc", value=value, model="m", variant="v", endpoint="http://e")
+        for at, value in samples
+    ])  # fmt: skip
+    history.close()
+    assert Reader(url).evidence(Window(since_s=end - 3_600, until_s=end))["kv_max"] == 0.9
