@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -92,15 +92,20 @@ MANY = np.arange(2.0, 12.0)[None, :]
 def missed(warm: float, refill_s: float = math.inf) -> Array:
     """Expected misses of 2 to 11 replicas, of which six serve."""
     found = batch(in_flight=150.0, serving=6.0, demand=6.0, ahead=6.5, warm=warm, refill_s=refill_s)
-    return sizing.outlook(found, MANY).missed[0]
+    return np.asarray(sizing.outlook(found, MANY).missed[0])
 
 
 @pytest.mark.parametrize("refill_s", [0.1, 60.0, math.inf])
 def test_without_cache_hits_nothing_is_priced_to_the_last_digit(refill_s: float) -> None:
     assert cost(SPEC, MIX).saved_s == 0.0
     found = batch(in_flight=150.0, serving=6.0, demand=6.0, ahead=6.5, refill_s=refill_s)
-    lost = sizing.lost_share(found, MANY)[:, :, None]
-    assert np.all(1.0 + sizing._colder(found, lost, np.array([[[30.0]]]), np.array([[[60.0]]])) == 1.0)
+    stretch = np.array([[[30.0]]])
+    assert sizing._Colder(found, MANY).factor(stretch, stretch) == 1.0
+    beside = replace(found, **{field.name: np.concatenate([getattr(found, field.name)] * 2) for field in fields(found)})
+    beside = replace(beside, warm=np.array([0.0, 0.5]), hit_ratio=np.array([0.0, 0.5]))
+    both = sizing.outlook(beside, np.concatenate([MANY] * 2)).missed
+    assert np.array_equal(both[0], missed(0.0)), "beside a group that has hits, too"
+    assert not np.array_equal(both[1], missed(0.0))
     assert np.array_equal(missed(0.0, refill_s), missed(0.0))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -125,14 +125,16 @@ def cost(spec: VariantSpec, mix: Mix, fitted: FittedLaw | None = None) -> Cost:
     Args:
         fitted: what its requests taught; in place of an estimate, not of calibrated coefficients.
     """
+    if fitted is not None and calibrated(spec) is None:
+        c, overhead_ms = fitted_coefficients(fitted, _overhead_ms(spec))
+        return cost_of(c, overhead_ms, True, spec.role, mix, reach=REACH * fitted.in_flight_most)
     c, overhead_ms, known = step_coefficients(spec)
-    if known or fitted is None:
-        return cost_of(c, overhead_ms, known, spec.role, mix)
-    c, overhead_ms = fitted_coefficients(fitted, overhead_ms)
-    return replace(cost_of(c, overhead_ms, True, spec.role, mix), reach=REACH * fitted.in_flight_most)
+    return cost_of(c, overhead_ms, known, spec.role, mix)
 
 
-def cost_of(c: StepCoefficients, overhead_ms: float, known: bool, role: Role, mix: Mix) -> Cost:
+def cost_of(
+    c: StepCoefficients, overhead_ms: float, known: bool, role: Role, mix: Mix, *, reach: float = math.inf
+) -> Cost:  # fmt: skip
     """As :func:`cost`, from coefficients at hand."""
     cached = mix.prompt * mix.hit_ratio
     prefill_ms = saved_ms = 0.0
@@ -147,7 +149,7 @@ def cost_of(c: StepCoefficients, overhead_ms: float, known: bool, role: Role, mi
         lone_s=lone_ms / 1000.0, work_s=(prefill_ms + decode_ms) / 1000.0, prefill_s=prefill_ms / 1000.0,
         saved_s=saved_ms / 1000.0, output=output, host_s=overhead_ms / 1000.0, decode_s=c.d0 / 1000.0,
         sequence_s=c.d_s / 1000.0, context_s=context_ms / 1000.0, prompts_s=c.eta * c.p0 / 1000.0,
-        rider_s=c.eta * c.p1 / 1000.0, known=known,
+        rider_s=c.eta * c.p1 / 1000.0, known=known, reach=reach,
     )  # fmt: skip
 
 

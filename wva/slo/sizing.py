@@ -82,8 +82,8 @@ def outlook(batch: Batch, candidates: Array) -> Outlook:
     Args:
         candidates: replicas asked for, (groups, candidates); at least a small positive number.
     """
-    lost = lost_share(batch, candidates)[:, :, None]
-    start = _until_ready(batch, candidates, lost)
+    colder = _Colder(batch, candidates)
+    start = _until_ready(batch, candidates, colder)
     count = candidates[:, :, None]
     rate = batch.ahead[:, None, :] * np.ones_like(count)
     exposed_s = (batch.lead_s + batch.react_s)[:, None, None]
@@ -91,9 +91,8 @@ def outlook(batch: Batch, candidates: Array) -> Outlook:
     missed, flow = np.zeros_like(flight), _Flow(batch, flight, count)
     for index in range(STEPS):
         from_s = batch.lead_s[:, None, None] + index / STEPS * exposed_s
-        colder = _colder(batch, lost, from_s, from_s + exposed_s / STEPS)
         missed += rate * _share(batch, flight / count) * exposed_s / STEPS
-        flight = flow.after(flight, rate * (1.0 + colder), exposed_s / STEPS)
+        flight = flow.after(flight, rate * colder.factor(from_s, exposed_s / STEPS), exposed_s / STEPS)
     missed += np.maximum(flight - count * batch.full[:, None, None] - _patience(batch) * count, 0.0)
     arrived = np.maximum(rate * exposed_s, 1e-9)
     per_part = np.minimum(missed / arrived, 1.0)
@@ -108,20 +107,33 @@ def lost_share(batch: Batch, candidates: Array) -> Array:
     return np.asarray(np.clip(serving - candidates, 0.0, None) / np.maximum(serving, 1e-9), dtype=np.float64)
 
 
-def _colder(batch: Batch, lost: Array, from_s: Array, to_s: Array) -> Array:
-    """Work that lost caches add in a stretch of time, as a share of all work.
+class _Colder:
+    """Work that lost caches add.
 
     At first whoever found its prefix there computes it again. Where that happens it is kept, so that the loss is
     forgotten in about a cache's time to fill; what stays is that all caches together hold less.
     """
-    warm, hit, refill_s = (one[:, None, None] for one in (batch.warm, batch.hit_ratio, batch.refill_s))
-    spent = np.maximum((to_s - from_s) / refill_s, 1e-12)
-    fresh = np.exp(-from_s / refill_s) * -np.expm1(-spent) / spent
-    for_good = np.minimum((1.0 - hit) / np.maximum(hit, 1e-9) * (np.maximum(1.0 - lost, 1e-9) ** -FORGETS - 1.0), lost)
-    return np.asarray(warm * (for_good + (lost - for_good) * fresh))
+
+    def __init__(self, batch: Batch, candidates: Array) -> None:
+        self._refill_s = batch.refill_s[:, None, None]
+        self._none = not batch.warm.any()
+        if not self._none:
+            warm, hit = batch.warm[:, None, None], batch.hit_ratio[:, None, None]
+            lost = lost_share(batch, candidates)[:, :, None]
+            missed_more = (1.0 - hit) / np.maximum(hit, 1e-9) * (np.maximum(1.0 - lost, 1e-9) ** -FORGETS - 1.0)
+            self._for_good = warm * np.minimum(missed_more, lost)
+            self._at_first = warm * lost - self._for_good
+
+    def factor(self, from_s: Array, step_s: Array) -> Array | float:
+        """All work in a stretch of time over what it would be with these caches."""
+        if self._none:
+            return 1.0
+        spent = np.maximum(step_s / self._refill_s, 1e-12)
+        fresh = np.exp(-from_s / self._refill_s) * -np.expm1(-spent) / spent
+        return np.asarray(1.0 + self._for_good + self._at_first * fresh)
 
 
-def _until_ready(batch: Batch, candidates: Array, lost: Array) -> Array:
+def _until_ready(batch: Batch, candidates: Array, colder: _Colder) -> Array:
     """In flight when a replica asked for now serves, (groups, candidates, parts).
 
     Until then what serves and starts already bears the load; what a candidate gives up, it gives up now.
@@ -135,8 +147,8 @@ def _until_ready(batch: Batch, candidates: Array, lost: Array) -> Array:
         middle = (index + 0.5) / LEAD_STEPS
         coming = np.where(batch.coming_s <= middle * batch.lead_s, batch.coming, 0.0)[:, None, None]
         flow.count = np.maximum(np.minimum(serving + coming, asked), 1e-3)
-        colder = _colder(batch, lost, index * step_s, (index + 1) * step_s)
-        flight = flow.after(flight, (demand + (ahead - demand) * middle) * (1.0 + colder), step_s)
+        rate = (demand + (ahead - demand) * middle) * colder.factor(index * step_s, step_s)
+        flight = flow.after(flight, rate, step_s)
     return flight
 
 
