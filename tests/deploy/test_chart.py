@@ -181,11 +181,12 @@ def test_metrics_pages_are_closed_to_clients():
         assert all(rule.get("from") for rule in opened)
 
 
-def test_the_router_fetches_its_model_from_the_predictor_where_there_is_one():
+@pytest.mark.parametrize("part", ["router", "wva"])
+def test_who_uses_the_model_fetches_it_from_the_predictor_where_there_is_one(part):
     """Pods share no folder."""
-    (url,) = (word for word in containers(manifests())["router"][1]["args"] if word.startswith("--predictor-url"))
+    (url,) = (word for word in containers(manifests())[part][1]["args"] if word.startswith("--predictor-url"))
     assert url == "--predictor-url=http://fleet-predictor.llm-fleet.svc:8090"
-    alone = containers(manifests({"predictor.enabled": False}))["router"][1]["args"]
+    alone = containers(manifests({"predictor.enabled": False}))[part][1]["args"]
     assert not [word for word in alone if word.startswith("--predictor-url")]
 
 

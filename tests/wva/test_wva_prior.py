@@ -109,8 +109,12 @@ def test_a_predictor_that_falls_silent_moves_no_replica() -> None:
     assert input_of(fleet, "prior_fitted") == 1.0
 
 
-@pytest.mark.parametrize(("changes", "rows"), [({"rows": 1999}, 500), ({"rows": 2000}, 2000)])
-def test_another_fit_takes_over_when_many_more_requests_stand_behind_it(changes: dict[str, Any], rows: int) -> None:
+@pytest.mark.parametrize(("changes", "rows"), [
+    pytest.param({"rows": 1999, "in_flight_most": 89.0}, 500, id="not much more"),
+    pytest.param({"rows": 2000}, 2000, id="four times the requests"),
+    pytest.param({"rows": 501, "in_flight_most": 90.0}, 501, id="half as high a load again"),
+    pytest.param({"rows": 501, "fitted_at_s": START + 86_400.0}, 501, id="a day later")])  # fmt: skip
+def test_another_fit_takes_over_when_more_stands_behind_it(changes: dict[str, Any], rows: int) -> None:
     fleet = ToyFleet(spec=UNKNOWN, fitted=TOLD)
     fleet.run(60, 2.0)
     fleet.fitted = {SPEC.name: replace(TRUE, **changes)}

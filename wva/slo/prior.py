@@ -2,7 +2,7 @@
 
 A fitted law takes the place of an estimate once it can be believed, and stays: the correction by Little's law goes on
 from it, and a predictor that falls silent afterwards moves no replica. Another fit takes its place when many more
-requests stand behind it, or after a day.
+requests or a higher load stand behind it, or after a day.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ FRESH_S: Final = 86_400.0
 """A fit older than this says little: engines and traffic change."""
 MORE_ROWS: Final = 4.0
 """So many times the requests of the law that is held make a better one."""
+MORE_LOAD: Final = 1.5
+"""So does so many times the load."""
 
 
 def believed(told: FittedLaw | None, now_s: float) -> bool:
@@ -90,7 +92,8 @@ def adopted(
 
 
 def _better(new: FittedLaw, old: FittedLaw) -> bool:
-    return new.rows >= MORE_ROWS * old.rows or new.fitted_at_s - old.fitted_at_s >= FRESH_S
+    more = new.rows >= MORE_ROWS * old.rows or new.in_flight_most >= MORE_LOAD * old.in_flight_most
+    return more or new.fitted_at_s - old.fitted_at_s >= FRESH_S
 
 
 def _begun(
