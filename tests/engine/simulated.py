@@ -41,6 +41,16 @@ PREDICTION: Final = tuple(Load(prompt=512, output=96, rate=rate) for rate in (3.
 BARS: Final = {"ttft": 15.0, "e2e": 10.0}
 """Largest median errors that the project promises, per cent."""
 
+_NOTE: Final = (
+    "A load's figures are medians over the rounds, each freed from the machine's pace in it; the spread is half of "
+    "what lies between the highest round and the lowest then. The engine has a core of its own."
+)
+UNEVEN: Final = (
+    " **The rounds of the same load differ by more than the limit: this machine was too uneven to tell an error of the "
+    "simulator from its own.**"
+)
+"""Said where the measurement itself is less certain than what is promised; the verdict stays."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
@@ -77,8 +87,7 @@ def simulator_error(rounds: Sequence[Sequence[Path]], folder: Path) -> Check:
         figures={"median_error_pct": errors, "limit_pct": BARS, "rounds": len(rounds), "spread_of_rounds_pct": spread,
                  "calibration": found["error_pct"], "factors": found["factors"], "ingress": found["ingress"],
                  "calibrated_on": measured, "predicted": predicted},
-        note="A load's figures are medians over the rounds, each freed from the machine's pace in it; the spread is "
-             "half of what lies between the highest round and the lowest then. The engine has a core of its own.",
+        note=_NOTE + ("" if all(spread[name] <= limit for name, limit in BARS.items()) else UNEVEN),
     )  # fmt: skip
 
 
