@@ -130,8 +130,9 @@ class _Facts:
 
 
 def _finite(value: object) -> float | None:
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if usable else None  # type: ignore[arg-type]  # just checked
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
 
 
 def _behind(text: str, lead: str = ": ") -> str:

@@ -219,10 +219,14 @@ def test_the_picker_has_the_same_targets(tmp_path):
 @pytest.mark.integration
 @pytest.mark.parametrize("by", ["option", "environment"])
 def test_the_command_holds_requests_to_the_file(tmp_path, free_port, by):
-    asyncio.run(asyncio.wait_for(_serve(tmp_path, free_port, by), 90))
+    told, code, log = asyncio.run(asyncio.wait_for(_served(tmp_path, free_port, by), 90))
+    assert told["targets"] == {"ttft": {"limit_s": 1.5, "by": "slo_file"}, "tpot": {"limit_s": 0.04, "by": "slo_file"}}
+    assert code == 0
+    assert "Traceback" not in log
 
 
-async def _serve(tmp_path, port, by):
+async def _served(tmp_path, port, by):
+    """What it says of one request, its exit code and its log."""
     path, log = tmp_path / "slos.yaml", tmp_path / "log"
     path.write_text(FILE % (1.5, 0.04))
     words, environment = ["--slo", str(path)], dict(os.environ)
@@ -238,9 +242,7 @@ async def _serve(tmp_path, port, by):
             finally:
                 process.send_signal(signal.SIGTERM)
                 await asyncio.to_thread(process.wait, 20)
-    assert told["targets"] == {"ttft": {"limit_s": 1.5, "by": "slo_file"}, "tpot": {"limit_s": 0.04, "by": "slo_file"}}
-    assert process.returncode == 0
-    assert "Traceback" not in log.read_text()
+    return told, process.returncode, log.read_text()
 
 
 async def _decision(port):
