@@ -22,19 +22,22 @@ class Load:
     output: int
     rate: float
     requests: int = 0
-    """0: ten seconds, and 40 at least."""
+    """0: fifteen seconds, and 60 at least."""
     spread: float = 0.0
     """Lengths differ by up to this share either way."""
+    alone: bool = False
+    """Each is sent when the one before is answered; the rate means nothing then."""
 
     @property
     def name(self) -> str:
         """In words."""
-        return f"{self.prompt}+{self.output} tokens, {self.rate:g} a second"
+        how = "one by one" if self.alone else f"{self.rate:g} a second"
+        return f"{self.prompt}+{self.output} tokens, {how}"
 
     @property
     def count(self) -> int:
         """Of requests."""
-        return self.requests or max(40, round(self.rate * 10))
+        return self.requests or max(60, round(self.rate * 15))
 
 
 MIXED: Final = 4 * tuple(Load(prompt=512, output=64, rate=rate, requests=round(12 * rate), spread=0.9)
@@ -51,8 +54,8 @@ def serve(vllm: Path, url: str, model: Path, loads: Sequence[Load], folder: Path
         ["--backend", "openai", "--base-url", url, "--model", MODEL, "--served-model-name", MODEL, "--tokenizer",
          str(model), "--dataset-name", "random", "--random-input-len", str(load.prompt), "--random-output-len",
          str(load.output), "--random-range-ratio", f"{load.spread:g}", "--num-prompts", str(load.count),
-         "--request-rate", f"{load.rate:g}", "--seed", str(seed), "--ignore-eos", "--disable-tqdm", "--num-warmups",
-         "3", "--save-result", "--save-detailed", "--result-filename", str(out)]
+         *_pacing(load), "--seed", str(seed), "--ignore-eos", "--disable-tqdm", "--num-warmups", "3", "--save-result",
+         "--save-detailed", "--result-filename", str(out)]
         for seed, (load, out) in enumerate(zip(loads, results, strict=True), first_seed)
     ]  # fmt: skip
     script = Path(__file__).parent / "bench_serve.py"
@@ -60,6 +63,12 @@ def serve(vllm: Path, url: str, model: Path, loads: Sequence[Load], folder: Path
         subprocess.run([str(vllm.parent / "python"), str(script)], input=json.dumps(runs).encode(), check=True,
                        stdout=log, stderr=log, cwd=folder, timeout=1800, env={**os.environ, **ENVIRONMENT})  # fmt: skip
     return results
+
+
+def _pacing(load: Load) -> Sequence[str]:
+    if load.alone:
+        return "--request-rate", "inf", "--max-concurrency", "1"
+    return "--request-rate", f"{load.rate:g}"
 
 
 # ---- (h) flags of rendered manifests

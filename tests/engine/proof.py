@@ -1,8 +1,8 @@
 """The platform on real vLLM: ``make test-engine`` runs this and writes ``docs/evidence/real-engines.{json,md}``.
 
 Two vLLM servers with a random two-layer model on the CPU, KV events on; our router as a proxy, and Envoy with our
-picker; real Prometheus. What is timed comes first, with one server on a core of its own. It takes about twenty minutes
-and five gigabytes of memory. Exit code 1 when a promise does not hold.
+picker; real Prometheus. What is timed comes first, with one server on a core of its own. It takes about half an
+hour and five gigabytes of memory. Exit code 1 when a promise does not hold.
 """
 
 from __future__ import annotations
@@ -175,9 +175,10 @@ class Proof:
         rounds = []
         for number in range(simulated.ROUNDS):
             order = simulated.shuffled(len(each), number)
-            done = loads.serve(self.vllm, server.url, model, [each[index] for index in order],
-                               self.folder / "direct" / str(number), first_seed=1 + number * len(each))  # fmt: skip
-            rounds.append([path for _, path in sorted(zip(order, done, strict=True))])
+            run = simulated.with_references([each[index] for index in order])
+            done = loads.serve(self.vllm, server.url, model, run, self.folder / "direct" / str(number),
+                               first_seed=1 + number * len(run))  # fmt: skip
+            rounds.append(simulated.read_round(order, done))
         return simulated.simulator_error(rounds, self.folder)
 
     def _predictor(self, proxy: World, name: str, promise: str, note: str, **more: Any) -> Check:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import random
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -38,12 +40,16 @@ CALIBRATION: Final = tuple(
 """What the simulator is fitted to: three lengths of prompts, for their cost is no straight line."""
 PREDICTION: Final = tuple(Load(prompt=512, output=96, rate=rate) for rate in (3.0, 5.0, 7.0))
 """What it then predicts: other lengths, other rates."""
+REFERENCE: Final = Load(prompt=256, output=64, rate=0.0, requests=12, alone=True)
+"""Runs before and after each load and tells how fast the machine is just then: nothing waits in it."""
 BARS: Final = {"ttft": 15.0, "e2e": 10.0}
 """Largest median errors that the project promises, per cent."""
 
 _NOTE: Final = (
-    "A load's figures are medians over the rounds, each freed from the machine's pace in it; the spread is half of "
-    "what lies between the highest round and the lowest then. The engine has a core of its own."
+    "A shared machine is now faster, now slower, so a reference (256+64 tokens, one by one) runs before and after each "
+    "load. A load met on a machine slower by a factor is the same as that load times the factor on the usual one, with "
+    "latencies divided by it: so each is stated, rate and all. Figures are medians over the rounds; the spread is half "
+    "of what lies between the highest round and the lowest. The engine has a core of its own."
 )
 UNEVEN: Final = (
     " **The rounds of the same load differ by more than the limit: this machine was too uneven to tell an error of the "
@@ -60,6 +66,27 @@ class Latency:
     e2e: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """Every load once, in an order of its own."""
+
+    order: Sequence[int]
+    """Indices of the loads as they were run."""
+    loads: Sequence[Latency]
+    """In that order."""
+    references: Sequence[Latency]
+    """One more: before, between and after them."""
+
+
+def read_round(order: Sequence[int], results: Sequence[Path]) -> Round:
+    """Args:
+    order: of the loads.
+    results: of ``vllm bench serve``, as :func:`with_references` arranges them.
+    """
+    found = [median_latency(path) for path in results]
+    return Round(order=order, loads=found[1::2], references=found[::2])
+
+
 def shuffled(count: int, number: int) -> list[int]:
     """The order of the loads in a round: another one each time, so that none always runs on a warm machine."""
     order = list(range(count))
@@ -67,15 +94,16 @@ def shuffled(count: int, number: int) -> list[int]:
     return order
 
 
-def simulator_error(rounds: Sequence[Sequence[Path]], folder: Path) -> Check:
-    """Calibrated on some loads by ``fleet sim calibrate``, it predicts the others.
+def with_references(loads: Sequence[Load]) -> list[Load]:
+    """The reference before, between and after them."""
+    return [REFERENCE, *(each for load in loads for each in (load, REFERENCE))]
 
-    Args:
-        rounds: results of ``vllm bench serve``: for each round one of each load, :data:`CALIBRATION` first.
-        folder: for the fit.
-    """
+
+def simulator_error(rounds: Sequence[Round], folder: Path) -> Check:
+    """Calibrated on some loads by ``fleet sim calibrate``, it predicts the others."""
     loads = (*CALIBRATION, *PREDICTION)
-    rows = measured_rows(loads, [[median_latency(path) for path in one] for one in rounds])
+    rows = measured_rows(loads, rounds)
+    paces = [pace for one in paces_of(rounds) for pace in one]
     measured, wanted = rows[: len(CALIBRATION)], rows[len(CALIBRATION) :]
     found = calibrated(measured, folder)
     predicted = [_predicted(load, row, config(timer_of(found))) for load, row in zip(PREDICTION, wanted, strict=True)]
@@ -85,6 +113,7 @@ def simulator_error(rounds: Sequence[Sequence[Path]], folder: Path) -> Check:
         name="simulator_error", ok=all(errors[name] <= limit for name, limit in BARS.items()),
         promise="calibrated on one set of loads it predicts another within 15 % (TTFT) and 10 % (E2E), medians",
         figures={"median_error_pct": errors, "limit_pct": BARS, "rounds": len(rounds), "spread_of_rounds_pct": spread,
+                 "machine_pace": {"least": round(min(paces), 2), "most": round(max(paces), 2)},
                  "calibration": found["error_pct"], "factors": found["factors"], "ingress": found["ingress"],
                  "calibrated_on": measured, "predicted": predicted},
         note=_NOTE + ("" if all(spread[name] <= limit for name, limit in BARS.items()) else UNEVEN),
@@ -128,31 +157,40 @@ def median_latency(result: Path) -> Latency:
     return Latency(ttft=median(run.ttft_s for run in runs), e2e=median(run.e2e_s for run in runs))
 
 
-def measured_rows(loads: Sequence[Load], rounds: Sequence[Sequence[Latency]]) -> list[dict[str, Any]]:
-    """One row a load: the median over the rounds, each freed from how fast the machine was in it.
+def paces_of(rounds: Sequence[Round]) -> list[list[float]]:
+    """How many times longer than usual the machine took, for each round and load in the order of loads."""
+    usual = median(one.e2e for each in rounds for one in each.references)
+    found = []
+    for each in rounds:
+        around = [math.sqrt(one.e2e * other.e2e) / usual for one, other in pairwise(each.references)]
+        found.append([pace for _, pace in sorted(zip(each.order, around, strict=True))])
+    return found
 
-    A shared machine is faster in one round than in the next, for all loads alike. A round's pace is the median, over
-    the loads, of its figure over the load's median; what is left after it belongs to the load.
+
+def measured_rows(loads: Sequence[Load], rounds: Sequence[Round]) -> list[dict[str, Any]]:
+    """One row a load: medians over the rounds, each stated for the machine at its usual pace.
+
+    On a machine that takes ``pace`` times longer for everything, requests that come at a rate are to it what requests
+    at ``rate * pace`` are to the usual one, and all its latencies are ``pace`` times longer.
     """
-    rows: list[dict[str, Any]] = [
-        {"load": load.name, "rate_rps": load.rate, "prompt_tokens": load.prompt, "output_tokens": load.output}
-        for load in loads
-    ]
-    for name in BARS:
-        seen = [[float(getattr(one, name)) for one in each] for each in rounds]
-        middles = [median(column) for column in zip(*seen, strict=True)]
-        paces = [median(one / middle for one, middle in zip(each, middles, strict=True)) for each in seen]
-        for index, row in enumerate(rows):
-            values = [each[index] / pace for each, pace in zip(seen, paces, strict=True)]
+    paces, rows = paces_of(rounds), []
+    for index, load in enumerate(loads):
+        pace = [each[index] for each in paces]
+        row: dict[str, Any] = {"load": load.name, "rate_rps": round(load.rate * median(pace), 3),
+                               "prompt_tokens": load.prompt, "output_tokens": load.output}  # fmt: skip
+        for name in BARS:
+            raw = [float(getattr(each.loads[list(each.order).index(index)], name)) for each in rounds]
+            values = [one / slow for one, slow in zip(raw, pace, strict=True)]
             middle = median(values)
             row[f"{name}_ms"] = round(1000 * middle, 2)
             row[f"{name}_spread_pct"] = round(100 * (max(values) - min(values)) / 2 / middle, 1)
-            row[f"{name}_rounds_ms"] = [round(1000 * each[index], 2) for each in seen]
+            row[f"{name}_rounds_ms"] = [round(1000 * one, 2) for one in raw]
+        rows.append(row | {"pace_rounds": [round(one, 3) for one in pace]})
     return rows
 
 
 def _predicted(load: Load, row: Mapping[str, Any], engine: EngineConfig) -> dict[str, Any]:
-    steady = Steady(rate_rps=load.rate, prompt_tokens=load.prompt, output_tokens=load.output)
+    steady = Steady(rate_rps=row["rate_rps"], prompt_tokens=load.prompt, output_tokens=load.output)
     found = {"load": row["load"]}
     for name, seconds in zip(BARS, simulate(steady, engine), strict=True):
         found |= {
