@@ -441,6 +441,15 @@ ROUTER_SLO_CHANCE = Signal(
     meaning="Best predicted chance of meeting the latency target that a request names, where admission asks for it.",
     labels=(),
 )
+ROUTER_SLO_WAITING = Signal(
+    name="fleet_router_slo_waiting_requests",
+    kind=G,
+    unit="requests",
+    layer=Layer.APPLICATION,
+    origin=Origin.ROUTER,
+    meaning="Of the requests held at the router, those that wait for an engine that meets their latency targets.",
+    labels=("target_model_name",),
+)
 ROUTER_SLO_TARGET = Signal(
     name="fleet_router_slo_target_seconds",
     kind=G,

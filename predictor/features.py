@@ -31,6 +31,8 @@ token has not come back. ``requests_in_flight``: requests sent there and not fin
 ``waiting``, ``running``, ``kv_utilisation``: as last scraped (0 when never scraped).
 """
 
+HELD: Final = "held_s"
+"""Beside them, where a request waited at the router before it was sent: so much of its TTFT no engine took."""
 WIDTH: Final = len(NAMES)
 
 

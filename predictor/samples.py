@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.features import NAMES, WIDTH
+from predictor.features import HELD, NAMES, WIDTH
 from predictor.physics import CACHED, INPUT, KV, Array
 
 MAX_TTFT_S: Final = 600.0
@@ -96,8 +96,11 @@ def from_record(record: Mapping[str, Any]) -> Sample:
         ttft_s = record.get("e2e_s")
     if ttft_s is None:
         raise RejectedError(Rejection.NO_TARGET, "ttft_s was not observed")
+    features = record.get("features") or {}
+    if held_s := features.get(HELD):
+        ttft_s -= held_s
     return make(
-        record.get("features") or {}, ttft_s=ttft_s, tpot_s=None if censored else record.get("tpot_s"),
+        features, ttft_s=ttft_s, tpot_s=None if censored else record.get("tpot_s"),
         endpoint=str(record.get("endpoint") or ""), variant=str(record.get("variant") or ""),
         predicted_ttft_s=record.get("predicted_ttft_s"), predicted_tpot_s=record.get("predicted_tpot_s"),
         censored=censored, output_tokens=record.get("output_tokens") if outcome == "ok" else None,

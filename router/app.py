@@ -146,7 +146,7 @@ def decision_to_json(decision: Decision) -> dict[str, Any]:
         "max_tokens": ticket.max_tokens,
         "streaming": ticket.streaming,
         "took_s": decision.took_s,
-        **as_json(pick, decision.matched_tokens, ticket.targets),
+        **as_json(pick, decision.matched_tokens, ticket.targets, ticket.held_s),
     }
 
 

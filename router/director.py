@@ -23,17 +23,17 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Sequence
 from functools import partial
 from time import perf_counter
 from typing import Final
 
 from fleet.history import RequestOutcome
-from router.admission import IN_VAIN, Admission
+from router.admission import IN_VAIN, WAITS, Admission, Aside
 from router.dataplane.body import ParsedBody
 from router.dataplane.budget import RetryBudget
 from router.dataplane.observe import Observer
 from router.dataplane.replies import Refusal
+from router.disaggregation.pace import PrefillPace
 from router.endpoints import Endpoint
 from router.gate import Gate, OnRouted
 from router.hints import NO_HINTS, Hints
@@ -72,7 +72,7 @@ class Director:
         self.scheduler = parts.scheduler
         self.predict = parts.predict
         self.precise, self.splitter, self.protocol = parts.precise, parts.splitter, parts.protocol
-        self.admission = parts.admission
+        self.admission, self.prefill_pace = parts.admission, PrefillPace()
         self.rng, self._record, self.aliases = parts.rng, parts.record, parts.aliases
         self.now_s = time.monotonic()
         """A coarse clock, set by :meth:`tick`."""
@@ -85,7 +85,8 @@ class Director:
         """Why the newest configuration is not in use; empty: it is."""
         self.tenants = parts.tenants
         self.gate = Gate(self.settings, self.endpoints, self.ledger, self.metrics.flow, choose=self._choose,
-                         nothing=self._nothing, enter=self._enter, now_s=self.now_s, board=parts.board)  # fmt: skip
+                         nothing=self._nothing, enter=self._enter, patience=self._patience_s, now_s=self.now_s,
+                         board=parts.board)  # fmt: skip
         self._settled_s = self.now_s
         self._turn = 0
         self._owed: Owed | None = None
@@ -186,11 +187,12 @@ class Director:
             request, views, rng=self.rng, turn=self._turn, predict=self.predict, epoch=self.known.epoch
         )  # fmt: skip
         took_s = perf_counter() - started_s
-        if self.admission is not None and pick.endpoint is not None and not ticket.tried:
-            self._admit(self.admission, ticket, request, pick, pick.candidates or [pick.endpoint])
+        if self.admission is not None:
+            self._admit(self.admission, ticket, request, pick, prefills)
         view = pick.endpoint
         if view is None:
-            self._decided(ticket, pick, None, took_s)
+            if pick.reason != WAITS:
+                self._decided(ticket, pick, None, took_s)
             return None
         ticket.url = view.url
         self._owed = Owed(ticket, request, prefix, took_s)
@@ -199,16 +201,38 @@ class Director:
         return view.url
 
     def _admit(
-        self, admission: Admission, ticket: Ticket, request: InferenceRequest, pick: Pick,
-        candidates: Sequence[EndpointView],
+        self, admission: Admission, ticket: Ticket, request: InferenceRequest, pick: Pick, prefills: list[EndpointView]
     ) -> None:  # fmt: skip
         """Take the pick back if the request would be late wherever it went."""
-        chance, refusal = admission.judge(request, candidates, ticket.targets)
-        if chance is not None:
-            pick.chance = chance
-            self.metrics.slo_chance.observe(chance)
-        if refusal is not None:
-            pick.endpoint, pick.reason, ticket.turned_down = None, IN_VAIN, refusal
+        again = ticket.waiting is not None
+        ticket.turned_down, ticket.patience_s = None, 0.0
+        if pick.endpoint is None or ticket.tried:
+            return
+        verdict = admission.judge(
+            request, pick.candidates or [pick.endpoint], ticket.targets, again=again,
+            waited_s=perf_counter() - ticket.started_s, aside=self._aside(request, pick.endpoint, prefills),
+        )  # fmt: skip
+        pick.chance = verdict.chance
+        if verdict.chance is not None and not again:
+            self.metrics.slo_chance.observe(verdict.chance)
+        if verdict.refusal is not None:
+            ticket.turned_down, ticket.patience_s = verdict.refusal, verdict.wait_s
+            pick.endpoint, pick.reason = None, WAITS if again or verdict.wait_s else IN_VAIN
+
+    def _aside(
+        self, request: InferenceRequest, decode: EndpointView, prefills: list[EndpointView]
+    ) -> Aside | None:  # fmt: skip
+        """Hope for the first token of a request whose prompt another engine would compute."""
+        if self.splitter is None:
+            return None
+        chosen = self.splitter.prefill(request, decode, prefills)
+        return None if chosen is None else self.prefill_pace.hope(self.splitter, request, chosen, decode)
+
+    def _patience_s(self, ticket: Ticket) -> float:
+        """How long a request may wait for room: no longer than its TTFT target, where that counts."""
+        most_s = self.settings.flow_wait_s
+        ttft_s = self.admission.counted(ticket.targets).ttft_s if self.admission is not None else None
+        return most_s if ttft_s is None else min(most_s, ttft_s)
 
     def _enter(self, *, prefilled: bool = False) -> None:
         """Enter the last pick into the books, unless that is done; what was known of its engine has not changed since.
@@ -245,6 +269,7 @@ class Director:
         if chosen is None:
             return False
         uncached = request.input_tokens - chosen.matched_tokens
+        ticket.prefill_cost_s = self.splitter.cost_s(request, chosen, decode)
         self.ledger.dispatch(chosen.url, (ticket.key, "prefill"), uncached, request.input_tokens)
         self.known.prefix.record(chosen.url, ticket.hashes)
         return True
@@ -258,6 +283,7 @@ class Director:
         self.ledger.finish((ticket.key, "prefill"))
         if not failed:
             return
+        ticket.prefill_cost_s = 0.0
         self.metrics.split(ticket.model, "fallback")
         if blame:
             self.note_failure(ticket.prefill, failed)
@@ -268,6 +294,10 @@ class Director:
 
     def _nothing(self, ticket: Ticket) -> Refusal:
         """Why no engine was found."""
+        pick = ticket.pick
+        if pick is not None and pick.reason == WAITS:  # it waited in vain, or had no room to
+            pick.reason = IN_VAIN
+            self._decided(ticket, pick, None, 0.0)
         return none_found(ticket, self.endpoints.declared)
 
     # The answer comes, or does not.
@@ -280,6 +310,9 @@ class Director:
             self.ledger.token(ticket.key, events)
             if first:  # later tokens are told with the next request there
                 self.known.told(ticket.url)
+                if ticket.prefill_cost_s:
+                    ttft_s = observer.first_s - ticket.started_s - ticket.held_s
+                    self.prefill_pace.seen(ticket.prefill, ttft_s, ticket.prefill_cost_s)
 
     def plain(self, ticket: Ticket, data: bytes) -> None:
         """A piece of any other answer is on its way to the client."""
@@ -378,6 +411,7 @@ class Director:
         """The engine at ``url`` is no more: forget what was known of it; answers under way go on."""
         self.known.gone(url)
         self.gate.gone(url)
+        self.prefill_pace.forget(url)
 
     def tick(self, now_s: float) -> None:
         """Tell the time (``monotonic`` seconds); called several times a second."""

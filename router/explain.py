@@ -15,8 +15,9 @@ _LIMIT: Final = 3800
 """Bytes of one header: half of what common proxies take for all."""
 
 
-def as_json(pick: Pick, matched_tokens: int | None, targets: Targets) -> dict[str, Any]:
-    """Everything that is known of a pick; ``matched_tokens``: as expected when it was made; ``targets``: held to."""
+def as_json(pick: Pick, matched_tokens: int | None, targets: Targets, held_s: float = 0.0) -> dict[str, Any]:
+    """Everything that is known of a pick; ``matched_tokens``: as expected when it was made; ``targets``: held to;
+    ``held_s``: the request waited so long at the router."""
     return {
         "endpoint": pick.endpoint.url if pick.endpoint else None,
         "matched_tokens": matched_tokens,
@@ -28,10 +29,13 @@ def as_json(pick: Pick, matched_tokens: int | None, targets: Targets) -> dict[st
         "predictor_cold": pick.cold,
         "targets": _held_to(pick, targets),
         "slo_chance": pick.chance,
+        "held_s": held_s,
     }
 
 
-def header(pick: Pick, matched_tokens: int | None = None, targets: Targets = NO_TARGETS) -> bytes:
+def header(
+    pick: Pick, matched_tokens: int | None = None, targets: Targets = NO_TARGETS, held_s: float = 0.0
+) -> bytes:  # fmt: skip
     """The same as the value of ``x-fleet-decision``: one line of JSON, the best endpoints only, rounded.
 
     >>> header(Pick(None, "no_endpoints"))
@@ -48,6 +52,13 @@ def header(pick: Pick, matched_tokens: int | None = None, targets: Targets = NO_
         found["targets"] = held_to
     if pick.chance is not None:
         found["slo_chance"] = _short(pick.chance)
+    if held_s:
+        found["held_s"] = _short(held_s)
+    return _fitted(found, pick)
+
+
+def _fitted(found: dict[str, Any], pick: Pick) -> bytes:
+    """With the scores of as many endpoints, the best first, as a header holds."""
     best = sorted(pick.scores.items(), key=lambda entry: -entry[1]["total"])[:_SHOWN]
     while True:
         if best:

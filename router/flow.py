@@ -1,4 +1,5 @@
-"""Requests that wait for room at an engine: bounded, by priority, fair between tenants. Pure: no I/O, no clock.
+"""Requests that wait for room at an engine, or for one that meets their targets: bounded, by priority, fair between
+tenants. Pure: no I/O, no clock.
 
 Higher priorities go first. Among requests of one priority the tenant that was given least work lately goes first (work
 is counted in prompt tokens and expected output tokens), so one that sends ten times as much does not get ten times as
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 
@@ -22,12 +24,13 @@ class Drop(StrEnum):
     TTL = "rejected-ttl-expired"
     SHUTTING_DOWN = "rejected-shutting-down"
     PRIORITY = "evicted-priority"
+    TARGET = "rejected-slo-unattainable"
 
 
 class Waiting:
     """One request in a queue."""
 
-    __slots__ = ("deadline_s", "gone", "item", "priority", "resume", "since_s", "size", "tenant", "work")
+    __slots__ = ("deadline_s", "gone", "item", "priority", "queue", "resume", "since_s", "size", "tenant", "work")
 
     def __init__(
         self, item: Any, resume: Callable[[Any], None], *, tenant: str = "", priority: int = 0, work: float = 1.0,
@@ -43,6 +46,13 @@ class Waiting:
         self.since_s, self.deadline_s = now_s, now_s + ttl_s
         self.gone = False
         """It was taken, dropped, or left."""
+        self.queue: FlowQueue | None = None
+        """Where it waits, or waited."""
+
+    def leave(self) -> None:
+        """It waits no longer."""
+        if self.queue is not None:
+            self.queue.drop(self)
 
 
 class _Band:
@@ -72,6 +82,12 @@ class _Band:
                     return one
             del self.queues[tenant], self.given[tenant]
         return None
+
+    def first(self, each: int) -> list[Waiting]:
+        """Of every tenant the first ``each``: first the first of all, least work first, then the second, and so on."""
+        order = sorted(self.given, key=self.given.__getitem__)
+        rows = [list(islice((one for one in self.queues[tenant] if not one.gone), each)) for tenant in order]
+        return [row[place] for place in range(each) for row in rows if place < len(row)]
 
     def newest(self) -> Waiting | None:
         """The one that came last, of the tenant with most in the queue."""
@@ -120,6 +136,7 @@ class FlowQueue:
             self.drop(lower)
             evicted.append(lower)
         self._bands.setdefault(one.priority, _Band()).add(one)
+        one.queue = self
         self.length += 1
         self.bytes += one.size
         return evicted
@@ -144,6 +161,21 @@ class FlowQueue:
                 self.drop(one)
                 return one
         return None
+
+    def in_turn(self, *, each: int, most: int) -> list[Waiting]:
+        """Who comes next, not taken out: by priority, of every tenant the first ``each``, ``most`` in all."""
+        found: list[Waiting] = []
+        for priority in sorted(self._bands, reverse=True):
+            if len(found) < most:
+                found += self._bands[priority].first(each)
+        return found[:most]
+
+    def took(self, one: Waiting) -> None:
+        """One of those in turn goes: out of the queue, and its work is its tenant's."""
+        given = self._bands[one.priority].given
+        if not one.gone and one.tenant in given:
+            given[one.tenant] += one.work
+        self.drop(one)
 
     def drop(self, one: Waiting) -> None:
         """It waits no longer; a second call does nothing."""

@@ -243,6 +243,7 @@ class RouterCollector(Collector):
         endpoints: gives the engines that may be picked, now.
         pool: value of the label ``name``.
         waiting: gives the requests that wait, by model.
+        late: gives, of these, those that wait for their latency targets.
         recorded: gives what became of rows for the history, by outcome.
         spans: gives the same of spans.
         targets: gives the latency targets of a model's requests that name none.
@@ -255,13 +256,14 @@ class RouterCollector(Collector):
         *,
         pool: str = "default",
         waiting: Callable[[], Mapping[str, int]] = dict,
+        late: Callable[[], Mapping[str, int]] = dict,
         recorded: Callable[[], Mapping[str, int]] = dict,
         spans: Callable[[], Mapping[str, int]] = dict,
         targets: Callable[[str], Targets] = lambda _model: NO_TARGETS,
     ) -> None:
         self._targets = targets
         self._metrics, self._endpoints, self._pool, self._waiting = metrics, endpoints, pool, waiting
-        self._recorded, self._spans = recorded, spans
+        self._recorded, self._spans, self._late = recorded, spans, late
 
     def collect(self) -> Iterable[Metric]:
         """All families."""
@@ -272,6 +274,8 @@ class RouterCollector(Collector):
         flow = self._metrics.flow
         waiting = {**dict.fromkeys(self._metrics.models(), 0), **self._waiting()}
         yield _gauge(s.ROUTER_FLOW_QUEUE, [((model,), float(count)) for model, count in waiting.items()])
+        late = {**dict.fromkeys(waiting, 0), **self._late()}
+        yield _gauge(s.ROUTER_SLO_WAITING, [((model,), float(count)) for model, count in late.items()])
         yield _histogram(s.ROUTER_FLOW_WAIT, [((), flow.waited)])
         yield _counter(s.ROUTER_FLOW_OUTCOMES, [((outcome,), n) for outcome, n in flow.outcomes.items()])
         yield _counter(s.ROUTER_RECORDED, [((outcome,), n) for outcome, n in self._recorded().items()])

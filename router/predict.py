@@ -123,10 +123,16 @@ class Desk:
             return False
         return endpoints is self._endpoints or self._urls == [one.url for one in endpoints]
 
-    def look(self, request: InferenceRequest, endpoints: Sequence[EndpointView]) -> Batch:
-        """The batch, predicted for ``request``."""
+    def look(self, request: InferenceRequest, endpoints: Sequence[EndpointView], *, idle: bool = False) -> Batch:
+        """The batch, predicted for ``request``; ``idle``: were the candidates without load."""
         batch, rows = self._batch, self._batch.rows
         rows[0] = request.input_tokens
+        if idle:
+            rows[1] = [one.matched_tokens for one in endpoints]
+            rows[2:] = 0.0
+            self._samples = [None] * len(endpoints)
+            batch.predict()
+            return batch
         rows[1] = [one.matched_tokens for one in endpoints]
         rows[2] = [one.prefill_tokens_in_flight for one in endpoints]
         rows[3] = [one.requests_in_flight for one in endpoints]

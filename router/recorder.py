@@ -6,8 +6,9 @@ from time import perf_counter
 from typing import Final, Protocol
 
 from fleet.history import RequestOutcome, RequestRecord
+from predictor.features import HELD
 from router.dataplane.observe import Usage
-from router.predict import features
+from router.predict import Seen, features
 from router.ticket import Ticket
 from router.types import Pick
 
@@ -115,10 +116,18 @@ def record(ticket: Ticket, seen: Facts) -> RequestRecord:
         predicted_ttft_s=prediction.ttft_s if prediction else None,
         predicted_tpot_s=prediction.tpot_s if prediction else None,
         pick_probability=pick.probability if pick else None,
-        features=features(ticket.input_tokens, known) if known else {},
+        features=_features(ticket, known) if known else {},
         tenant=ticket.tenant,
         candidates=candidates(pick) if pick else None,
     )
+
+
+def _features(ticket: Ticket, known: Seen) -> dict[str, float]:
+    """What was known when it was sent, and how long it had waited here: no engine took that time."""
+    found = features(ticket.input_tokens, known)
+    if ticket.held_s:
+        found[HELD] = round(ticket.held_s, 4)
+    return found
 
 
 class Recorder:

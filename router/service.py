@@ -99,10 +99,6 @@ def _check(settings: RouterSettings) -> None:
         raise ConfigError("name one source of engines", where="router",
                           limit="--platform URL, --engines LIST or --discover SOURCE",
                           next_step="Give exactly one of them.")  # fmt: skip
-    if settings.slo_admission is not None and settings.disaggregation:
-        raise ConfigError("chances are not worked out where prefill and decode are apart", where="router",
-                          limit="ROUTER_SLO_ADMISSION or --disaggregation",
-                          next_step="Give only one of them.")  # fmt: skip
     if settings.workers > 1 and settings.record_workload is not None:
         raise ConfigError("live traffic is recorded by one worker only", where="router", limit="--workers 1",
                           next_step="Record without --workers.")  # fmt: skip
@@ -114,7 +110,8 @@ def _check(settings: RouterSettings) -> None:
 def _admission(settings: RouterSettings, source: Watcher) -> Admission | None:
     if settings.slo_admission is None:
         return None
-    return Admission(settings.slo_admission, PredictedHopes(source), usual=settings.slo_defaults == "admit")
+    return Admission(settings.slo_admission, PredictedHopes(source), usual=settings.slo_defaults == "admit",
+                     wait_s=settings.slo_wait_s)  # fmt: skip
 
 
 class RouterService:
@@ -310,6 +307,7 @@ class RouterService:
     async def _start_admin(self) -> None:
         registry = CollectorRegistry()
         registry.register(RouterCollector(self.metrics, self._gauges, waiting=lambda: self.director.gate.lengths,
+                                          late=lambda: self.director.gate.late,
                                           recorded=self.records.rows, spans=self.records.spans,
                                           targets=lambda model: self.director.models.of(model).targets))  # fmt: skip
         if self._ears is not None:

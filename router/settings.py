@@ -105,9 +105,13 @@ class RouterSettings(Settings):
     """Bytes of their bodies at most."""
 
     slo_admission: float | None = Field(default=None, ge=0, le=1)
-    """A request that names a latency target (``x-llm-d-slo-ttft-ms``, ``x-llm-d-slo-tpot-ms``) is refused at once (429,
-    ``rejected-slo-unattainable``) if the latency model gives it no better chance than this at any engine; below 0.1 it
-    is mostly in vain. 0 refuses none and only tells the chance; unset: not asked."""
+    """A request that names a latency target (``x-llm-d-slo-ttft-ms``, ``x-llm-d-slo-tpot-ms``) goes to no engine while
+    the latency model gives it no better chance than this at any: it waits (``slo_wait_s``), and where that is in vain
+    it is refused (429, ``rejected-slo-unattainable``). Below 0.1 a request is mostly in vain. 0 refuses none and only
+    tells the chance; unset: not asked."""
+    slo_wait_s: float = Field(default=60.0, ge=0)
+    """Such a request waits at most so long for an engine that meets its targets, and never longer than its TTFT target
+    leaves beside what an idle engine takes; 0 refuses at once."""
     slo_defaults: Literal["off", "place", "admit"] = "place"
     """What targets of the SLO file (``FLEET_SLO_FILE``) are to requests that name none: ``place`` has them placed as if
     they named these, but refuses none; ``admit`` counts them in ``slo_admission`` too; ``off``: nothing."""

@@ -33,6 +33,7 @@ class Ticket:
         "block_tokens",
         "client",
         "hashes",
+        "held_s",
         "hints",
         "input_tokens",
         "key",
@@ -42,8 +43,10 @@ class Ticket:
         "observer",
         "outcome",
         "outlived",
+        "patience_s",
         "pick",
         "prefill",
+        "prefill_cost_s",
         "priority",
         "prompt",
         "request_id",
@@ -84,6 +87,10 @@ class Ticket:
         """Bytes of its body."""
         self.waiting: Waiting | None = None
         """Its place in a queue, while flow control holds it."""
+        self.held_s = 0.0
+        """From its arrival until it was let out of a queue; 0: it was in none."""
+        self.patience_s = 0.0
+        """How long it may wait for an engine that meets its targets: none does now; 0: it waits for none."""
         self.started_at_s = at_s
         """Unix time of arrival."""
         self.started_s = now_s
@@ -96,6 +103,8 @@ class Ticket:
         """The engine it is at; empty: at none."""
         self.prefill = ""
         """The engine that computes its prompt for another that decodes; empty: there is none."""
+        self.prefill_cost_s = 0.0
+        """What that was reckoned to take; 0: that engine did not do it."""
         self.outlived = False
         """That engine goes on computing it when the request is over."""
         self.prompt: Prompt | None = None

@@ -246,21 +246,19 @@ class Exchange:
             connection = b"connection: close\r\n"
         elif request.http10:
             connection = b"connection: keep-alive\r\n"
-        if request.hints.explain and self._hub.settings.explain:
-            connection += self._decision()
+        if request.hints.explain and self._hub.settings.explain and (told := self._decision()):
+            connection += b"x-fleet-decision: %b\r\n" % told
         return b"".join((
             status_line(reader.status), reader.head, b"x-request-id: ", request.request_id.encode(), b"\r\n", framing,
             connection, b"\r\n",
         ))  # fmt: skip
 
     def _decision(self) -> bytes:
-        """The header that tells why the request went where it went."""
+        """Why the request went where it went, or nowhere: the value of the header that tells it."""
         pick, seen = self.ticket.pick, self.ticket.seen
         if pick is None:
             return b""
-        return b"x-fleet-decision: %b\r\n" % explain.header(
-            pick, seen.matched_tokens if seen else None, self.ticket.targets
-        )
+        return explain.header(pick, seen.matched_tokens if seen else None, self.ticket.targets, self.ticket.held_s)
 
     def _framing(self, reader: ResponseReader) -> bytes:
         """How the client learns where the body ends."""
@@ -293,7 +291,9 @@ class Exchange:
             self.ticket.trace.refused(refusal)
         self._end(outcome, refusal.status)
         keep_alive = self.request.keep_alive and not self.request.http10 and not self._hub.draining
-        self._client.write(refusal.reply(request_id=self.request.request_id, close=not keep_alive))
+        told = self._decision() if self.request.hints.explain and self._hub.settings.explain else b""
+        extra = {"x-fleet-decision": told.decode()} if told else None
+        self._client.write(refusal.reply(request_id=self.request.request_id, close=not keep_alive, extra=extra))
         self._client.finish(keep_alive=keep_alive)
 
     def _end(self, outcome: RequestOutcome, status: int) -> None:

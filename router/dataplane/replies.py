@@ -38,9 +38,12 @@ class Refusal:
         error = {"message": self.message, "type": self.kind, "param": None, "code": self.code or str(self.status)}
         return msgspec.json.encode({"error": error})
 
-    def reply(self, *, request_id: str = "", close: bool = False, head_only: bool = False) -> bytes:
-        """The whole response."""
-        extra = dict(self.headers)
+    def reply(
+        self, *, request_id: str = "", close: bool = False, head_only: bool = False,
+        extra: Mapping[str, str] | None = None,
+    ) -> bytes:  # fmt: skip
+        """The whole response; ``extra``: further headers."""
+        extra = {**self.headers, **(extra or {})}
         if self.dropped:
             extra[REASON_HEADER] = self.dropped
         return reply(self.status, self.body(), request_id=request_id, close=close, head_only=head_only, extra=extra)

@@ -43,9 +43,9 @@ async def test_what_would_be_late_anywhere_is_refused_with_its_reason_and_the_re
     assert [answer.status for answer in answers] == [429, 200, 200, 200, 429]
     refused = answers[0]
     assert refused.headers["x-llm-d-request-dropped-reason"] == "rejected-slo-unattainable"
-    assert 1 <= int(refused.headers["retry-after"]) <= 10
+    assert refused.headers["retry-after"] == "60", "an idle engine would be late too"
     assert refused.error["code"] == "slo_unattainable"
-    assert "best chance 0%" in refused.error["message"]
+    assert "even when idle (best chance 0%, late by " in refused.error["message"]
     assert (decisions[0]["endpoint"], decisions[0]["reason"]) == (None, "slo_unattainable")
     assert [one["slo_chance"] is None for one in decisions] == [False, False, True, False, False]
     assert decisions[0]["slo_chance"] < 0.1 < decisions[3]["slo_chance"] <= decisions[1]["slo_chance"] <= 1.0
@@ -110,7 +110,45 @@ def test_a_chance_at_the_limit_is_enough():
     request, targets = InferenceRequest(request_id="r", model="m", input_tokens=1), Targets(1.0, None, BY_REQUEST)
 
     def judged(chance):
-        return Admission(0.25, lambda *_: Hope(chance, 0.0)).judge(request, [], targets)
+        return Admission(0.25, lambda *_, **__: Hope(chance, 0.0)).judge(request, [], targets)
 
-    assert judged(0.25) == (0.25, None)
-    assert judged(0.24)[1].status == 429
+    assert judged(0.25) == (0.25, None, 0.0)
+    assert judged(0.24).refusal.status == 429
+
+
+def hopeful(busy: Hope, idle: Hope, *, wait_s: float = 60.0, **more):
+    """The verdict on a request with a TTFT target of 2 s."""
+    admission = Admission(0.25, lambda *_, idle=False: idle_hope if idle else busy, wait_s=wait_s)
+    idle_hope = idle
+    request = InferenceRequest(request_id="r", model="m", input_tokens=1)
+    return admission.judge(request, [], Targets(2.0, None, BY_REQUEST), **more)
+
+
+@pytest.mark.parametrize(
+    ("idle", "more", "wait_s", "retry_after"),
+    [
+        pytest.param(Hope(1.0, -1.7, 0.3), {}, 1.7, "4", id="what the target leaves beside an idle engine's time"),
+        pytest.param(Hope(1.0, -1.7, 0.3), {"waited_s": 1.5}, 0.2, "4", id="less after a wait"),
+        pytest.param(Hope(1.0, -1.7, 0.3), {"wait_s": 0.5}, 0.5, "4", id="as long as the setting says"),
+        pytest.param(Hope(1.0, -1.7, 0.3), {"wait_s": 0.0}, 0.0, "4", id="switched off"),
+        pytest.param(Hope(1.0, -1.7, 0.3), {"waited_s": 1.8}, 0.0, "4", id="too late even for an idle engine"),
+        pytest.param(Hope(0.1, 0.5, 2.5), {}, 0.0, "60", id="an idle engine would be late"),
+        pytest.param(Hope(1.0, -1.7, 0.3), {"again": True}, 0.0, "4", id="it waits already: its time is known"),
+    ],
+)
+def test_how_long_it_is_worth_waiting(idle, more, wait_s, retry_after):
+    verdict = hopeful(Hope(0.0, 3.2, 5.2), idle, **more)
+    assert verdict.wait_s == pytest.approx(wait_s)
+    assert verdict.refusal.headers["retry-after"] == retry_after
+
+
+def test_a_slow_answer_is_late_by_all_its_tokens():
+    source = _Source(model())
+    request = InferenceRequest(request_id="r", model="m", input_tokens=800, expected_output_tokens=100.0)
+    crowd = [EndpointView(url="a", variant="v", requests_in_flight=40, context_tokens_in_flight=40_000,
+                          sample=view("a", pending=0).sample)]  # fmt: skip
+    hopes = PredictedHopes(source)
+    busy = hopes(request, crowd, Targets(None, 0.012, "", BY_REQUEST))
+    assert busy.late_s == pytest.approx(100 * (0.0162 - 0.012), rel=0.1), "100 tokens, 16.2 ms each"
+    assert hopes(request, crowd, Targets(None, 0.012, "", BY_REQUEST), idle=True).late_s < 0
+    assert hopes(request, crowd, Targets(None, 0.012, "", BY_REQUEST)) == busy, "what is idle leaves nothing behind"

@@ -34,11 +34,6 @@ PIECE = b'data: {"choices":[{"text":"x"}]}\n\n'
     [
         pytest.param({}, "one source of engines", id="no source of engines"),
         pytest.param({"engines": "http://a:1", "platform": "http://b:2"}, "one source of engines", id="two sources"),
-        pytest.param(
-            {"engines": "http://a:1", "slo_admission": 0.1, "disaggregation": "nixl"},
-            "prefill and decode",
-            id="admission with prefill apart",
-        ),
         pytest.param({"engines": "a:1"}, "no engine URL", id="an engine that is no URL"),
     ],
 )
