@@ -15,9 +15,11 @@ from router.dataplane.hub import Hub
 from router.director import Director
 from router.endpoints import Endpoint, EndpointSet
 from router.explain import as_json
+from router.hints import NO_TARGET_S
 from router.merge import merge
 from router.profile import Profile
 from router.settings import RouterSettings
+from router.targets import Own
 from router.ticket import Decision
 from router.workers import Workers
 
@@ -122,6 +124,7 @@ def _add_debug(app: FastAPI, service: Inside) -> None:
                 "name": one.spec.name, "priority": one.spec.priority, "models": sorted(one.spec.models),
                 "requests_per_minute": one.spec.requests_per_minute, "tokens_per_minute": one.spec.tokens_per_minute,
                 "max_in_flight": one.spec.max_in_flight, "in_flight": one.in_flight, "refused": one.refused,
+                "slo": _own(one.spec.slo),
             }
             for one in service.director.tenants.all
         ]  # fmt: skip
@@ -133,6 +136,14 @@ def _add_debug(app: FastAPI, service: Inside) -> None:
             "profile": profile_to_json(service.director.scheduler.profile),
             "settings": service.settings.model_dump(mode="json"),
         }
+
+
+def _own(slo: Own | None) -> dict[str, float | None] | None:
+    """A tenant's latency targets, those that are not its models'; ``None``: it has none of this latency."""
+    if slo is None:
+        return None
+    told = zip(("ttft_s", "tpot_s"), slo, strict=True)
+    return {name: None if limit_s == NO_TARGET_S else limit_s for name, limit_s in told if limit_s is not None}
 
 
 def decision_to_json(decision: Decision) -> dict[str, Any]:

@@ -28,12 +28,12 @@ from time import perf_counter
 from typing import Final
 
 from fleet.history import RequestOutcome
-from router.admission import IN_VAIN, WAITS, Admission, Aside
+from router.admission import IN_VAIN, WAITS
 from router.dataplane.body import ParsedBody
 from router.dataplane.budget import RetryBudget
 from router.dataplane.observe import Observer
 from router.dataplane.replies import Refusal
-from router.disaggregation.pace import PrefillPace
+from router.door import Door
 from router.endpoints import Endpoint
 from router.gate import Gate, OnRouted
 from router.hints import NO_HINTS, Hints
@@ -46,7 +46,7 @@ from router.prefix import BYTES_PER_TOKEN, block_hashes
 from router.profile import Profile, Scheduler
 from router.recorder import count, facts
 from router.refusals import UNKNOWN_KEY, none_found, over_limits
-from router.targets import of_request
+from router.targets import of_request, of_tenant
 from router.tenants import Tenant
 from router.ticket import Decision, Owed, Ticket
 from router.types import EndpointView, InferenceRequest, Pick
@@ -72,7 +72,7 @@ class Director:
         self.scheduler = parts.scheduler
         self.predict = parts.predict
         self.precise, self.splitter, self.protocol = parts.precise, parts.splitter, parts.protocol
-        self.admission, self.prefill_pace = parts.admission, PrefillPace()
+        self.door = Door(parts) if parts.admission is not None else None
         self.rng, self._record, self.aliases = parts.rng, parts.record, parts.aliases
         self.now_s = time.monotonic()
         """A coarse clock, set by :meth:`tick`."""
@@ -91,6 +91,8 @@ class Director:
         self._turn = 0
         self._owed: Owed | None = None
         self.models = Models(parts.slos)
+        self._defaults = self.settings.slo_defaults != "off"
+        """Requests that name no target may have one."""
         self._keys = itertools.count()
 
     def use(self, profile: Profile) -> None:
@@ -139,9 +141,12 @@ class Director:
         meters.prompt_tokens += parsed.input_tokens
         tenant = client.spec.name if client is not None else tenant or hints.fairness
         priority = self.tenants.priority(client, hints.objective) if client is not None or hints.objective else 0
+        targets = model.targets
+        if client is not None and client.spec.slo is not None and self._defaults:
+            targets = of_tenant(client.spec.slo, targets)
         ticket = Ticket(next(self._keys), parsed, hashes, _block_tokens(parsed, scheduler.block_tokens), meters,
                         request_id=request_id, tenant=tenant, at_s=time.time(), now_s=perf_counter(), hints=hints,
-                        targets=model.targets if hints is NO_HINTS else of_request(hints, model.targets),
+                        targets=targets if hints is NO_HINTS else of_request(hints, targets),
                         client=client, priority=priority, size=size)  # fmt: skip
         if self.precise is not None:
             ticket.prompt = self.precise.begin(parsed)
@@ -187,8 +192,8 @@ class Director:
             request, views, rng=self.rng, turn=self._turn, predict=self.predict, epoch=self.known.epoch
         )  # fmt: skip
         took_s = perf_counter() - started_s
-        if self.admission is not None:
-            self._admit(self.admission, ticket, request, pick, prefills)
+        if self.door is not None:
+            self.door.judge(ticket, request, pick, prefills)
         view = pick.endpoint
         if view is None:
             if pick.reason != WAITS:
@@ -199,40 +204,6 @@ class Director:
         if self.splitter is not None:  # how it goes out depends on where its prompt is computed
             self._enter(prefilled=self._split(ticket, request, view, prefills))
         return view.url
-
-    def _admit(
-        self, admission: Admission, ticket: Ticket, request: InferenceRequest, pick: Pick, prefills: list[EndpointView]
-    ) -> None:  # fmt: skip
-        """Take the pick back if the request would be late wherever it went."""
-        again = ticket.waiting is not None
-        ticket.turned_down, ticket.patience_s = None, 0.0
-        if pick.endpoint is None or ticket.tried:
-            return
-        verdict = admission.judge(
-            request, pick.candidates or [pick.endpoint], ticket.targets, again=again,
-            waited_s=perf_counter() - ticket.started_s, aside=self._aside(request, pick.endpoint, prefills),
-        )  # fmt: skip
-        pick.chance = verdict.chance
-        if verdict.chance is not None and not again:
-            self.metrics.slo_chance.observe(verdict.chance)
-        if verdict.refusal is not None:
-            ticket.turned_down, ticket.patience_s = verdict.refusal, verdict.wait_s
-            pick.endpoint, pick.reason = None, WAITS if again or verdict.wait_s else IN_VAIN
-
-    def _aside(
-        self, request: InferenceRequest, decode: EndpointView, prefills: list[EndpointView]
-    ) -> Aside | None:  # fmt: skip
-        """Hope for the first token of a request whose prompt another engine would compute."""
-        if self.splitter is None:
-            return None
-        chosen = self.splitter.prefill(request, decode, prefills)
-        return None if chosen is None else self.prefill_pace.hope(self.splitter, request, chosen, decode)
-
-    def _patience_s(self, ticket: Ticket) -> float:
-        """How long a request may wait for room: no longer than its TTFT target, where that counts."""
-        most_s = self.settings.flow_wait_s
-        ttft_s = self.admission.counted(ticket.targets).ttft_s if self.admission is not None else None
-        return most_s if ttft_s is None else min(most_s, ttft_s)
 
     def _enter(self, *, prefilled: bool = False) -> None:
         """Enter the last pick into the books, unless that is done; what was known of its engine has not changed since.
@@ -292,6 +263,11 @@ class Director:
         if ticket.url:
             self.known.moved(ticket, ticket.url)
 
+    def _patience_s(self, ticket: Ticket) -> float:
+        """How long a request may wait for room."""
+        most_s = self.settings.flow_wait_s
+        return most_s if self.door is None else self.door.patience_s(ticket, most_s)
+
     def _nothing(self, ticket: Ticket) -> Refusal:
         """Why no engine was found."""
         pick = ticket.pick
@@ -310,9 +286,8 @@ class Director:
             self.ledger.token(ticket.key, events)
             if first:  # later tokens are told with the next request there
                 self.known.told(ticket.url)
-                if ticket.prefill_cost_s:
-                    ttft_s = observer.first_s - ticket.started_s - ticket.held_s
-                    self.prefill_pace.seen(ticket.prefill, ttft_s, ticket.prefill_cost_s)
+                if ticket.prefill_cost_s and self.door is not None:
+                    self.door.prefilled(ticket)
 
     def plain(self, ticket: Ticket, data: bytes) -> None:
         """A piece of any other answer is on its way to the client."""
@@ -411,7 +386,8 @@ class Director:
         """The engine at ``url`` is no more: forget what was known of it; answers under way go on."""
         self.known.gone(url)
         self.gate.gone(url)
-        self.prefill_pace.forget(url)
+        if self.door is not None:
+            self.door.pace.forget(url)
 
     def tick(self, now_s: float) -> None:
         """Tell the time (``monotonic`` seconds); called several times a second."""

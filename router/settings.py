@@ -113,8 +113,9 @@ class RouterSettings(Settings):
     """Such a request waits at most so long for an engine that meets its targets, and never longer than its TTFT target
     leaves beside what an idle engine takes; 0 refuses at once."""
     slo_defaults: Literal["off", "place", "admit"] = "place"
-    """What targets of the SLO file (``FLEET_SLO_FILE``) are to requests that name none: ``place`` has them placed as if
-    they named these, but refuses none; ``admit`` counts them in ``slo_admission`` too; ``off``: nothing."""
+    """What targets of the SLO file (``FLEET_SLO_FILE``) and of tenants (``slo`` in their file) are to requests that
+    name none: ``place`` has them placed as if they named these, but refuses none; ``admit`` counts them in
+    ``slo_admission`` too; ``off``: nothing."""
     tenants: Path | None = None
     """Tenants with their keys, rates and priorities; unset: anyone may ask, and credentials are passed on."""
     models: Path | None = None

@@ -9,6 +9,7 @@
         maxInFlight: 64
         priority: 5
         models: [meta-llama/Llama-3.1-8B-Instruct]
+        slo: {ttftMs: 500, tpotMs: none}          # in place of the SLO file's; none: no target
 
 With such a file every request needs the key of a tenant. Keys have 256 random bits, so a plain SHA-256 of one tells
 nothing; requests are looked up by the hash of what they show, and no comparison depends on the secret.
@@ -23,13 +24,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from fleet.errors import ConfigError
-from router.located import Located, locate
+from router.hints import MAX_SLO_MS, NO_TARGET_S
+from router.located import Located, locate, nearest, shown
+from router.targets import Own
 
 KEY_PREFIX: Final = "sk-fleet-"
 HASH_PREFIX: Final = "sha256:"
 _BEARER: Final = b"bearer "
 _MINUTE_S: Final = 60.0
-_FIELDS: Final = ("name", "keys", "requestsPerMinute", "tokensPerMinute", "maxInFlight", "priority", "models")
+_FIELDS: Final = ("name", "keys", "requestsPerMinute", "tokensPerMinute", "maxInFlight", "priority", "models", "slo")
+_NONE: Final = "none"
 
 
 def hashed(key: bytes) -> str:
@@ -89,6 +93,8 @@ class TenantSpec:
     priority: int = 0
     models: frozenset[str] = frozenset()
     """Those it may use; empty: all."""
+    slo: Own | None = None
+    """Latency targets of its requests that name none; ``None``: its models'."""
 
     def shared(self, share: float) -> TenantSpec:
         """The same with that part of its limits, but room for one request at least."""
@@ -231,7 +237,28 @@ def _tenant(at: Located) -> TenantSpec:
         models=frozenset(one.word("a model") for one in entries["models"].sequence("models"))
         if "models" in entries
         else frozenset(),
+        slo=_slo(entries["slo"]) if "slo" in entries else None,
     )
+
+
+def _slo(at: Located) -> Own:
+    if at.value == _NONE:
+        return Own(NO_TARGET_S, NO_TARGET_S)
+    if not isinstance(at.value, dict):
+        step = nearest(at.value, (_NONE,)) if isinstance(at.value, str) else "Write none, or {ttftMs: 500, tpotMs: 50}."
+        raise at.refuse(f"slo must be none or latencies, not {shown(at.value)}", next_step=step)
+    entries = at.only("slo", ("ttftMs", "tpotMs"))
+    return Own(*(_milliseconds(entries.get(name), name) for name in ("ttftMs", "tpotMs")))
+
+
+def _milliseconds(at: Located | None, what: str) -> float | None:
+    """As seconds."""
+    if at is None or at.value == _NONE:
+        return None if at is None else NO_TARGET_S
+    if isinstance(at.value, bool) or not isinstance(at.value, int | float) or not 0 < at.value <= MAX_SLO_MS:
+        raise at.refuse(f"{what} must be milliseconds or none, not {shown(at.value)}", limit=f"up to {MAX_SLO_MS:.0f}",
+                        next_step="Write a number above 0, or none.")  # fmt: skip
+    return float(at.value) / 1000.0
 
 
 def _key(at: Located) -> str:

@@ -29,7 +29,8 @@ from router.picker_server.service import PickerService
 from router.picker_server.settings import PickerSettings
 from router.profile import DEFAULT, Scheduler
 from router.settings import RouterSettings
-from router.targets import BY_FILE, BY_REQUEST, NO_TARGETS, Targets, named, of_model, of_request
+from router.targets import BY_FILE, BY_REQUEST, BY_TENANT, NO_TARGETS, Targets, named, of_model, of_request
+from router.tenants import hashed, parse_tenants
 from router.types import Pick, Predictions
 from tests.router.dataplane_stubs import Engine, completion, on_loop, until
 from tests.router.test_admission import LONG
@@ -77,6 +78,60 @@ def hints(*headers):
 )  # fmt: skip
 def test_a_requests_headers_win_and_may_decline(headers, found):
     assert of_request(hints(*headers), of_model(BOOK, "m")) == found
+
+
+@pytest.mark.parametrize(
+    ("slo", "headers", "found"),
+    [
+        pytest.param("none", [], Targets(None, None, BY_TENANT, BY_TENANT), id="it wants none"),
+        pytest.param("{ttftMs: 500}", [], Targets(0.5, 0.08, BY_TENANT, BY_FILE), id="one of its own"),
+        pytest.param("{ttftMs: none, tpotMs: 40}", [], Targets(None, 0.04, BY_TENANT, BY_TENANT), id="one declined"),
+        pytest.param("{}", [], Targets(2.0, 0.08, BY_FILE, BY_FILE), id="nothing said"),
+        pytest.param("none", [(b"x-slo-tpot-ms", b"50")], Targets(None, 0.05, BY_TENANT, BY_REQUEST), id="headers win"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("defaults", ["place", "admit", "off"])
+def test_a_tenant_has_targets_of_its_own_or_none(slo, headers, found, defaults):
+    tenants = parse_tenants(f"tenants: [{{name: t, slo: {slo}, keys: ['{hashed(b'k')}']}}, {{name: other}}]")
+    settings = RouterSettings(slo_defaults=defaults)
+    endpoints = EndpointSet(clock=time.monotonic)
+    director = Director(Parts(settings=settings, scheduler=Scheduler(DEFAULT), endpoints=endpoints,
+                              metrics=RouterMetrics(), rng=random.Random(1), slos=None if defaults == "off" else BOOK,
+                              tenants=tenants))  # fmt: skip
+
+    def targets(client):
+        asked = hints(*headers)
+        ticket = director.open(parse(b'{"model": "m", "prompt": "x"}'), request_id="r", client=client, hints=asked)
+        return ticket.targets
+
+    if defaults == "off":
+        assert targets(director.identify(b"Bearer k")) == of_request(hints(*headers), NO_TARGETS)
+        return
+    assert targets(director.identify(b"Bearer k")) == found
+    assert targets(tenants.all[1]) == of_request(hints(*headers), of_model(BOOK, "m"))
+    assert named(found) == Targets(None, 0.05 if headers else None), "a tenant's hold nobody unless that is asked for"
+
+
+@pytest.mark.parametrize(("slo", "status"), [("none", 200), ("{ttftMs: 60000}", 200), ("{ttftMs: 100}", 429)])
+@on_loop
+async def test_admission_goes_by_the_tenants_targets(tmp_path, slo, status):
+    (tmp_path / "slos.yaml").write_text(FILE % (0.1 if status == 200 else 60.0, 10.0))
+    tenants = tmp_path / "tenants.yaml"
+    tenants.write_text(f"tenants: [{{name: t, slo: {slo}, keys: ['{hashed(b'k')}']}}]")
+    artifact.write(model(), tmp_path / artifact.FILE_NAME)
+    async with Engine(engine_script()) as engine:
+        service = await started(engine.url, tmp_path, slo_file=tmp_path / "slos.yaml", slo_admission=0.1,
+                                slo_defaults="admit", tenants=tenants)  # fmt: skip
+        await until(lambda: service.endpoints.ready[0].sample and service.endpoints.ready[0].models)
+        answer = await ask(service.port, completion(b"authorization: Bearer k", prompt=LONG))
+        assert answer.status == status
+        (decision,), _ = await decisions_of(service)
+        assert decision["targets"]["ttft"]["by"] == "tenant"
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.admin_port}") as admin:
+            (told,) = (await admin.get("/debug/tenants")).json()
+        assert told["slo"] == {"none": {"ttft_s": None, "tpot_s": None}, "{ttftMs: 60000}": {"ttft_s": 60.0},
+                               "{ttftMs: 100}": {"ttft_s": 0.1}}[slo]  # fmt: skip
+        await service.stop()
 
 
 def test_what_a_client_named_itself():

@@ -50,6 +50,12 @@ def test_who_it_is(shown, name):
         pytest.param("tenants: [{keys: []}]", "no name", id="no-name"),
         pytest.param("tenants: [{name: a, tokensPerMinute: -1}]", "above 0", id="a-rate-below-zero"),
         pytest.param("objectives: {x: high}", "whole number", id="a-priority-in-words"),
+        pytest.param("tenants: [{name: a, sla: none}]", "Did you mean 'slo'", id="a-misspelt-slo"),
+        pytest.param("tenants: [{name: a, slo: non}]", "not 'non'.*Did you mean 'none'", id="a-misspelt-none"),
+        pytest.param("tenants: [{name: a, slo: off}]", "not False.*Write none, or {ttftMs", id="yamls-no"),
+        pytest.param("tenants: [{name: a, slo: {ttft: 5}}]", "Did you mean 'ttftMs'", id="a-misspelt-latency"),
+        pytest.param("tenants: [{name: a, slo: {ttftMs: 0}}]", "milliseconds or none, not 0", id="no-time-at-all"),
+        pytest.param("tenants: [{name: a, slo: {tpotMs: fast}}]", "not 'fast'.*up to 3600000", id="a-latency-in-words"),
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_refused_with_its_line(text, says):
