@@ -30,7 +30,7 @@ MODULES: Final = (
     "router/shared.py", "router/sieve.py", "router/ticket.py", "router/traffic.py", "router/types.py",
     "router/dataplane/body.py", "router/dataplane/budget.py", "router/dataplane/client.py",
     "router/dataplane/exchange.py", "router/dataplane/gateway.py", "router/dataplane/heads.py",
-    "router/dataplane/hub.py", "router/dataplane/local.py", "router/dataplane/observe.py",
+    "router/dataplane/hub.py", "router/dataplane/local.py", "router/dataplane/observe.py", "router/dataplane/outbox.py",
     "router/dataplane/reader.py", "router/dataplane/replies.py", "router/dataplane/response.py",
     "router/dataplane/upstream.py",
 )  # fmt: skip

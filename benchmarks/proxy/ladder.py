@@ -172,11 +172,13 @@ class _Router:
         for start in range(0, BATCH, CLIENTS):
             for offset, client in enumerate(self.clients):
                 client.data_received(wires[(start + offset) % 64])
+            self.gateway.outbox.flush()
             answering = self.asked[:]
             self.asked.clear()
             for piece in pieces:
                 for connection in answering:
                     connection.data_received(piece)
+                self.gateway.outbox.flush()
 
 
 async def whole(profile: str, *, stream: bool = False, record: bool = True, tracing: Any = None) -> float:

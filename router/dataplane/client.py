@@ -47,6 +47,7 @@ class ClientConnection(asyncio.Protocol):
         "_deadline_s",
         "_held",
         "_hub",
+        "_outbox",
         "_paused_s",
         "_reader",
         "_serve",
@@ -56,7 +57,7 @@ class ClientConnection(asyncio.Protocol):
     )  # fmt: skip
 
     def __init__(self, hub: Hub, serve: Callable[[ClientConnection, ClientRequest], Work | None]) -> None:
-        self._hub, self._serve = hub, serve
+        self._hub, self._serve, self._outbox = hub, serve, hub.outbox
         self._reader = RequestReader(hub.settings, hub.heads)
         self._transport: asyncio.Transport | None = None
         self._work: Work | None = None
@@ -128,7 +129,7 @@ class ClientConnection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Send a part of an answer."""
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
+            self._outbox.write(self._transport, data)
 
     def finish(self, *, keep_alive: bool) -> None:
         """The answer is whole: on with the next request, or close."""
@@ -146,6 +147,7 @@ class ClientConnection(asyncio.Protocol):
         self._work = None
         self._deadline_s = self._hub.now_s + self._hub.settings.stall_s
         if self._transport is not None:
+            self._outbox.flush()
             self._transport.close()
 
     def abort(self) -> None:
@@ -153,6 +155,7 @@ class ClientConnection(asyncio.Protocol):
         self._closing = True
         self._work = None
         if self._transport is not None:
+            self._outbox.flush()
             self._transport.abort()
 
     # The course of requests.
@@ -224,6 +227,7 @@ class ClientConnection(asyncio.Protocol):
         self._closing = True
         self._deadline_s = self._hub.now_s + _LINGER_S
         if self._transport is not None:
+            self._outbox.flush()
             self._transport.write(refusal.reply(close=True))
             if self._transport.can_write_eof():
                 self._transport.write_eof()

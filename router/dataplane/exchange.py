@@ -59,6 +59,7 @@ class Exchange:
     def __init__(self, hub: Hub, client: ClientConnection, request: ClientRequest, ticket: Ticket) -> None:
         self._hub, self._director, self._client = hub, hub.director, client
         self.request, self.ticket = request, ticket
+        hub.outbox.busy += 1
         self._pool: Pool | None = None
         self._upstream: UpstreamConnection | None = None
         self._active_s = hub.now_s
@@ -300,6 +301,7 @@ class Exchange:
         """Account for it; a second call does nothing."""
         if not self._director.close(self.ticket, outcome, status):
             return
+        self._hub.outbox.busy -= 1
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.abort()

@@ -6,6 +6,7 @@ import uuid
 from typing import Protocol
 
 from router.dataplane.heads import Heads
+from router.dataplane.outbox import Outbox
 from router.dataplane.reader import Meaning
 from router.dataplane.replies import Refusal, server_error
 from router.dataplane.upstream import Pool
@@ -40,6 +41,8 @@ class Hub:
         self.heads: Heads[Meaning] = Heads()
         """Heads of requests read before, by whichever client."""
         key = self.settings.engine_api_key.get_secret_value()
+        self.outbox = Outbox()
+        """What is written on the way."""
         self.credentials = b"authorization: Bearer %b\r\n" % key.encode() if key else b""
         """What engines are shown."""
         self.buffered = 0
@@ -76,7 +79,7 @@ class Hub:
         """Connections to the engine at ``url``."""
         pool = self.pools.get(url)
         if pool is None:
-            pool = self.pools[url] = Pool(url, self.settings)
+            pool = self.pools[url] = Pool(url, self.settings, self.outbox)
             pool.now_s = self.now_s
         return pool
 

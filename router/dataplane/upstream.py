@@ -9,6 +9,7 @@ from typing import Protocol, cast
 from urllib.parse import urlsplit
 
 from router.dataplane.heads import Heads
+from router.dataplane.outbox import Outbox
 from router.dataplane.response import BadResponse, Meaning, ResponseReader
 from router.settings import RouterSettings
 
@@ -57,7 +58,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._carrier, self._answered = carrier, False
         self._reader.reset()
         if self._transport is not None:
-            self._transport.write(request)
+            self.pool.outbox.write(self._transport, request)
 
     def pause(self) -> None:
         """Read no more until :meth:`resume`: the client is slow."""
@@ -125,9 +126,9 @@ class UpstreamConnection(asyncio.Protocol):
 class Pool:
     """Idle and busy connections to one engine."""
 
-    def __init__(self, url: str, settings: RouterSettings) -> None:
+    def __init__(self, url: str, settings: RouterSettings, outbox: Outbox) -> None:
         parts = urlsplit(url)
-        self.url = url
+        self.url, self.outbox = url, outbox
         self.host = parts.hostname or ""
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
         self.authority = parts.netloc.rpartition("@")[2].encode("idna" if not parts.netloc.isascii() else "ascii")

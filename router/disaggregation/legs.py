@@ -127,7 +127,7 @@ class Legs:
 
     def _find(self) -> None:
         """Ask the prefill engine's bootstrap server for its engine ids."""
-        pool = Pool(self._meeting.bootstrap, self._hub.settings)
+        pool = Pool(self._meeting.bootstrap, self._hub.settings, self._hub.outbox)
 
         def answered(answer: Mapping[str, Any] | None, why: str) -> None:
             self._ask = None

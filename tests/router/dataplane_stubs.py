@@ -232,6 +232,7 @@ async def routed(*engines: Engine | str, tracing=None, **settings) -> AsyncItera
         await asyncio.sleep(0.01)
     assert len(gateway.director.ledger) == 0, "requests left in the ledger"
     assert gateway.buffered == 0, "body bytes left in the books"
+    assert gateway.outbox.busy == 0, "requests left under way"
     assert not gateway.clients
     for meters in gateway.director.metrics.models().values():
         assert meters.running == 0
