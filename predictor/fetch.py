@@ -62,7 +62,8 @@ class Fetcher:
     def __init__(
         self, url: str, path: Path, *, every_s: float = 2.0, clock: Callable[[], float] = time.time
     ) -> None:  # fmt: skip
-        self.path, self._url, self._every_s, self._clock = path, f"{url}/model/download", every_s, clock
+        self.path, self._every_s, self._clock = path, every_s, clock
+        self._base, self._url = url, f"{url}/model/download"
         self._etag = ""
         self.failures = 0
         """Looks that brought neither a sound model nor the word that there is no newer one."""
@@ -87,7 +88,7 @@ class Fetcher:
             self._failed(str(error) or type(error).__name__)
             return False
         if self.error:
-            log.info("the predictor answers again")
+            log.info("predictor: %s gives its model again", self._base)
         self.error, self.checked_s = "", self._clock()
         return body is not None
 
@@ -132,7 +133,8 @@ class Fetcher:
     def _failed(self, reason: str) -> None:
         self.failures += 1
         if reason != self.error:  # once, not at every look
-            log.warning("no model from the predictor, the last good one stays: %s", reason)
+            log.warning("predictor: no model from %s (%s); the last good one stays. Start fleet predictor serve there, "
+                        "or correct --predictor-url; it is asked again by itself.", self._base, reason)  # fmt: skip
         self.error = reason
 
     def collector(self) -> FetchCollector:

@@ -74,11 +74,13 @@ class Problem:
     component: str
     error_type: str
     line: str
+    told: bool = False
+    """Who met it has logged it, once, and will log its end: it is only counted."""
 
     @classmethod
-    def of(cls, component: str, error: FleetError) -> Problem:
+    def of(cls, component: str, error: FleetError, *, told: bool = False) -> Problem:
         """From an error; its type is that of the cause where there is one."""
-        return cls(component=component, error_type=type(error.__cause__ or error).__name__, line=str(error))
+        return cls(component=component, error_type=type(error.__cause__ or error).__name__, line=str(error), told=told)
 
 
 class Collector:
@@ -176,7 +178,7 @@ class Collector:
         try:
             self._laws = dict(self._read_laws())
         except SourceError as error:
-            return [Problem.of("predictor", error)]
+            return [Problem.of("predictor", error, told=True)]  # by the fetcher
         return []
 
     def _observe(self, variant: Variant, now_s: float) -> VariantObservation:

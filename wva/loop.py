@@ -239,9 +239,9 @@ class ControlLoop:
         return (Problem(component="history", error_type="write", line=line),) if failed else ()
 
     def _report(self, problem: Problem, now_s: float) -> None:
-        """Count each problem; log it when it is new, and once a minute while it lasts."""
+        """Count each problem; log it when it is new, and once a minute while it lasts, unless that is done."""
         self.metrics.failed(problem.component, problem.error_type)
-        if now_s - self._logged.get(problem.line, -REPEAT_S) >= REPEAT_S:
+        if not problem.told and now_s - self._logged.get(problem.line, -REPEAT_S) >= REPEAT_S:
             held = " Replicas are held." if problem.component in ("platform", "source") else ""
             log.warning("%s.%s", problem.line.rstrip("."), held)
             self._logged = {problem.line: now_s, **{k: v for k, v in self._logged.items() if now_s - v < REPEAT_S}}

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fleet.errors import ConfigError, SourceError
+from fleet.history import History
 from fleet.settings import FleetSettings
 from fleet.types import FittedLaw
 from tests.wva.slo_fleet import SPEC, START, ToyFleet
 from wva import snapshot_file
 from wva.build import build_laws
 from wva.collect import Collector
+from wva.laws import PredictorLaws
+from wva.loop import ControlLoop
 from wva.settings import WvaSettings
 from wva.slo import forecast, prior
 from wva.slo.mix import Mix, cost
-from wva.types import WvaState
+from wva.types import Policy, WvaState
 
 UNKNOWN = replace(SPEC, model="nobody-knows", accelerator="nobody-knows")
 TRUE = FittedLaw(
@@ -160,6 +166,52 @@ def test_the_last_laws_stay_when_the_predictor_cannot_be_read() -> None:
     assert (snapshot.fitted, problems) == (TOLD, ())
     snapshot, (problem,) = collector.collect(START + 15)
     assert (snapshot.fitted, problem.component) == (TOLD, "predictor")
+
+
+def test_a_dead_predictor_is_one_line_and_its_return_another(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """However many passes meet it; each of them counts it."""
+    clock = [0.0]
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Cold)
+    url = f"http://127.0.0.1:{server.server_port}"
+    server.server_close()
+    laws = PredictorLaws(tmp_path / "m.json", url=url, clock=lambda: clock[0])
+    history = History(f"sqlite:///{tmp_path / 'history.sqlite3'}")
+    loop = ControlLoop(Collector(Nothing(), Nothing(), laws=laws), Nothing(), history,  # type: ignore[arg-type]
+                       policy=Policy(), state_file=tmp_path / "state.json", clock=lambda: START + clock[0])  # fmt: skip
+    registry = loop.metrics.registry
+
+    def run(passes: int) -> list[str]:
+        caplog.clear()
+        for _ in range(passes):
+            loop.run_once()
+            clock[0] += 31.0
+        return [record.getMessage() for record in caplog.records if "predictor" in record.getMessage()]
+
+    with caplog.at_level("INFO"):
+        (line,) = run(5)
+        assert url in line and "Start fleet predictor serve there" in line
+        counted = registry.get_sample_value("wva_errors_total", {"component": "predictor", "error_type": "SourceError"})
+        assert counted == 5
+        server = ThreadingHTTPServer(server.server_address, Cold)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            assert run(3) == [f"predictor: {url} gives its model again"]
+        finally:
+            server.shutdown()
+            server.server_close()
+    loop.stop()
+
+
+class Cold(BaseHTTPRequestHandler):
+    """A predictor without a model yet."""
+
+    def do_GET(self) -> None:
+        self.send_response(503)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_args: Any) -> None:
+        return
 
 
 def test_only_the_analyzer_that_starts_from_it_reads_the_model(tmp_path: Any) -> None:
