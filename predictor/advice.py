@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictor import intervals
-from predictor.model import LatencyModel, LatencyPrediction, Law
+from predictor.model import LatencyModel, LatencyPrediction, Law, Places
 from predictor.physics import Array
 
 EXPLORE: Final = 0.02
@@ -17,29 +17,34 @@ WORSE: Final = 1.25
 """An explored endpoint's upper quantile is at most this many times the best one's."""
 
 
-def chance(model: LatencyModel, matrix: Array, point: LatencyPrediction, *, ttft_s: float | None = None,
-           tpot_s: float | None = None) -> Array:  # fmt: skip
+def chance(model: LatencyModel, matrix: Array, point: LatencyPrediction, places: Places, *,
+           ttft_s: float | None = None, tpot_s: float | None = None) -> Array:  # fmt: skip
     """Probability that each row meets its limits, shape (n,): the smaller of both targets'.
 
     Args:
         model: whose quantiles are read.
         matrix: feature rows (n, 8).
         point: its predictions of these rows.
+        places: of their endpoints (:meth:`predictor.model.LatencyModel.places`).
         ttft_s, tpot_s: limits; ``None``: none.
     """
     found = np.ones(len(matrix))
     group, excess = intervals.groups(matrix), model.excess(matrix)
-    for law, values, limit in ((model.ttft, point.ttft_s, ttft_s), (model.tpot, point.tpot_s, tpot_s)):
+    ttft_widths, tpot_widths = model.widths_at(places)
+    for law, values, widths, limit in (
+        (model.ttft, point.ttft_s, ttft_widths, ttft_s), (model.tpot, point.tpot_s, tpot_widths, tpot_s),
+    ):  # fmt: skip
         if limit is not None:
-            found = np.minimum(found, _below(law, group, excess, limit / values))
+            found = np.minimum(found, _below(law, group, widths, excess, limit / values))
     return found
 
 
-def _below(law: Law, group: NDArray[np.intp], excess: Array, ratio: Array) -> Array:
+def _below(law: Law, group: NDArray[np.intp], widths: Array, excess: Array, ratio: Array) -> Array:
     """Probability of staying below ``ratio`` times the prediction."""
     met = np.empty(len(ratio))
-    for row, (place, beyond, value) in enumerate(zip(group, excess, ratio, strict=True)):
-        quantiles = intervals.widened(law.quantiles[int(place)], np.full(len(intervals.LEVELS), beyond))
+    for row, (member, width, beyond, value) in enumerate(zip(group, widths, excess, ratio, strict=True)):
+        usual = intervals.row_at(law.quantiles, int(member), width)
+        quantiles = intervals.widened(usual, np.full(len(intervals.LEVELS), beyond))
         met[row] = np.interp(np.log(max(value, 1e-9)), np.log(quantiles), intervals.LEVELS, left=0.0, right=1.0)
     return met
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -15,14 +15,17 @@ import numpy as np
 
 from fleet.errors import FleetError
 from predictor.features import NAMES, WIDTH
-from predictor.intervals import GROUPS, LEVELS
+from predictor.intervals import GROUPS, LEVELS, Width
 from predictor.model import LatencyModel, Law, Score, Taught, build
 from predictor.physics import TPOT_COLUMNS, TTFT_COLUMNS
 from predictor.residual import AXES, BINS
 
 log = logging.getLogger(__name__)
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
+_BEFORE: Final = 2
+"""It is read as well: it knew fewer groups, and no widths of endpoints."""
+_GROUPS_BEFORE: Final = ("idle", "pending", "queued")
 FILE_NAME: Final = "model.json"
 """In the home folder (``FLEET_HOME``)."""
 
@@ -72,6 +75,7 @@ def _law_to_dict(law: Law) -> dict[str, Any]:
         "changed": [[endpoint, variant, rows] for (endpoint, variant), rows in law.changed.items()],
         "table": None if law.table is None else law.table.tolist(),
         "quantiles": law.quantiles.tolist(),
+        "widths": [[endpoint, variant, *width] for (endpoint, variant), width in law.widths.items()],
         "samples": law.samples,
         "score": asdict(law.score),
     }
@@ -90,8 +94,9 @@ def from_dict(data: Any, *, where: str = "model") -> LatencyModel:
     if not isinstance(data, dict):
         raise _refused("is no JSON object", where)
     body = {key: value for key, value in data.items() if key != "checksum"}
-    expected = {"schema": SCHEMA, "features": list(NAMES), "levels": list(LEVELS),
-                "groups": list(GROUPS), "axes": list(AXES),
+    schema = _BEFORE if body.get("schema") == _BEFORE else SCHEMA
+    expected = {"schema": schema, "features": list(NAMES), "levels": list(LEVELS),
+                "groups": list(_GROUPS_BEFORE if schema == _BEFORE else GROUPS), "axes": list(AXES),
                 "columns": {name: list(columns) for name, columns in _COLUMNS.items()}}  # fmt: skip
     for key, value in expected.items():
         if body.get(key) != value:
@@ -111,12 +116,29 @@ def _law(data: Mapping[str, Any], width: int) -> Law:
         shared=_array(data["shared"], (width,)),
         variants={str(name): _array(values, (width,)) for name, values in data["variants"].items()},
         scales=_factors(((str(endpoint), str(variant)), factor) for endpoint, variant, factor in data["scales"]),
-        quantiles=_array(data["quantiles"], (len(GROUPS), len(LEVELS))),
+        quantiles=_ratios(data["quantiles"]),
         samples=int(data["samples"]),
         score=Score(**data["score"]),
         table=None if data["table"] is None else _table(data["table"]),
         changed={(str(endpoint), str(variant)): int(rows) for endpoint, variant, rows in data["changed"]},
+        widths=_widths(data.get("widths", ())),
     )
+
+
+def _widths(rows: Iterable[Any]) -> dict[tuple[str, str], Width]:
+    found = {(str(endpoint), str(variant)): (float(below), float(above)) for endpoint, variant, below, above in rows}
+    if not all(0 < value < float("inf") for width in found.values() for value in width):
+        raise ValueError("expected finite numbers > 0")
+    return found
+
+
+def _ratios(rows: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """By group; rows ``behind`` were ``pending`` ones before that group was."""
+    known = len(_GROUPS_BEFORE)
+    array = _array([rows[0], rows[1], rows[1], rows[2]] if len(rows) == known else rows, (len(GROUPS), len(LEVELS)))
+    if (array <= 0).any():
+        raise ValueError("expected numbers > 0")
+    return array
 
 
 def _taught(data: Mapping[str, Any]) -> dict[str, Taught]:

@@ -72,8 +72,8 @@ class Ours:
         return self._at(rows, target, 0.9)
 
     def _at(self, rows: Dataset, target: str, level: float) -> Array:
-        point = self.model.predict_for(rows.matrix, rows.endpoints, rows.variants)
-        return of(self.model.quantile(rows.matrix, point, level), target)
+        places = self.model.places(rows.endpoints, rows.variants)
+        return of(self.model.quantile(rows.matrix, self.model.predict_at(rows.matrix, places), level, places), target)
 
 
 def ours(rows: Dataset) -> Ours:

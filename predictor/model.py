@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -28,6 +28,8 @@ from predictor.physics import (
 )
 
 Array = NDArray[np.float64]
+Places = NDArray[np.intp]
+"""Where a model's tables hold what is known of endpoints (:meth:`LatencyModel.places`)."""
 
 FLOOR_S: Final = 1e-4
 """No prediction is below 0.1 ms."""
@@ -83,13 +85,15 @@ class Law:
     scales: Mapping[tuple[str, str], float]
     """(endpoint, variant) -> factor on the variant's law."""
     quantiles: Array
-    """:func:`predictor.intervals.calibrate`."""
+    """Of actual / predicted by group, at :data:`predictor.intervals.LEVELS` (:mod:`predictor.conformal`)."""
     samples: int
     score: Score = field(default_factory=Score)
     table: Array | None = None
     """Of :mod:`predictor.residual`, where it was better on newer rows."""
     changed: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(endpoint, variant) -> rows since it last became faster or slower, where it did (:mod:`predictor.drift`)."""
+    widths: Mapping[tuple[str, str], intervals.Width] = field(default_factory=dict)
+    """(endpoint, variant) -> how wide its intervals are beside its group's; others are as wide."""
 
     @property
     def rung(self) -> Rung:
@@ -132,6 +136,7 @@ class LatencyModel:
     _ttft_table: Array
     _tpot_table: Array
     _capacity: Array
+    _widths: tuple[Array, Array]
     _rows: Mapping[tuple[str, str], int]
     _variant_rows: Mapping[str, int]
 
@@ -141,14 +146,15 @@ class LatencyModel:
         return min(self.ttft.samples, self.tpot.samples) == 0
 
     def with_laws(self, laws: Mapping[str, Law]) -> LatencyModel:
-        """With other laws for some targets, whose coefficients and scales are the same."""
-        return replace(self, ttft=laws.get("ttft", self.ttft), tpot=laws.get("tpot", self.tpot))
+        """With other laws for some targets."""
+        return build(ttft=laws.get("ttft", self.ttft), tpot=laws.get("tpot", self.tpot), ranges=self.ranges,
+                     capacities=self.capacities, fitted_at_s=self.fitted_at_s, taught=self.taught)  # fmt: skip
 
     def predict_for(self, matrix: Array, endpoints: Sequence[str], variants: Sequence[str]) -> LatencyPrediction:
         """Latencies of feature rows (n, 8), each at its endpoint (URL) of its variant; either may be unknown."""
-        return self.predict_at(matrix, np.array(self.places(endpoints, variants), dtype=np.intp))
+        return self.predict_at(matrix, self.places(endpoints, variants))
 
-    def predict_at(self, matrix: Array, places: NDArray[np.intp]) -> LatencyPrediction:
+    def predict_at(self, matrix: Array, places: Places) -> LatencyPrediction:
         """The same for endpoints at these :meth:`places`."""
         ttft = np.einsum("ij,ij->i", ttft_columns(matrix, self._capacity[places]), self._ttft_table[places])
         tpot = np.einsum("ij,ij->i", tpot_columns(matrix), self._tpot_table[places])
@@ -160,32 +166,39 @@ class LatencyModel:
 
     def at(self, endpoints: Sequence[str], variants: Sequence[str]) -> Batch:
         """Coefficients of these candidates laid out for one prediction after another."""
-        ttft, tpot, capacity = self.coefficients(endpoints, variants)
-        return Batch(self, ttft.T.copy(), tpot.T.copy(), capacity)
+        return Batch(self, self.places(endpoints, variants))
 
     def coefficients(self, endpoints: Sequence[str], variants: Sequence[str]) -> tuple[Array, Array, Array]:
         """Of TTFT (n, 7) and TPOT (n, 5), and the tokens of KV cache (n,), of these candidates."""
-        places = np.array(self.places(endpoints, variants), dtype=np.intp)
+        return self.coefficients_at(self.places(endpoints, variants))
+
+    def coefficients_at(self, places: Places) -> tuple[Array, Array, Array]:
+        """The same at these :meth:`places`."""
         return self._ttft_table[places], self._tpot_table[places], self._capacity[places]
 
-    def places(self, endpoints: Sequence[str], variants: Sequence[str]) -> list[int]:
-        """Rows of the coefficient table: the endpoint's, else the variant's, else the shared one (0)."""
+    def places(self, endpoints: Sequence[str], variants: Sequence[str]) -> Places:
+        """Rows of the model's tables: the endpoint's, else the variant's, else the shared one (0)."""
         rows, fallback = self._rows, self._variant_rows
-        return [
+        found = [
             rows[pair] if pair in rows else fallback.get(pair[1], 0) for pair in zip(endpoints, variants, strict=True)
         ]
+        return np.array(found, dtype=np.intp)
 
-    def quantile(self, matrix: Array, point: LatencyPrediction, level: float) -> LatencyPrediction:
+    def widths_at(self, places: Places) -> tuple[Array, Array]:
+        """Widths (n, 2) of TTFT's and of TPOT's intervals at these :meth:`places`."""
+        return self._widths[0][places], self._widths[1][places]
+
+    def quantile(self, matrix: Array, point: LatencyPrediction, level: float, places: Places) -> LatencyPrediction:
         """Latencies that stay below with probability ``level``, from point predictions of the same rows.
 
         Rows beyond what training saw get wider intervals the further out they are: there the law extrapolates.
         """
         group, excess = intervals.groups(matrix), self.excess(matrix)
-        ttft, tpot = (intervals.at_level(law.quantiles, level)[group] for law in (self.ttft, self.tpot))
-        return LatencyPrediction(
-            ttft_s=point.ttft_s * intervals.widened(ttft, excess),
-            tpot_s=point.tpot_s * intervals.widened(tpot, excess),
+        ttft, tpot = (
+            intervals.widened(intervals.ratios_at(law.quantiles, level, group, widths), excess)
+            for law, widths in zip((self.ttft, self.tpot), self.widths_at(places), strict=True)
         )
+        return LatencyPrediction(ttft_s=point.ttft_s * ttft, tpot_s=point.tpot_s * tpot)
 
     def outside(self, matrix: Array) -> NDArray[np.bool_]:
         """Rows with a feature above all that training saw: the law extrapolates there."""
@@ -205,13 +218,14 @@ class LatencyModel:
 class Batch:
     """One set of candidates, predicted again and again: fill :attr:`rows`, then :meth:`predict`. Not thread-safe."""
 
-    __slots__ = ("_capacity", "_columns", "_tpot", "_ttft", "model", "rows", "tpot_s", "ttft_s")
+    __slots__ = ("_capacity", "_columns", "_tpot", "_ttft", "model", "places", "rows", "tpot_s", "ttft_s")
 
-    def __init__(self, model: LatencyModel, ttft: Array, tpot: Array, capacity: Array) -> None:
-        count = len(capacity)
-        self.model = model
-        self._ttft, self._tpot, self._capacity = ttft, tpot, capacity
-        self._columns = np.empty((len(ttft), count)), np.empty((len(tpot), count))
+    def __init__(self, model: LatencyModel, places: Places) -> None:
+        count = len(places)
+        self.model, self.places = model, places
+        ttft, tpot, self._capacity = model.coefficients_at(places)
+        self._ttft, self._tpot = ttft.T.copy(), tpot.T.copy()
+        self._columns = np.empty((len(self._ttft), count)), np.empty((len(self._tpot), count))
         self.rows = np.zeros((WIDTH, count))
         """Features, one row a name (:data:`predictor.features.NAMES`), one column a candidate."""
         self.ttft_s, self.tpot_s = np.empty(count), np.empty(count)
@@ -241,7 +255,8 @@ class Batch:
 
     def quantiles(self, level: float) -> LatencyPrediction:
         """As :meth:`LatencyModel.quantile`, of the last prediction."""
-        return self.model.quantile(self.rows.T, LatencyPrediction(ttft_s=self.ttft_s, tpot_s=self.tpot_s), level)
+        point = LatencyPrediction(ttft_s=self.ttft_s, tpot_s=self.tpot_s)
+        return self.model.quantile(self.rows.T, point, level, self.places)
 
 
 def build(
@@ -250,7 +265,7 @@ def build(
 ) -> LatencyModel:  # fmt: skip
     """A model from its laws: the coefficient tables are laid out once, so that a prediction only looks up."""
     variants = sorted(set(ttft.variants) | set(tpot.variants))
-    pairs = sorted(set(ttft.scales) | set(tpot.scales))
+    pairs = sorted({pair for law in (ttft, tpot) for known in (law.scales, law.widths) for pair in known})
     keys = [("", "")] + [("", variant) for variant in variants] + pairs
     return LatencyModel(
         ttft=ttft,
@@ -262,6 +277,11 @@ def build(
         _ttft_table=np.array([ttft.coefficients(*key) for key in keys]),
         _tpot_table=np.array([tpot.coefficients(*key) for key in keys]),
         _capacity=np.array([capacities.get(variant, np.inf) for _, variant in keys]),
+        _widths=(_width_table(ttft, keys), _width_table(tpot, keys)),
         _rows={pair: 1 + len(variants) + i for i, pair in enumerate(pairs)},
         _variant_rows={variant: 1 + i for i, variant in enumerate(variants)},
     )
+
+
+def _width_table(law: Law, keys: Sequence[tuple[str, str]]) -> Array:
+    return np.array([law.widths.get(key, (1.0, 1.0)) for key in keys])

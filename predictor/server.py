@@ -159,10 +159,9 @@ def predict_rows(
 ) -> list[PredictionResponse]:
     """Answers in the order of ``rows`` (at least one), with the quantile and the interval at ``level``."""
     matrix = np.array([feature_row(row) for row in rows], dtype=np.float64)
-    point = model.predict_for(matrix, [row.endpoint for row in rows], [row.variant for row in rows])
-    high = model.quantile(matrix, point, level)
-    tail = (1 - level) / 2
-    ends = [model.quantile(matrix, point, tail), model.quantile(matrix, point, 1 - tail)]
+    places = model.places([row.endpoint for row in rows], [row.variant for row in rows])
+    point, tail = model.predict_at(matrix, places), (1 - level) / 2
+    high, *ends = (model.quantile(matrix, point, at, places) for at in (level, tail, 1 - tail))
     outside = model.outside(matrix)
     now, loaded = datetime.now(UTC), datetime.fromtimestamp(model.fitted_at_s, UTC)
     ms = [1000 * values for p in (point, high, *ends) for values in (p.ttft_s, p.tpot_s)]

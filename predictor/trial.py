@@ -10,8 +10,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor import boost, intervals
-from predictor.laws import fit_model
+from predictor import boost, conformal, intervals
+from predictor.conformal import Calibration, Errors
+from predictor.laws import Pair, fit_model
 from predictor.model import TARGETS, LatencyModel, LatencyPrediction, Law, Score
 from predictor.physics import Array
 from predictor.samples import Dataset
@@ -20,7 +21,9 @@ BLOCKS: Final = (0.4, 0.6, 0.8)
 """A backtest fits on the oldest rows up to each share and predicts on to the next; the last fifth is the score."""
 
 CALIBRATION_ROWS: Final = 1000
-"""Intervals look at so many of the newest rows of a backtest."""
+"""Intervals look at so many of the newest rows of a backtest, ..."""
+ENDPOINT_ROWS: Final = 100
+"""... or at so many for each endpoint, where that is more."""
 
 BETTER: Final = 0.98
 """A boosted part must bring the mean log error down to this share of the law's ..."""
@@ -114,12 +117,11 @@ def recalibrated(model: LatencyModel, rows: Dataset) -> LatencyModel:
     """``model`` with intervals from what was served for the newest rows; unchanged where too few were."""
     laws: dict[str, Law] = {}
     for name in TARGETS:
-        ratio = (rows.target(name) / rows.served(name))[rows.observed(name)]
-        told = np.isfinite(ratio)
-        if told.sum() >= CALIBRATION_ROWS // 5:
-            members = intervals.groups(rows.matrix)[rows.observed(name)][told][-CALIBRATION_ROWS:]
-            table = intervals.calibrate(ratio[told][-CALIBRATION_ROWS:], members)
-            laws[name] = replace(getattr(model, name), quantiles=table)
+        law, served = getattr(model, name), rows.served(name)
+        errors = _errors(rows, name, served, rows.observed(name) & np.isfinite(served))
+        if len(errors) >= CALIBRATION_ROWS // 5:
+            found = _calibration(errors, law)
+            laws[name] = replace(law, quantiles=found.quantiles, widths=found.widths)
     return model.with_laws(laws)
 
 
@@ -131,27 +133,39 @@ def _calibrated(law: Law, name: str, trial: Trial) -> Law:
     seen = trial.rows.observed(name)
     if not seen.any():
         return law
-    actual, predicted = trial.rows.target(name)[seen], of(trial.predicted, name)[seen]
-    members = intervals.groups(trial.rows.matrix)[seen]
-    served = trial.rows.served(name)[seen]
-    ratio = actual / np.where(np.isfinite(served), served, predicted)
+    served, predicted = trial.rows.served(name), of(trial.predicted, name)
+    errors = _errors(trial.rows, name, np.where(np.isfinite(served), served, predicted), seen)
     newest = max(1, int(seen[-trial.newest :].sum()))
-    return replace(
-        law,
-        quantiles=intervals.calibrate(ratio[-CALIBRATION_ROWS:], members[-CALIBRATION_ROWS:]),
-        score=score(actual[-newest:], predicted[-newest:], coverage=_coverage(ratio, members, newest)),
+    found = _calibration(errors, law)
+    actual = trial.rows.target(name)[seen]
+    scored = score(actual[-newest:], predicted[seen][-newest:], coverage=_coverage(errors, law, newest))
+    return replace(law, quantiles=found.quantiles, widths=found.widths, score=scored)
+
+
+def _errors(rows: Dataset, name: str, predicted: Array, chosen: NDArray[np.bool_]) -> Errors[Pair]:
+    """What was predicted of some rows against what came."""
+    pairs = list(zip(rows.endpoints, rows.variants, strict=True))
+    return Errors(
+        ratios=(rows.target(name) / predicted)[chosen],
+        members=intervals.groups(rows.matrix)[chosen],
+        keys=[pairs[row] for row in np.flatnonzero(chosen)],
     )
 
 
-def _coverage(ratio: Array, members: NDArray[np.intp], newest: int) -> float | None:
+def _calibration(errors: Errors[Pair], law: Law) -> Calibration[Pair]:
+    """From the newest rows."""
+    count = max(CALIBRATION_ROWS, ENDPOINT_ROWS * len(set(errors.keys)))
+    return conformal.calibrate(errors.between(len(errors) - count, len(errors)), changed=law.changed)
+
+
+def _coverage(errors: Errors[Pair], law: Law, newest: int) -> float | None:
     """Coverage of the 90 % interval on the newest rows, calibrated on those before; None below 20 of either."""
-    if min(newest, len(ratio) - newest) < intervals.MIN_GROUP:
+    start = len(errors) - newest
+    if min(newest, start) < conformal.MIN_GROUP:
         return None
-    before = slice(max(0, len(ratio) - newest - CALIBRATION_ROWS), len(ratio) - newest)
-    table = intervals.calibrate(ratio[before], members[before])
-    group, tested = members[-newest:], ratio[-newest:]
-    low, high = intervals.at_level(table, 0.05)[group], intervals.at_level(table, 0.95)[group]
-    return float(np.mean((tested >= low) & (tested <= high)))
+    found, tested = _calibration(errors.between(0, start), law), errors.between(start, len(errors))
+    low, high = (found.ratios(tested, level) for level in (0.05, 0.95))
+    return float(np.mean((tested.ratios >= low) & (tested.ratios <= high)))
 
 
 def score(actual: Array, predicted: Array, *, coverage: float | None = None) -> Score:

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 
 from predictor import advice
-from predictor.model import Array, LatencyModel, LatencyPrediction
+from predictor.model import Batch, LatencyPrediction
 from router.dataplane.replies import Refusal, server_error
 from router.flow import Drop
 from router.predict import Desk, Source
@@ -90,21 +90,20 @@ class PredictedHopes:
         desk = self._desk
         if desk is None or not desk.fits(model, endpoints):
             desk = self._desk = Desk(model, endpoints)
-        batch = desk.look(request, endpoints, idle=idle)
-        point = LatencyPrediction(ttft_s=batch.ttft_s, tpot_s=batch.tpot_s)
-        return _hope(model, batch.rows.T, point, targets, request.expected_output_tokens)
+        return _hope(desk.look(request, endpoints, idle=idle), targets, request.expected_output_tokens)
 
 
-def _hope(model: LatencyModel, matrix: Array, point: LatencyPrediction, targets: Targets, output_tokens: float) -> Hope:
-    worst, late_s = np.zeros(len(matrix)), np.full(len(matrix), -math.inf)
-    for values, limit_s, times in ((point.ttft_s, targets.ttft_s, 1.0), (point.tpot_s, targets.tpot_s, output_tokens)):
+def _hope(batch: Batch, targets: Targets, output_tokens: float) -> Hope:
+    worst, late_s = np.zeros(len(batch.ttft_s)), np.full(len(batch.ttft_s), -math.inf)
+    for values, limit_s, times in ((batch.ttft_s, targets.ttft_s, 1.0), (batch.tpot_s, targets.tpot_s, output_tokens)):
         if limit_s is not None:
             worst = np.maximum(worst, values / limit_s)
             late_s = np.maximum(late_s, (values - limit_s) * times)
     best = np.argsort(worst)[:_BEST]
-    near = LatencyPrediction(ttft_s=point.ttft_s[best], tpot_s=point.tpot_s[best])
-    chances = advice.chance(model, matrix[best], near, ttft_s=targets.ttft_s, tpot_s=targets.tpot_s)
-    return Hope(advice.admission(chances), float(late_s.min()), float(point.ttft_s.min()))
+    near = LatencyPrediction(ttft_s=batch.ttft_s[best], tpot_s=batch.tpot_s[best])
+    chances = advice.chance(batch.model, batch.rows.T[best], near, batch.places[best], ttft_s=targets.ttft_s,
+                            tpot_s=targets.tpot_s)  # fmt: skip
+    return Hope(advice.admission(chances), float(late_s.min()), float(batch.ttft_s.min()))
 
 
 class Admission:

@@ -69,8 +69,9 @@ def serve(samples: Sequence[Sample], *, refit_rows: int = REFIT_ROWS) -> Served:
 
 def _predict(model: LatencyModel, block: Sequence[Sample]) -> dict[str, tuple[NDArray[np.float64], ...]]:
     rows = dataset(block)
-    point = model.predict_for(rows.matrix, rows.endpoints, rows.variants)
-    ends = [model.quantile(rows.matrix, point, level) for level in (0.05, 0.95)]
+    places = model.places(rows.endpoints, rows.variants)
+    point = model.predict_at(rows.matrix, places)
+    ends = [model.quantile(rows.matrix, point, level, places) for level in (0.05, 0.95)]
     return {name: (of(point, name), of(ends[0], name), of(ends[1], name)) for name in TARGETS}
 
 

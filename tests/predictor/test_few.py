@@ -22,7 +22,7 @@ def law(columns: int, seed: int, *, table: bool) -> Law:
     rng = np.random.default_rng(seed)
     steps = np.maximum.accumulate(rng.normal(0.0, 0.1, (len(AXES), BINS)), axis=1) if table else None
     return Law(shared=rng.uniform(0.0, 0.01, columns), variants={"fast": rng.uniform(0.0, 0.01, columns)},
-               scales={("http://a", "fast"): 0.7, ("http://b", "slow"): 2.0}, quantiles=np.ones((3, 9)), samples=10,
+               scales={("http://a", "fast"): 0.7, ("http://b", "slow"): 2.0}, quantiles=np.ones((4, 9)), samples=10,
                table=steps)  # fmt: skip
 
 

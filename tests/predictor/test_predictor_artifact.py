@@ -48,7 +48,8 @@ def test_round_trip_predicts_the_same(model, tmp_path: Path, world) -> None:
     before, after = (m.predict_for(later.matrix, later.endpoints, later.variants) for m in (model, found))
     np.testing.assert_array_equal(before.ttft_s, after.ttft_s)
     np.testing.assert_array_equal(before.tpot_s, after.tpot_s)
-    high = [m.quantile(later.matrix, p, 0.9).tpot_s for m, p in ((model, before), (found, after))]
+    high = [m.quantile(later.matrix, p, 0.9, m.places(later.endpoints, later.variants)).tpot_s
+            for m, p in ((model, before), (found, after))]  # fmt: skip
     np.testing.assert_array_equal(*high)
     assert (found.fitted_at_s, found.ttft.samples, found.tpot.score) == (12.5, 400, model.tpot.score)
     assert [file.name for file in path.parent.iterdir()] == ["model.json"]
@@ -75,6 +76,31 @@ def test_tampering_is_refused_on_one_line(model, tmp_path: Path, how: str, says:
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert artifact.load(path) is None
+
+
+def _older(model: LatencyModel) -> dict[str, object]:
+    """As schema 2 had it."""
+    data = artifact.to_dict(model)
+    del data["checksum"]
+    for target in ("ttft", "tpot"):
+        del data[target]["widths"]
+        del data[target]["quantiles"][2]
+    return artifact.signed({**data, "schema": 2, "groups": ["idle", "pending", "queued"]})
+
+
+def test_widths_of_endpoints_come_back(model) -> None:
+    assert model.ttft.widths
+    found = artifact.from_dict(artifact.to_dict(model))
+    assert (found.ttft.widths, found.tpot.widths) == (model.ttft.widths, model.tpot.widths)
+
+
+def test_the_schema_before_is_read_without_widths(model) -> None:
+    found = artifact.from_dict(_older(model))
+    assert not found.tpot.widths
+    assert found.tpot.scales == model.tpot.scales
+    np.testing.assert_array_equal(found.ttft.quantiles, model.ttft.quantiles[[0, 1, 1, 3]])
+    with pytest.raises(artifact.ArtifactError, match="groups differ"):
+        artifact.from_dict(artifact.signed({**artifact.to_dict(model), "schema": 2}))
 
 
 def test_no_file_is_no_error(tmp_path: Path) -> None:

@@ -52,8 +52,9 @@ def test_intervals_cover_and_so_does_the_score_of_coverage(world) -> None:
     for seed in range(5):
         samples = world(2500, seed=seed)
         model, later = _fitted(samples[:1500]), dataset(samples[1520:])
-        point, group = model.predict_for(later.matrix, later.endpoints, later.variants), queued(later.matrix)
-        low, high = (model.quantile(later.matrix, point, level) for level in (0.05, 0.95))
+        places, group = model.places(later.endpoints, later.variants), queued(later.matrix)
+        point = model.predict_at(later.matrix, places)
+        low, high = (model.quantile(later.matrix, point, level, places) for level in (0.05, 0.95))
         for target in TARGETS:
             actual = later.target(target)
             inside = (actual >= of(low, target)) & (actual <= of(high, target))

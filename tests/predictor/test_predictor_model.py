@@ -62,8 +62,9 @@ def test_a_larger_cache_hit_never_predicts_more(model, row, more) -> None:
 @given(row=ROWS)
 def test_predictions_are_finite_and_positive_and_quantiles_ordered(model, row) -> None:
     rows = matrix([row])
-    point = model.predict_for(rows, ["http://a:1"], ["h100"])
-    steps = [model.quantile(rows, point, level).ttft_s[0] for level in (0.05, 0.5, 0.9, 0.99)]
+    places = model.places(["http://a:1"], ["h100"])
+    point = model.predict_at(rows, places)
+    steps = [model.quantile(rows, point, level, places).ttft_s[0] for level in (0.05, 0.5, 0.9, 0.99)]
     assert FLOOR_S <= point.ttft_s[0] < np.inf
     assert FLOOR_S <= point.tpot_s[0] < np.inf
     assert steps == sorted(steps)

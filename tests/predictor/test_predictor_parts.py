@@ -78,12 +78,13 @@ def test_a_fitted_law_as_the_cost_of_a_step(world) -> None:
 def test_chances_fall_with_load_and_bound_the_hint(world) -> None:
     model = fit_once(dataset(world(600)), now_s=0.0).model
     assert model is not None
-    point = model.predict_for(ROWS, ["", ""], ["h100", "h100"])
-    met = advice.chance(model, ROWS, point, ttft_s=0.2)
+    places = model.places(["", ""], ["h100", "h100"])
+    point = model.predict_at(ROWS, places)
+    met = advice.chance(model, ROWS, point, places, ttft_s=0.2)
     assert met[0] > 0.9
     assert met[1] < 0.5
     assert advice.admission(met) == met[0]
-    assert advice.chance(model, ROWS, point).tolist() == [1.0, 1.0]
+    assert advice.chance(model, ROWS, point, places).tolist() == [1.0, 1.0]
 
 
 def test_exploration_is_rare_and_only_where_it_is_safe() -> None:

@@ -97,7 +97,7 @@ def test_the_best_candidate_counts_however_many_there_are():
     batch.rows[6], batch.rows[7] = 1.0, 0.1
     batch.predict()
     point = LatencyPrediction(ttft_s=batch.ttft_s, tpot_s=batch.tpot_s)
-    chances = advice.chance(source.model, batch.rows.T, point, ttft_s=0.2, tpot_s=1.0)
+    chances = advice.chance(source.model, batch.rows.T, point, batch.places, ttft_s=0.2, tpot_s=1.0)
     assert hopes(request, every, targets).chance == pytest.approx(float(chances.max()))
 
 
