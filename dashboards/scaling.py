@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 from dashboards.queries import pick
@@ -91,6 +92,20 @@ def decision_series(decisions: pd.DataFrame, names: Sequence[str]) -> pd.DataFra
     return typed.sort_values("bin_s", ignore_index=True)
 
 
+_STANDS_S: Final = 60.0
+"""A decision that stays the same is written every half a minute: so long what it said stands."""
+
+
+def _borne(latest: pd.DataFrame, width_s: float) -> pd.Series:
+    """By bin what all variants bear together; one that did not decide in a bin bears what it did before."""
+    each = latest.pivot_table(index="bin_s", columns=["model", "variant"], values="bears")
+    if each.empty:
+        return pd.Series(dtype=float, name="bears")
+    bins = np.arange(each.index.min(), each.index.max() + width_s / 2, width_s)
+    stands = each.reindex(bins).ffill(limit=max(1, round(_STANDS_S / width_s)))
+    return stands.sum(axis=1, min_count=1).rename_axis("bin_s")
+
+
 def planned_load(said: pd.DataFrame, *, width_s: float) -> pd.DataFrame:
     """What decisions expected, by bin over all models: ``demand``, ``forecast``, ``high`` (90 %), ``capacity``.
 
@@ -103,7 +118,7 @@ def planned_load(said: pd.DataFrame, *, width_s: float) -> pd.DataFrame:
     work = said.assign(bin_s=(said["bin_s"] // width_s) * width_s, bears=said["capacity_rps"] * said["current"],
                        then_s=((said["bin_s"] + said["lead_s"].fillna(0.0)) // width_s) * width_s)  # fmt: skip
     latest = work.groupby(["model", "variant", "bin_s"], as_index=False).last()
-    bears = latest.groupby("bin_s")["bears"].sum(min_count=1)
+    bears = _borne(latest, width_s)
     demand = latest.groupby(["model", "bin_s"])["demand_rps"].last().groupby("bin_s").sum(min_count=1)
     ahead = work.groupby(["model", "then_s"])[["forecast_rps", "forecast_p90_rps"]].last()
     told = ahead.groupby("then_s").sum(min_count=1)

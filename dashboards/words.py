@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, tzinfo
 from typing import Final
@@ -153,6 +154,19 @@ def clock(at_s: float | None, zone: tzinfo = UTC, *, with_date: bool = False) ->
     if at_s is None or not _known(at_s):
         return NOTHING
     return datetime.fromtimestamp(at_s, zone).strftime("%Y-%m-%d %H:%M:%S" if with_date else "%H:%M:%S")
+
+
+_MARKS: Final = re.compile(r"([\\`*_\[\]$~:<>#|])")
+"""What Markdown, as Streamlit reads it, takes for more than itself inside a line."""
+
+
+def verbatim(text: str) -> str:
+    """A text for a place that reads Markdown, to be read as it is written.
+
+    >>> print(verbatim("a_b at $3: [up]"))
+    a\\_b at \\$3\\: \\[up\\]
+    """
+    return _MARKS.sub(r"\\\1", text)
 
 
 def plural(count: int, noun: str) -> str:

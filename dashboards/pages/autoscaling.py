@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, Final
 
@@ -14,11 +14,12 @@ from dashboards.pages import operating
 from dashboards.panels import panel, section, table
 from dashboards.source import Reader
 from dashboards.view import View
-from dashboards.words import clock, percent, plural, si, significant
+from dashboards.words import clock, percent, plural, si, significant, verbatim
 from wva import plain
 
 _NO_COUNTS = "No replica counts yet: the controller writes them with each pass. Check that it runs."
-_MOST = 400
+_MOST, _LISTED = 400, 25
+"""Decisions in the table, and in the list beside the explanation."""
 FORECAST = ("demand_rps", "forecast_rps", "forecast_p90_rps", "capacity_rps", "lead_s")
 """Inputs of a decision that tell what the controller expected."""
 
@@ -105,60 +106,51 @@ def _decisions(view: View) -> None:
         paper.live(lambda: _listed(view, changes))
 
 
-def _listed(view: View, changes: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+def _listed(view: View, changes: tuple[pd.DataFrame, list[tuple[str, str, str]]]) -> None:
     """What this viewer asked for: the changes, or all decisions."""
     everything = st.toggle("Show decisions that held", key="holds", help="Repetitions are folded into one row.")
-    folded, shown = _rows(view, view.read(Reader.decisions, view.window, False, 2_000)) if everything else changes
+    folded, told = _rows(view, view.read(Reader.decisions, view.window, False, 2_000)) if everything else changes
     if folded.empty:
         paper.html(
             html.empty("No decision changed anything", "In this time range. Decisions that held are behind the switch.")
         )
         return
-    _table(view, folded, shown)
+    _entries(view, folded, told)
 
 
-def _rows(view: View, decided: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Decisions with repetitions folded, and the same for people."""
+def _rows(view: View, decided: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
+    """Decisions with repetitions folded, and of the newest for people: id, head, sentence."""
     folded = scaling.decision_runs(decided).head(_MOST)
-    if folded.empty:
-        return folded, folded
-    shown = pd.DataFrame(
-        {
-            "time": [clock(at, view.zone, with_date=view.window.span_s > 86_000) for at in folded["at_s"]],
-            "variant": folded["variant"],
-            "what and why": [plain.sentence(row) for row in folded.to_dict("records")],
-            "times": folded["times"],
-        }
-    )
-    return folded, shown
+    dated = view.window.span_s > 86_000
+    return folded, [_told(row, clock(row["at_s"], view.zone, with_date=dated))
+                    for row in folded.head(_LISTED).to_dict("records")]  # fmt: skip
 
 
-def _table(view: View, folded: pd.DataFrame, shown: pd.DataFrame) -> None:
-    st.dataframe(
-        shown,
-        key="decision-table",
-        hide_index=True,
-        on_select=lambda: _selected(folded["id"].tolist()),
-        selection_mode="single-row",
-        alt="Decisions, newest first",
-        column_config={
-            "what and why": st.column_config.TextColumn(width="large"),
-            "times": st.column_config.NumberColumn(
-                "×", width="small", help="How often the same decision was written in a row"
-            ),
-        },
-    )
+def _told(row: Mapping[Any, Any], when: str) -> tuple[str, str, str]:
+    """A decision as an entry of the list; a sentence wraps there, where a table would cut it."""
+    again = f" · {row['times']} times" if row["times"] > 1 else ""
+    head = f"{when} **{verbatim(str(row['variant']))}**{again}"
+    return str(row["id"]), head, verbatim(plain.sentence(row))
+
+
+def _entries(view: View, folded: pd.DataFrame, told: Sequence[tuple[str, str, str]]) -> None:
+    heads, numbers = {number: head for number, head, _ in told}, [number for number, _, _ in told]
+    chosen = st.query_params.get("decision", "")
+    st.radio("Decisions, newest first", numbers, index=numbers.index(chosen) if chosen in numbers else None,
+             format_func=heads.__getitem__, captions=[sentence for _, _, sentence in told],
+             key="decision-list", on_change=_selected, label_visibility="collapsed", width="stretch")  # fmt: skip
+    if len(folded) > len(told):
+        paper.html(f'<p class="fl-sub">{plural(len(folded) - len(told), "older one")}: in the table below.</p>')
     drawer = st.expander("All fields and CSV", key="data-decisions", on_change="rerun")
     if drawer.open:
         with drawer:
             table(folded.drop(columns=["signals"]), view, key="decisions")
 
 
-def _selected(numbers: list[int]) -> None:
-    """The row that was selected, by its decision's id: rows move as new ones come, ids do not."""
-    rows = st.session_state["decision-table"]["selection"]["rows"]
-    if rows and rows[0] < len(numbers):
-        choose(str(numbers[rows[0]]))
+def _selected() -> None:
+    """A decision was chosen from the list."""
+    if number := st.session_state["decision-list"]:
+        choose(str(number))
 
 
 def _chosen(view: View) -> None:

@@ -146,6 +146,17 @@ def test_a_file_that_is_no_database_is_said(tmp_path: Path):
         Reader(f"sqlite:///{tmp_path}/notes.txt")
 
 
+def test_what_a_variant_bears_stands_until_it_decides_again():
+    """A decision that stays the same is written every half a minute; the chart has finer bins."""
+    row = {"model": "m", "capacity_rps": 5.0, "lead_s": 0.0, "demand_rps": 1.0, "forecast_rps": 1.0,
+           "forecast_p90_rps": 1.0}  # fmt: skip
+    steady = [{**row, "bin_s": T0 + at_s, "variant": "steady", "current": 2} for at_s in (0.0, 30.0)]
+    moving = [{**row, "bin_s": T0 + at_s, "variant": "moving", "current": at_s // 10} for at_s in range(0, 150, 10)]
+    plan = scaling.planned_load(pd.DataFrame([*steady, *moving]), width_s=10.0).set_index("bin_s")["capacity"]
+    assert [plan[T0 + at_s] for at_s in (0, 10, 20, 90)] == [10.0, 15.0, 20.0, 55.0]
+    assert plan[T0 + 100.0] == 50.0, "a minute after its last word a variant counts no more"
+
+
 def test_the_made_up_evening_rises_falls_and_is_answered_from_the_database(filled_history: str, filled_until_s: float):
     reader = Reader(filled_history)
     window = Window(since_s=filled_until_s - 900, until_s=filled_until_s)

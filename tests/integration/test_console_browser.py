@@ -129,6 +129,19 @@ def test_a_triangle_opens_the_decision_behind_it(page: Page, filled: str):
     assert f"decision={picked}" in page.url
 
 
+def test_decisions_are_read_whole_and_one_that_is_chosen_opens(page: Page, filled: str):
+    page.goto(f"{filled}/autoscaling")
+    screenshots.settle(page)
+    entries = page.locator(".st-key-decision-list [data-testid=stCaptionContainer]")
+    assert entries.count() >= 2
+    cut = entries.evaluate_all("(all) => all.filter((one) => one.scrollWidth > one.clientWidth + 1).length")
+    assert cut == 0
+    sentence = entries.nth(1).inner_text()
+    page.locator(".st-key-decision-list [role=radiogroup] label").nth(1).click()
+    page.wait_for_url("**decision=**")
+    expect(page.locator(".fl-why p").first).to_have_text(sentence, timeout=30_000)
+
+
 def test_an_alerts_link_lands_on_its_diagnosis(page: Page, filled: str):
     page.goto(f"{filled}/?alert=HighTTFT&model=")
     page.wait_for_url("**/alerts**")
