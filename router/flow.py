@@ -13,7 +13,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from itertools import islice
-from typing import Any
+from typing import Any, Final
+
+LATE_EVERY_S: Final = 0.01
+"""Those that wait for their targets are not looked at more often: each look predicts anew."""
+LATE_EACH: Final = 4
+LATE_TRIES: Final = 8
+"""Of each tenant the first so many are looked at, so many in all: one that asks for much does not hold others up."""
 
 
 class Drop(StrEnum):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from router.dataplane.replies import Refusal, server_error
 from router.endpoints import Endpoint, EndpointSet
-from router.flow import Drop, FlowQueue, Waiting
+from router.flow import LATE_EACH, LATE_EVERY_S, LATE_TRIES, Drop, FlowQueue, Waiting
 from router.ledger import Ledger
 from router.metrics import FlowMeters
 from router.settings import RouterSettings
@@ -30,10 +30,6 @@ Choose = Callable[[Ticket], str | None]
 """Chooses an engine and enters the request there; ``None``: there is none."""
 
 _LONGEST_RETRY_S = 60
-_LATE_EVERY_S = 0.01
-"""Those that wait for their targets are not looked at more often: each look predicts anew."""
-_LATE_EACH, _LATE_TRIES = 4, 8
-"""Of each tenant the first so many are looked at, so many in all: one that asks for much does not hold others up."""
 
 
 class Gate:
@@ -157,7 +153,7 @@ class Gate:
                 self._pump(model, queue)
                 if not len(queue):
                     del self._queues[model]
-            if self._late and (now_s := time.monotonic()) - self._looked_s >= _LATE_EVERY_S:
+            if self._late and (now_s := time.monotonic()) - self._looked_s >= LATE_EVERY_S:
                 self._looked_s = now_s
                 for model, queue in tuple(self._late.items()):
                     self._pump_late(model, queue)
@@ -183,7 +179,7 @@ class Gate:
 
     def _pump_late(self, model: str, queue: FlowQueue) -> None:
         """Look whether an engine meets the targets of those that wait for one, in turn."""
-        for one in queue.in_turn(each=_LATE_EACH, most=_LATE_TRIES):
+        for one in queue.in_turn(each=LATE_EACH, most=LATE_TRIES):
             if self._must_wait(model):
                 return
             if one.gone:  # its client left while another was told

@@ -109,9 +109,10 @@ class RouterSettings(Settings):
     the latency model gives it no better chance than this at any: it waits (``slo_wait_s``), and where that is in vain
     it is refused (429, ``rejected-slo-unattainable``). Below 0.1 a request is mostly in vain. 0 refuses none and only
     tells the chance; unset: not asked."""
-    slo_wait_s: float = Field(default=60.0, ge=0)
+    slo_wait_s: float = Field(default=0.0, ge=0)
     """Such a request waits at most so long for an engine that meets its targets, and never longer than its TTFT target
-    leaves beside what an idle engine takes; 0 refuses at once."""
+    leaves beside what an idle engine takes (60: as long as that allows). 0 refuses at once: of requests that are all
+    alike, more are served in time so; waiting gives the urgent ones precedence."""
     slo_defaults: Literal["off", "place", "admit"] = "place"
     """What targets of the SLO file (``FLEET_SLO_FILE``) and of tenants (``slo`` in their file) are to requests that
     name none: ``place`` has them placed as if they named these, but refuses none; ``admit`` counts them in

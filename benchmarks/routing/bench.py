@@ -11,6 +11,7 @@ from benchmarks.options import BenchOptions
 from benchmarks.parallel import spread
 from benchmarks.result import Outcome
 from benchmarks.routing import catalog, judge, tables
+from benchmarks.routing.admitting import Admitting
 from benchmarks.routing.arms import BASELINES, TokenLoad
 from benchmarks.routing.clairvoyant import Clairvoyant
 from benchmarks.routing.figures import StageFigures, run_figures, stage_figures
@@ -47,6 +48,8 @@ ARMS: Final[dict[str, Entry]] = {
 }
 
 EXTRA: Final[dict[str, Entry]] = {
+    judge.REFUSES: Entry(make=partial(Admitting, name=judge.REFUSES, wait_s=0.0)),
+    judge.WAITS: Entry(make=partial(Admitting, name=judge.WAITS, wait_s=60.0)),
     judge.UNTOLD: Entry(make=partial(Ours, name=judge.UNTOLD), told=False),
     TokenLoad.name: Entry(make=TokenLoad),
     "ours-without-counters": Entry(make=partial(Ours, name="ours-without-counters", counters=False)),
@@ -54,7 +57,7 @@ EXTRA: Final[dict[str, Entry]] = {
     "documents-without-predictor": Entry(make=partial(
         Ours, profile=PROFILES["documents"], name="documents-without-predictor", predicts=False)),
 }  # fmt: skip
-"""Only with ``--extra``: what targets, the latency model and the counters are worth."""
+"""Only with ``--extra``: what targets, admission, the latency model and the counters are worth."""
 
 
 def run(options: BenchOptions) -> Outcome:
@@ -120,15 +123,17 @@ def _simulate(workload: Workload, arm: str, entry: Entry, seed: int) -> Run:
     simulation = Simulation(workload, entry.make, seed=seed, precise=entry.precise, told=entry.told)
     pods = workload.fleet.pods
     stages: list[StageFigures] = []
-    kept = []
+    kept, refused = [], 0
     for stage in workload.stages:
         served = simulation.run(stage)
         if stage.warm_up or not served:
             continue
+        refused += simulation.refused
         stages.append(stage_figures(served, rate_rps=stage.rate_rps, slo=workload.slo, pods=pods,
-                                    counted=workload.counted))  # fmt: skip
+                                    counted=workload.counted, refused=simulation.refused))  # fmt: skip
         kept.append((stages[-1], served))
     error = simulation.arm.prediction_error if isinstance(simulation.arm, Ours) else None
     return Run(workload=workload.name, what=workload.what, main=workload.main, slo=workload.slo, arm=arm, seed=seed,
-               stages=stages, whole=run_figures(kept, slo=workload.slo, pods=pods, counted=workload.counted),
+               stages=stages, whole=run_figures(kept, slo=workload.slo, pods=pods, counted=workload.counted,
+                                                refused=refused),
                prediction_error=error)  # fmt: skip

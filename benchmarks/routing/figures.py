@@ -47,6 +47,8 @@ class StageFigures:
     imbalance: float
     """Standard deviation over mean, between endpoints, of the tokens served (prompt and output)."""
     preemptions: int
+    refused_pct: float = 0.0
+    """Of the requests offered: those that an admission turned away."""
 
     def to_json(self) -> dict[str, Any]:
         """Rounded to what the seeds can tell."""
@@ -60,29 +62,33 @@ def _rounded(value: Any) -> Any:
 
 
 def stage_figures(
-    served: Sequence[Served], *, rate_rps: float, slo: Slo, pods: int, counted: float = 1.0
+    served: Sequence[Served], *, rate_rps: float, slo: Slo, pods: int, counted: float = 1.0, refused: int = 0
 ) -> StageFigures:  # fmt: skip
-    """Figures of the requests of one stage; ``counted`` as in :class:`benchmarks.routing.workloads.Workload`.
+    """Figures of the requests of one stage, of which so many more were refused.
+
+    ``counted`` as in :class:`benchmarks.routing.workloads.Workload`.
 
     Raises: ValueError when there is none.
     """
     if not served:
         raise ValueError("a stage without requests has no figures")
     span_s = max(one.sent_s + one.e2e_s for one in served) - min(one.sent_s for one in served)
-    return _figures(served, rate_rps=rate_rps, slo=slo, pods=pods, span_s=span_s, counted=counted)
+    return _figures(served, rate_rps=rate_rps, slo=slo, pods=pods, span_s=span_s, counted=counted, refused=refused)
 
 
 def run_figures(
-    stages: Sequence[tuple[StageFigures, Sequence[Served]]], *, slo: Slo, pods: int, counted: float = 1.0
+    stages: Sequence[tuple[StageFigures, Sequence[Served]]], *, slo: Slo, pods: int, counted: float = 1.0,
+    refused: int = 0,
 ) -> StageFigures:  # fmt: skip
     """Figures of all stages together: their spans are added, the pauses between them do not count."""
     everyone = [one for _, served in stages for one in served]
     span_s = sum(figures.span_s for figures, _ in stages)
-    return _figures(everyone, rate_rps=len(everyone) / span_s, slo=slo, pods=pods, span_s=span_s, counted=counted)
+    return _figures(everyone, rate_rps=(len(everyone) + refused) / span_s, slo=slo, pods=pods, span_s=span_s,
+                    counted=counted, refused=refused)  # fmt: skip
 
 
 def _figures(
-    served: Sequence[Served], *, rate_rps: float, slo: Slo, pods: int, span_s: float, counted: float
+    served: Sequence[Served], *, rate_rps: float, slo: Slo, pods: int, span_s: float, counted: float, refused: int
 ) -> StageFigures:  # fmt: skip
     good = sum(one.ttft_s <= slo.ttft_s and one.tpot_s <= slo.tpot_s for one in served)
     tokens = [0] * pods
@@ -90,7 +96,7 @@ def _figures(
         tokens[one.engine] += one.prompt_tokens + one.output_tokens
     return StageFigures(
         rate_rps=rate_rps,
-        requests=len(served),
+        requests=len(served) + refused,
         span_s=span_s,
         output_tok_s=counted * sum(one.output_tokens for one in served) / span_s,
         ttft_s=_latency([one.ttft_s for one in served]),
@@ -98,7 +104,8 @@ def _figures(
         e2e_s=_latency([one.e2e_s for one in served]),
         hit_rate=sum(one.cached_tokens for one in served) / sum(one.prompt_tokens for one in served),
         goodput_rps=good / span_s,
-        good_pct=100.0 * good / len(served),
+        good_pct=100.0 * good / (len(served) + refused),
+        refused_pct=100.0 * refused / (len(served) + refused),
         imbalance=statistics.pstdev(tokens) / statistics.fmean(tokens),
         preemptions=sum(one.preemptions for one in served),
     )

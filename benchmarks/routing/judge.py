@@ -17,11 +17,15 @@ WITHOUT: Final = "ours-without-predictor"
 """The same profile without a latency model."""
 UNTOLD: Final = "ours-untold"
 """The same profile without an SLO file: nobody tells it what is late."""
-NOT_RIVALS: Final = frozenset({OURS, "ours-precise", "clairvoyant", WITHOUT, UNTOLD, "ours-without-counters",
-                               "ours-without-both"})  # fmt: skip
+REFUSES: Final = "ours-refuses"
+"""The same profile behind an admission that refuses at once whom no engine is likely to serve within the limits."""
+WAITS: Final = "ours-waits"
+"""The same, but these wait while their TTFT limit leaves time."""
+NOT_RIVALS: Final = frozenset({OURS, REFUSES, WAITS, "ours-precise", "clairvoyant", WITHOUT, UNTOLD,
+                               "ours-without-counters", "ours-without-both"})  # fmt: skip
 """Ours is compared with every other arm: these know more, or are ours."""
 PAIRS: Final = (
-    (OURS, WITHOUT), (OURS, UNTOLD), ("ours-without-counters", "ours-without-both"),
+    (OURS, WITHOUT), (OURS, UNTOLD), (WAITS, REFUSES), (WAITS, OURS), ("ours-without-counters", "ours-without-both"),
     ("documents", "documents-without-predictor"), (OURS, "token-load"),
 )  # fmt: skip
 """With the latency model and without it, with targets and without, and beside plain token load."""

@@ -37,6 +37,11 @@ class Learning:
         self._under_way: dict[str, tuple[EndpointView, tuple[float, ...], Prediction | None]] = {}
         self._next_s, self._fitted_at = 0.0, 0
 
+    @property
+    def cold(self) -> bool:
+        """There is no model yet."""
+        return self.model is None
+
     def __call__(
         self, request: InferenceRequest, endpoints: Sequence[EndpointView], level: float = 0.5
     ) -> Predictions | None:

@@ -7,18 +7,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from benchmarks.routing.front import Asked, Front
+from benchmarks.routing.late import Queue
 from benchmarks.routing.workloads import Ask, Fleet, Stage, Workload
+from router.admission import Verdict
+from router.flow import Waiting
 from simulator.cluster import Arrival, Cluster
 from simulator.config import EngineConfig, deployment_config, engine_config
 from simulator.engine import Engine
 from simulator.outcome import Outcome
 from simulator.sequence import EngineRequest
 from simulator.sequence import Sequence as Progress
+
+_TICK_S: Final = 0.25
+"""As the router's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +66,22 @@ ArmFactory = Callable[[Sequence[Engine], int], Arm]
 """Makes an arm for engines (only a clairvoyant looks at them) and a seed."""
 
 
+@runtime_checkable
+class Door(Protocol):
+    """An arm with an admission."""
+
+    def judge(self, asked: Asked, front: Front, now_s: float, *, waited_s: float, again: bool) -> Verdict:
+        """May it go now?"""
+        ...
+
+
+class _Sent(NamedTuple):
+    """A request that was let in."""
+
+    engine: int
+    waited_s: float
+
+
 class Simulation:
     """Fresh engines, one router, and the stages in turn."""
 
@@ -79,16 +101,24 @@ class Simulation:
         self._talking: set[int] = set()
         self._held: dict[int, deque[Ask]] = {}
         self._served: list[Served] = []
+        self.refused = 0
+        """Requests of the last stage that nobody served."""
+        self._sent: dict[str, _Sent] = {}
+        self._door = self.arm if isinstance(self.arm, Door) else None
+        self._late = Queue(self._attempt, self._refuse)
+        if self._door is not None:
+            self._cluster.every(_TICK_S, self._late.tick)
 
     def run(self, stage: Stage) -> list[Served]:
         """Send the stage's requests and wait for all answers; they come in order of completion."""
-        self._served = []
+        self._served, self.refused = [], 0
         self.arm.begin()
         start_s = self._cluster.now_s
         self._asks = {ask.request.request_id: ask for ask in stage.asks}
         for ask in stage.asks:
             self._cluster.at(start_s + ask.at_s, partial(self._arrive, ask))
         self._cluster.run(until_s=start_s + stage.asks[-1].at_s if stage.asks else start_s)
+        self._late.drain()
         return self._served
 
     # ---- requests
@@ -100,13 +130,52 @@ class Simulation:
             return
         if ask.session is not None:
             self._talking.add(ask.session)
+        self._submit(ask, now_s)
+
+    def _submit(self, ask: Ask, now_s: float) -> None:
+        """To an engine, or where there is an admission that refuses it for now, to the queue before it."""
+        if self._door is None:
+            self._cluster.submit(Arrival(at_s=now_s, request=ask.request))
+            return
+        asked = self.front.ask(ask.request)
+        verdict = self._door.judge(asked, self.front, now_s, waited_s=0.0, again=False)
+        if verdict.refusal is None:
+            self._send(ask, asked, now_s, waited_s=0.0)
+            return
+        work = float(ask.request.prompt_tokens)
+        one = Waiting(ask, _nobody, work=work, now_s=now_s, ttl_s=verdict.wait_s)
+        if not verdict.wait_s or not self._late.offer(one):
+            self._refuse(one)
+
+    def _attempt(self, one: Waiting, now_s: float) -> bool:
+        """One that waits is looked at again."""
+        ask: Ask = one.item
+        waited_s = now_s - one.since_s
+        asked = self.front.ask(ask.request)
+        if self._door is None or self._door.judge(asked, self.front, now_s, waited_s=waited_s, again=True).refusal:
+            return False
+        self._send(ask, asked, now_s, waited_s=waited_s)
+        return True
+
+    def _send(self, ask: Ask, asked: Asked, now_s: float, *, waited_s: float) -> None:
+        """It goes now, so that the next one is judged beside it."""
+        self._sent[ask.request.request_id] = _Sent(self._placed(asked, now_s), waited_s)
         self._cluster.submit(Arrival(at_s=now_s, request=ask.request))
 
-    def _pick(self, request: EngineRequest, _engines: Sequence[Engine], now_s: float) -> int:
-        asked = self.front.ask(request)
+    def _refuse(self, one: Waiting) -> None:
+        ask: Ask = one.item
+        self.refused += 1
+        self._asks.pop(ask.request.request_id)
+        self._ended(ask)
+
+    def _placed(self, asked: Asked, now_s: float) -> int:
         index = self.arm.pick(asked, self.front, now_s)
         self.front.dispatch(index, asked)
         return index
+
+    def _pick(self, request: EngineRequest, _engines: Sequence[Engine], now_s: float) -> int:
+        sent = self._sent.get(request.request_id)
+        return sent.engine if sent is not None else self._placed(self.front.ask(request), now_s)
 
     def _first_token(self, index: int, progress: Progress, _now_s: float) -> None:
         self.front.first_token(index, progress)
@@ -114,13 +183,19 @@ class Simulation:
     def _over(self, outcome: Outcome) -> None:
         ask = self._asks.pop(outcome.request_id)
         served = _served(ask.request, outcome)
-        self._served.append(served)
+        sent = self._sent.pop(outcome.request_id, None)
+        self._served.append(served if sent is None else _after(served, sent.waited_s))
         self.front.finish(outcome.engine, outcome.request_id, outcome.output_tokens)
         self.arm.finished(outcome.request_id, served, self._cluster.now_s)
+        self._late.pump(self._cluster.now_s)
+        self._ended(ask)
+
+    def _ended(self, ask: Ask) -> None:
+        """Its session's next turn comes."""
         if ask.session is None:
             return
         if waiting := self._held.get(ask.session):
-            self._cluster.submit(Arrival(at_s=self._cluster.now_s, request=waiting.popleft().request))
+            self._submit(waiting.popleft(), self._cluster.now_s)
         else:
             self._talking.discard(ask.session)
 
@@ -137,6 +212,16 @@ def config_of(fleet: Fleet) -> EngineConfig:
     if fleet.deployment:
         return deployment_config(fleet.deployment)
     return engine_config(fleet.shape, fleet.accelerator, fleet.count, kv_tokens=fleet.kv_tokens)
+
+
+def _nobody(_answer: object) -> None:
+    """The run itself sees to those that wait."""
+
+
+def _after(served: Served, waited_s: float) -> Served:
+    """As the client saw it, who waited before."""
+    return replace(served, sent_s=served.sent_s - waited_s, ttft_s=served.ttft_s + waited_s,
+                   e2e_s=served.e2e_s + waited_s)  # fmt: skip
 
 
 def _served(request: EngineRequest, outcome: Outcome) -> Served:

@@ -19,6 +19,8 @@ from benchmarks.routing.judge import NOT_RIVALS, PAIRS, Run, advantage_pct, bars
 from benchmarks.routing.ours import Ours
 from benchmarks.routing.run import Simulation
 from benchmarks.routing.workloads import Ask, Fleet, Scenario, SharedPrefix, Slo, Stage, Workload, ladder, scenario
+from router.admission import Verdict
+from router.dataplane.replies import Refusal
 from simulator.sequence import EngineRequest
 from tests.benchmarks.routing_builders import served
 
@@ -52,6 +54,38 @@ def test_every_request_is_served_once_by_every_arm(arm):
         assert sum(one.output_tokens for one in done) == sum(ask.request.output_tokens for ask in stage.asks)
         assert all(0 < one.ttft_s < one.e2e_s and 0 <= one.engine < FLEET.pods for one in done)
     assert len(simulation.front.ledger) == 0
+
+
+class Narrow(RoundRobin):
+    """Lets so many in at once; others may wait."""
+
+    wait_s = 0.0
+
+    def judge(self, asked, front, now_s, *, waited_s, again):
+        full = sum(load.requests_in_flight for load in front.loads()) >= 4
+        return Verdict(None, Refusal(429, "full"), self.wait_s) if full else Verdict()
+
+
+class Patient(Narrow):
+    wait_s = 20.0
+
+
+@pytest.mark.parametrize("arm", [Narrow, Patient])
+def test_whom_an_admission_lets_in_waits_or_is_refused_and_is_counted_once(arm):
+    workload = small(rate=12.0)
+    simulation = Simulation(workload, arm, seed=1)
+    found = {}
+    for stage in workload.stages:
+        done = simulation.run(stage)
+        assert len(done) + simulation.refused == len(stage.asks)
+        found = {one: stage_figures(done, rate_rps=12.0, slo=Slo(ttft_s=1.0, tpot_s=1.0), pods=3, refused=refused)
+                 for one, refused in (("all", simulation.refused), ("served", 0))}  # fmt: skip
+    assert len(simulation.front.ledger) == 0
+    assert simulation.refused > 0
+    assert found["all"].requests == len(workload.stages[-1].asks)
+    assert found["all"].refused_pct == pytest.approx(100 * simulation.refused / found["all"].requests)
+    assert found["all"].good_pct < found["served"].good_pct
+    assert (found["all"].ttft_s.p90 > 1.0) is (arm is Patient), "what it waited is in its TTFT"
 
 
 @pytest.mark.parametrize("arm", ["round-robin", "blend-3222", "ours"])

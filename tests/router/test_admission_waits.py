@@ -65,6 +65,7 @@ async def busy(tmp_path, *lines: bytes, **settings):
 
     artifact.write(model(), tmp_path / artifact.FILE_NAME)
     async with Engine(pages(metrics=page(PAGE), models=models("m"), completions=completions)) as engine:
+        settings = {"slo_wait_s": 60.0, **settings}
         service = await started(engine.url, tmp_path, slo_admission=0.1, explain=True, **settings)
         await until(lambda: service.endpoints.ready[0].sample and service.endpoints.ready[0].models)
         world = Busy(engine, service, gate)
@@ -201,7 +202,7 @@ async def test_where_prefill_is_apart_one_engines_first_token_counts_and_the_oth
         ]
         (tmp_path / "fleet.yaml").write_text(json.dumps({"endpoints": rows}))
         service = await started("", tmp_path, discover=f"file:{tmp_path / 'fleet.yaml'}", slo_admission=0.3,
-                                disaggregation="nixl", pd_decider="prompt:200")  # fmt: skip
+                                slo_wait_s=60.0, disaggregation="nixl", pd_decider="prompt:200")  # fmt: skip
         await until(lambda: all(one.sample and one.models for one in service.endpoints.ready))
         gateway = service.port
         prompt = "word " * 2000
