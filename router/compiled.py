@@ -28,11 +28,11 @@ MODULES: Final = (
     "router/metrics.py", "router/models.py", "router/pickers.py", "router/predict.py", "router/prefix.py",
     "router/profile.py", "router/recorder.py", "router/scorers.py", "router/scoring.py", "router/sessions.py",
     "router/shared.py", "router/sieve.py", "router/ticket.py", "router/traffic.py", "router/types.py",
-    "router/dataplane/body.py", "router/dataplane/budget.py", "router/dataplane/client.py",
-    "router/dataplane/exchange.py", "router/dataplane/gateway.py", "router/dataplane/heads.py",
-    "router/dataplane/hub.py", "router/dataplane/local.py", "router/dataplane/observe.py", "router/dataplane/outbox.py",
-    "router/dataplane/reader.py", "router/dataplane/replies.py", "router/dataplane/response.py",
-    "router/dataplane/upstream.py",
+    "router/dataplane/body.py", "router/dataplane/budget.py", "router/dataplane/chunks.py",
+    "router/dataplane/client.py", "router/dataplane/exchange.py", "router/dataplane/gateway.py",
+    "router/dataplane/heads.py", "router/dataplane/hub.py", "router/dataplane/local.py", "router/dataplane/observe.py",
+    "router/dataplane/outbox.py", "router/dataplane/reader.py", "router/dataplane/replies.py",
+    "router/dataplane/response.py", "router/dataplane/upstream.py",
 )  # fmt: skip
 """What is compiled: all that a request passes through but the fields of its body, which are msgspec's."""
 _FLAGS: Final = ("-fvisibility=hidden", "-fno-semantic-interposition", "-fno-plt")

@@ -3,7 +3,8 @@
 On one connection, and between clients of one library, heads differ in nothing but the length of the body. A head that
 was parsed and found good is remembered by its bytes without the digits of its ``Content-Length``, and not parsed again:
 the same bytes mean the same. What is looked up is a whole message with a body of exactly that length, or nothing; and
-what is remembered holds at most :data:`MAX_HEADS` heads of :data:`MAX_BYTES`.
+what is remembered holds at most :data:`MAX_HEADS` heads of :data:`MAX_BYTES`. Heads of chunked messages are remembered
+as they are.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Heads(Generic[T]):
         limit: heads remembered; 0: none.
     """
 
-    __slots__ = ("_limit", "_meaning", "_start", "_stop", "begin", "head", "known")
+    __slots__ = ("_limit", "_meaning", "_start", "_stop", "_whole_meaning", "begin", "head", "known", "whole", "wholes")
 
     def __init__(self, limit: int = MAX_HEADS) -> None:
         self._limit = limit
@@ -68,6 +69,11 @@ class Heads(Generic[T]):
         """Of a message that :meth:`find` did not know; empty: it is none that could be remembered."""
         self.begin = 0
         """Where the body of the message begins."""
+        self.wholes: dict[bytes, T] = {}
+        """The same as :attr:`known` for heads of chunked messages, with all their bytes."""
+        self.whole = b""
+        """The one found last."""
+        self._whole_meaning: T | None = None
 
     def find(self, data: bytes) -> T | None:
         """What the head of ``data`` means, if it is a message that is whole and alone (:func:`split`) and its head is
@@ -101,3 +107,25 @@ class Heads(Generic[T]):
             self.known.clear()
         if self._limit:
             self.known[head] = meaning
+
+    def find_whole(self, data: bytes) -> T | None:
+        """What the head that ``data`` begins with means, if :meth:`put_whole` knows it; it is :attr:`whole` then."""
+        if self.whole and data.startswith(self.whole):
+            return self._whole_meaning
+        if not self.wholes:
+            return None
+        end = data.find(b"\r\n\r\n", 0, MAX_BYTES)
+        head = data[: end + 4]
+        meaning = self.wholes.get(head)
+        if meaning is not None:
+            self.whole, self._whole_meaning = head, meaning
+        return meaning
+
+    def put_whole(self, data: bytes, meaning: T) -> None:
+        """Remember the head that ``data`` begins with, all of it."""
+        end = data.find(b"\r\n\r\n", 0, MAX_BYTES)
+        if end < 0 or not self._limit:
+            return
+        if len(self.wholes) >= self._limit:
+            self.wholes.clear()
+        self.wholes[data[: end + 4]] = meaning

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import httptools
 
 from router.dataplane import headers as h
+from router.dataplane.chunks import Chunks
 from router.dataplane.heads import Heads
 
 _HEAD_LIMIT = 64 << 10
@@ -18,7 +19,7 @@ class BadResponse(Exception):  # noqa: N818
 
 
 class Meaning(NamedTuple):
-    """What a head that was read before means; only plain ones are remembered: kept alive, one length."""
+    """What a head that was read before means; only plain ones are remembered: kept alive, one length, or chunked."""
 
     status: int
     head: bytes
@@ -33,14 +34,15 @@ class ResponseReader:
     """
 
     __slots__ = (
-        "_body", "_count", "_final", "_head_bytes", "_heads", "_lines", "_parser", "chunked", "done", "events", "head",
-        "keep_alive", "length", "status",
+        "_body", "_chunks", "_count", "_final", "_head_bytes", "_heads", "_lines", "_parser", "_whole", "chunked",
+        "done", "events", "head", "keep_alive", "length", "status",
     )  # fmt: skip
 
     def __init__(self, heads: Heads[Meaning] | None = None) -> None:
         self._heads = Heads[Meaning]() if heads is None else heads
         self._parser: Any = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
+        self._chunks = Chunks()
         self.reset()
 
     def reset(self) -> None:
@@ -59,6 +61,8 @@ class ResponseReader:
         self.done = False
         self._final = False
         self._count = self._head_bytes = 0
+        self._whole = b""
+        """Its head, where that was read before and the body is chunked: the parser has seen nothing of it."""
 
     def release(self) -> None:
         """Break the cycle with the parser."""
@@ -74,7 +78,18 @@ class ResponseReader:
         if self._head_bytes:
             self._parse(data)
             return
+        if self._whole:
+            self._walk(data, 0)
+            return
         heads = self._heads
+        known = heads.find_whole(data)
+        if known is not None:
+            self.status, self.head, self.events = known
+            self.chunked = self.keep_alive = self._final = True
+            self._whole = heads.whole
+            self._chunks.reset()
+            self._walk(data, len(self._whole))
+            return
         known = heads.find(data)
         if known is not None:
             self.status, self.head, self.events = known
@@ -85,7 +100,21 @@ class ResponseReader:
         head, length = heads.head, len(data) - heads.begin
         self._parse(data)
         if head and self.done and self.keep_alive and self.length == length and self.status >= 200:
-            self._heads.put(head, Meaning(self.status, self.head, self.events))
+            heads.put(head, Meaning(self.status, self.head, self.events))
+        elif self.status == 200 and self.chunked and self.length < 0 and self.keep_alive and data[8:13] == b" 200 ":
+            heads.put_whole(data, Meaning(self.status, self.head, self.events))
+
+    def _walk(self, data: bytes, at: int) -> None:
+        """Read on in chunks behind a head that was read before; from what is unusual on the parser does."""
+        chunks = self._chunks
+        stopped = chunks.read(data, at, self._body)
+        self.done = chunks.done
+        if stopped == len(data):
+            return
+        left = b"%x\r\n" % chunks.left if chunks.left else b""
+        head, self._whole = self._whole, b""
+        self._final = self.chunked = False
+        self._parse(head + left + data[stopped:])
 
     def _parse(self, data: bytes) -> None:
         if not self._final:

@@ -251,6 +251,58 @@ def test_a_remembered_head_reads_like_a_parsed_one(body, junk, length):
                 quick.requests.clear()
 
 
+_EVENTS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n%btransfer-encoding: chunked\r\n\r\n"
+_chunk_pieces = st.one_of(
+    st.builds(lambda form, data: form % (len(data), data),
+              st.sampled_from([b"%x\r\n%b\r\n", b"%X\r\n%b\r\n", b"00%x\r\n%b\r\n", b"%x;e=1\r\n%b\r\n"]),
+              st.binary(min_size=1, max_size=40)),
+    st.sampled_from([b"5\r\nabcde", b"3\r\nabcde\r\n", b"12345678\r\nx", b"g\r\n", b"\r\n", b"-1\r\n", b"x"]),
+)  # fmt: skip
+_chunk_ends = st.sampled_from(
+    [b"0\r\n\r\n", b"000\r\n\r\n", b"0\r\nT: 1\r\n\r\n", b"0\r\n\r\nmore", b"0\r\n", b"0;e\r\n\r\n", b""]
+)
+
+
+def _answer(heads: Heads, wire: bytes, cuts: list[int]) -> tuple:
+    """What a reader makes of a wire in pieces, that it is done, and whether it refused it."""
+    reader, body = ResponseReader(heads), []
+    edges = sorted({0, len(wire), *(cut % (len(wire) + 1) for cut in cuts)})
+    try:
+        for start, end in itertools.pairwise(edges):
+            reader.feed(wire[start:end])
+            body.append(reader.take())
+    except BadResponse:
+        return "refused"
+    return (b"".join(body), reader.done, reader.keep_alive, reader.status, reader.head, reader.events, reader.chunked,
+            reader.length, reader.until_close)  # fmt: skip
+
+
+@given(st.lists(_chunk_pieces, max_size=6), _chunk_ends, st.lists(st.integers(0, 1000), max_size=12))
+def test_chunks_behind_a_remembered_head_read_like_parsed_ones(pieces, end, cuts):
+    """However a chunked answer is written and cut, right or wrong, knowing its head makes no difference."""
+    heads, head = Heads(), _EVENTS % b""
+    assert _answer(heads, head + b"1\r\nx\r\n0\r\n\r\n", [])[:2] == (b"x", True)
+    assert heads.wholes
+    wire = head + b"".join(pieces) + end
+    for where in (cuts, [len(head) + cut for cut in cuts]):  # most cuts behind the head, whole as engines send it
+        assert _answer(heads, wire, where) == _answer(Heads(0), wire, where)
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        pytest.param(_EVENTS % b"connection: close\r\n", id="not kept alive"),
+        pytest.param(b"HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n" + _EVENTS % b"", id="behind an interim answer"),
+        pytest.param((_EVENTS % b"").replace(b"200 OK", b"500 No"), id="an error"),
+        pytest.param((_EVENTS % b"")[:-2], id="cut"),
+    ],
+)
+def test_unusual_heads_of_chunked_answers_are_not_remembered(wire):
+    heads = Heads()
+    ResponseReader(heads).feed(wire)
+    assert not heads.wholes
+
+
 _ends = st.sampled_from([b"", b"A: b\r\n", b"A: c\r\n", b"content-length: 3\r\n", b"\r\n"])
 _messages = st.builds(
     lambda low, digits, end, body: b"POST / HTTP/1.1\r\n%b: %b\r\n%b\r\n%b"
@@ -280,7 +332,9 @@ def test_heads_remembered_are_bounded():
     heads = Heads()
     for number in range(3 * MAX_HEADS):
         heads.put(b"%d" % number, number)
+        heads.put_whole(b"%d\r\n\r\n" % number, number)
     assert len(heads.known) <= MAX_HEADS
+    assert len(heads.wholes) <= MAX_HEADS
 
 
 _FIELD = re.compile(rb'"(prompt_tokens|completion_tokens|cached_tokens)"\s*:\s*(\d{1,12})')
