@@ -43,9 +43,8 @@ def _below(law: Law, group: NDArray[np.intp], widths: Array, excess: Array, rati
     """Probability of staying below ``ratio`` times the prediction."""
     met = np.empty(len(ratio))
     for row, (member, width, beyond, value) in enumerate(zip(group, widths, excess, ratio, strict=True)):
-        usual = intervals.row_at(law.quantiles, int(member), width)
-        quantiles = intervals.widened(usual, np.full(len(intervals.LEVELS), beyond))
-        met[row] = np.interp(np.log(max(value, 1e-9)), np.log(quantiles), intervals.LEVELS, left=0.0, right=1.0)
+        logs = intervals.widened(intervals.row_of_logs(law.quantiles, int(member), width), beyond)
+        met[row] = np.interp(np.log(max(value, 1e-9)), logs, intervals.LEVELS, left=0.0, right=1.0)
     return met
 
 

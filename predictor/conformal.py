@@ -21,7 +21,7 @@ from typing import Final, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.intervals import GROUPS, LEVELS, MIDDLE, Array, Width, ratios_at
+from predictor.intervals import GROUPS, LEVELS, MIDDLE, Array, Width, logs_at
 from predictor.scales import positions
 
 Key = TypeVar("Key", bound=Hashable)
@@ -96,7 +96,7 @@ class Calibration(Generic[Key]):
     def ratios(self, rows: Errors[Key], level: float) -> Array:
         """Ratios at one level for each of ``rows``, whose own ratios are not looked at."""
         widths = np.array([self.widths.get(key, _USUAL) for key in rows.keys]).reshape(-1, 2)
-        return ratios_at(self.quantiles, level, rows.members, widths)
+        return np.exp(logs_at(self.quantiles, level, rows.members, widths))
 
 
 def rank_quantile(ordered: Sequence[float], level: float) -> float:

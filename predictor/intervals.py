@@ -53,8 +53,8 @@ def at_level(table: Array, level: float) -> Array:
     return np.array([np.interp(level, LEVELS, row) for row in table])
 
 
-def ratios_at(table: Array, level: float, group: NDArray[np.intp], widths: Array) -> Array:
-    """Ratios at ``level``, one for each of ``group``, at endpoints of these widths.
+def logs_at(table: Array, level: float, group: NDArray[np.intp], widths: Array) -> Array:
+    """Logarithms of the ratios at ``level``, one for each of ``group``, at endpoints of these widths.
 
     Args:
         table: quantiles of ratio at :data:`LEVELS`, shape (groups, levels), > 0.
@@ -62,26 +62,22 @@ def ratios_at(table: Array, level: float, group: NDArray[np.intp], widths: Array
         group: positions in :data:`GROUPS`, of a shape that goes with (n,).
         widths: a :data:`Width` each, shape (n, 2).
     """
-    middle = table[:, MIDDLE]
-    apart = at_level(table, level) / middle
-    return np.asarray(middle[group] * apart[group] ** widths[:, int(level >= 0.5)])
+    middle = np.log(table[:, MIDDLE])
+    apart = np.log(at_level(table, level)) - middle
+    return np.asarray(middle[group] + apart[group] * widths[:, int(level >= 0.5)])
 
 
-def row_at(table: Array, group: int, width: Array) -> Array:
-    """Ratios at all of :data:`LEVELS` in one group, at an endpoint of this width, shape (levels,)."""
-    row = table[group]
-    return np.asarray(row[MIDDLE] * (row / row[MIDDLE]) ** width[_ABOVE])
+def row_of_logs(table: Array, group: int, width: Array) -> Array:
+    """The same at all of :data:`LEVELS` in one group, at an endpoint of this width, shape (levels,)."""
+    row = np.log(table[group])
+    return np.asarray(row[MIDDLE] + (row - row[MIDDLE]) * width[_ABOVE])
 
 
-def widened(ratio: Array, excess: Array) -> Array:
-    """Ratios moved away from 1 where a row lies outside what training saw.
+def widened(logs: Array, excess: Array) -> Array:
+    """Logarithms of ratios, moved away from 0 where a row lies outside what training saw.
 
     Args:
-        ratio: at one level, one a row.
+        logs: at one level, one a row.
         excess: how far beyond, as :meth:`predictor.model.LatencyModel.excess` says; 0 inside.
     """
-    beyond = excess > 0
-    if not beyond.any():
-        return ratio
-    apart = np.abs(np.log(ratio)) * (1.0 + excess) + 0.25 * excess
-    return np.where(beyond, np.exp(np.where(ratio >= 1.0, apart, -apart)), ratio)
+    return np.asarray(np.copysign(np.abs(logs) * (1.0 + excess) + 0.25 * excess, logs))

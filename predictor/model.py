@@ -20,11 +20,13 @@ from predictor.features import WIDTH
 from predictor.physics import (
     CONTEXT,
     INPUT,
-    columns_of,
-    fill_tpot_columns,
+    TTFT_COLUMNS,
+    TTFT_UNITS,
     fill_ttft_columns,
+    tpot_by_feature,
     tpot_columns,
     ttft_columns,
+    ttft_columns_of,
 )
 
 Array = NDArray[np.float64]
@@ -137,6 +139,7 @@ class LatencyModel:
     _tpot_table: Array
     _capacity: Array
     _widths: tuple[Array, Array]
+    _most: Array
     _rows: Mapping[tuple[str, str], int]
     _variant_rows: Mapping[str, int]
 
@@ -193,12 +196,14 @@ class LatencyModel:
 
         Rows beyond what training saw get wider intervals the further out they are: there the law extrapolates.
         """
-        group, excess = intervals.groups(matrix), self.excess(matrix)
-        ttft, tpot = (
-            intervals.widened(intervals.ratios_at(law.quantiles, level, group, widths), excess)
-            for law, widths in zip((self.ttft, self.tpot), self.widths_at(places), strict=True)
-        )
+        logs = intervals.widened(self.logs_at(level, intervals.groups(matrix), places), self.excess(matrix))
+        ttft, tpot = np.exp(logs)
         return LatencyPrediction(ttft_s=point.ttft_s * ttft, tpot_s=point.tpot_s * tpot)
+
+    def logs_at(self, level: float, group: NDArray[np.intp], places: Places) -> Array:
+        """Log ratios at ``level`` of TTFT and TPOT in each ``group`` at endpoints at these places, (2, ...)."""
+        laws = zip((self.ttft, self.tpot), self.widths_at(places), strict=True)
+        return np.array([intervals.logs_at(law.quantiles, level, group, widths) for law, widths in laws])
 
     def outside(self, matrix: Array) -> NDArray[np.bool_]:
         """Rows with a feature above all that training saw: the law extrapolates there."""
@@ -206,7 +211,11 @@ class LatencyModel:
 
     def excess(self, matrix: Array) -> Array:
         """How far rows lie above all that training saw: log of the worst feature's ratio to its largest, shape (n,)."""
-        return np.asarray(np.log(((matrix + 1.0) / (self.ranges[1] + 1.0)).max(axis=1)).clip(min=0.0))
+        return self.excess_of(matrix.T)
+
+    def excess_of(self, rows: Array) -> Array:
+        """The same from features (8, n)."""
+        return np.asarray(np.log(np.maximum(((rows + 1.0) / self._most).max(axis=0), 1.0)))
 
     @property
     def rung(self) -> Rung:
@@ -218,25 +227,32 @@ class LatencyModel:
 class Batch:
     """One set of candidates, predicted again and again: fill :attr:`rows`, then :meth:`predict`. Not thread-safe."""
 
-    __slots__ = ("_capacity", "_columns", "_tpot", "_ttft", "model", "places", "rows", "tpot_s", "ttft_s")
+    __slots__ = (
+        "_capacity", "_column_lines", "_columns", "_lines", "_logs", "_numbers", "_tpot", "_tpot_start", "_ttft",
+        "model", "places", "rows", "tpot_s", "ttft_s",
+    )  # fmt: skip
 
     def __init__(self, model: LatencyModel, places: Places) -> None:
         count = len(places)
         self.model, self.places = model, places
         ttft, tpot, self._capacity = model.coefficients_at(places)
-        self._ttft, self._tpot = ttft.T.copy(), tpot.T.copy()
-        self._columns = np.empty((len(self._ttft), count)), np.empty((len(self._tpot), count))
+        self._ttft = (ttft * TTFT_UNITS).T.copy()
+        self._tpot_start, self._tpot = tpot_by_feature(tpot)
+        self._columns = np.empty((len(TTFT_COLUMNS), count))
         self.rows = np.zeros((WIDTH, count))
         """Features, one row a name (:data:`predictor.features.NAMES`), one column a candidate."""
+        self._lines, self._column_lines = tuple(self.rows), tuple(self._columns)
+        self._numbers = np.arange(count)
+        self._logs: dict[float, Array] = {}
+        """By level: log ratios of TTFT and TPOT, shape (2, groups x candidates)."""
         self.ttft_s, self.tpot_s = np.empty(count), np.empty(count)
 
     def predict(self) -> None:
         """Put latencies for :attr:`rows` into :attr:`ttft_s` and :attr:`tpot_s`."""
-        ttft, tpot = self._columns
-        fill_ttft_columns(self.rows, self._capacity, ttft)
-        fill_tpot_columns(self.rows, tpot)
-        np.einsum("ij,ij->j", ttft, self._ttft, out=self.ttft_s)
-        np.einsum("ij,ij->j", tpot, self._tpot, out=self.tpot_s)
+        fill_ttft_columns(self._lines, self._capacity, self._column_lines)
+        np.einsum("ij,ij->j", self._columns, self._ttft, out=self.ttft_s)
+        np.einsum("ij,ij->j", self.rows, self._tpot, out=self.tpot_s)
+        np.add(self.tpot_s, self._tpot_start, out=self.tpot_s)
         tables = self.model.ttft.table, self.model.tpot.table
         if tables[0] is not None or tables[1] is not None:
             bins = residual.bins_of(self.rows)
@@ -248,15 +264,20 @@ class Batch:
 
     def alike(self) -> tuple[Array, Array]:
         """Laws' TTFT and TPOT of one and the same load, the candidates' mean, at each of them."""
-        mean = self.rows.mean(axis=1).tolist()
-        ttft, tpot = columns_of(mean)
-        beyond = np.maximum(mean[CONTEXT] + mean[INPUT] - self._capacity, 0.0) * 1e-3
-        return np.array(ttft) @ self._ttft + beyond * self._ttft[-1], np.array(tpot) @ self._tpot
+        mean = self.rows.mean(axis=1)
+        ttft = ttft_columns_of(mean.tolist()) @ self._ttft
+        ttft += np.maximum(mean[CONTEXT] + mean[INPUT] - self._capacity, 0.0) * self._ttft[-1]
+        return ttft, mean @ self._tpot + self._tpot_start
 
     def quantiles(self, level: float) -> LatencyPrediction:
         """As :meth:`LatencyModel.quantile`, of the last prediction."""
-        point = LatencyPrediction(ttft_s=self.ttft_s, tpot_s=self.tpot_s)
-        return self.model.quantile(self.rows.T, point, level, self.places)
+        if level not in self._logs:
+            every_group = np.arange(len(intervals.GROUPS))[:, None]
+            self._logs[level] = self.model.logs_at(level, every_group, self.places).reshape(2, -1)
+        count = len(self.places)
+        logs = self._logs[level].take(intervals.groups_of(self.rows) * count + self._numbers, axis=1)
+        ttft, tpot = np.exp(intervals.widened(logs, self.model.excess_of(self.rows)))
+        return LatencyPrediction(ttft_s=self.ttft_s * ttft, tpot_s=self.tpot_s * tpot)
 
 
 def build(
@@ -278,6 +299,7 @@ def build(
         _tpot_table=np.array([tpot.coefficients(*key) for key in keys]),
         _capacity=np.array([capacities.get(variant, np.inf) for _, variant in keys]),
         _widths=(_width_table(ttft, keys), _width_table(tpot, keys)),
+        _most=ranges[1][:, None] + 1.0,
         _rows={pair: 1 + len(variants) + i for i, pair in enumerate(pairs)},
         _variant_rows={variant: 1 + i for i, variant in enumerate(variants)},
     )

@@ -17,6 +17,8 @@ from scipy.optimize import nnls
 from predictor.features import NAMES
 
 Array = NDArray[np.float64]
+Lines = Array | Sequence[Array]
+"""Rows of an array, or each of them by itself, which is quicker to ask for."""
 
 INPUT, CACHED, PENDING, REQUESTS, CONTEXT, WAITING, RUNNING, KV = range(len(NAMES))
 """Positions in a feature row (:data:`predictor.features.NAMES`)."""
@@ -33,7 +35,13 @@ TTFT_COLUMNS: Final = (
 """``_k`` thousands of tokens, ``_m`` millions; a step is one pass of the engine over :data:`CHUNK_TOKENS` of prompt;
 overflow is what this request and those in flight need beyond the KV cache."""
 
+TTFT_UNITS: Final = np.array([1.0, 1e-3, 1e-6, 1e-3, 1.0, 1e-3, 1e-3])
+"""What one token (or its product) is of a column."""
+
 TPOT_COLUMNS: Final = ("constant", "requests", "context_k", "pending_k", "length_k")
+TPOT_FEATURES: Final = [REQUESTS, CONTEXT, PENDING, INPUT]
+"""Those of its columns after the constant."""
+TPOT_UNITS: Final = np.array([1.0, 1e-3, 1e-3, 1e-3])
 
 CHUNK_TOKENS: Final = 2048.0
 """Prompt tokens of one engine step (vLLM's default ``max_num_batched_tokens`` for chunked prefill)."""
@@ -65,57 +73,48 @@ def ttft_columns(matrix: Array, capacity: Array | float = np.inf) -> Array:
     """
     columns = np.empty((len(TTFT_COLUMNS), matrix.shape[0]))
     fill_ttft_columns(matrix.T, capacity, columns)
-    return columns.T
+    return np.asarray(columns.T * TTFT_UNITS)
 
 
-def fill_ttft_columns(rows: Array, capacity: Array | float, out: Array) -> None:
-    """The same, transposed: from features (8, n) into ``out`` (7, n)."""
-    uncached, pending = out[1], out[3]
+def fill_ttft_columns(rows: Lines, capacity: Array | float, out: Lines) -> None:
+    """The same in tokens, and transposed: from features (8, n) into ``out`` (7, n), :data:`TTFT_UNITS` not applied."""
+    steps, uncached, square, pending, by_requests, by_context, overflow = out
     np.subtract(rows[INPUT], rows[CACHED], out=uncached)
     np.maximum(uncached, 0.0, out=uncached)
-    uncached *= 1e-3
-    np.multiply(rows[PENDING], 1e-3, out=pending)
-    steps = out[0]
+    np.multiply(uncached, rows[INPUT], out=square)
+    np.copyto(pending, rows[PENDING])
     np.add(uncached, pending, out=steps)
-    steps *= 1e3 / CHUNK_TOKENS
-    steps += 1.0
-    np.multiply(uncached, rows[INPUT], out=out[2])
-    out[2] *= 1e-3
-    np.multiply(steps, rows[REQUESTS], out=out[4])
-    np.multiply(steps, rows[CONTEXT], out=out[5])
-    out[5] *= 1e-3
-    overflow = out[6]
+    np.multiply(steps, 1.0 / CHUNK_TOKENS, out=steps)
+    np.add(steps, 1.0, out=steps)
+    np.multiply(steps, rows[REQUESTS], out=by_requests)
+    np.multiply(steps, rows[CONTEXT], out=by_context)
     np.add(rows[CONTEXT], rows[INPUT], out=overflow)
-    overflow -= capacity
+    np.subtract(overflow, capacity, out=overflow)
     np.maximum(overflow, 0.0, out=overflow)
-    overflow *= 1e-3
-    steps[...] = 1.0  # its place is the constant's
+    steps.fill(1.0)  # its place is the constant's
+
+
+def ttft_columns_of(row: Sequence[float]) -> Array:
+    """The same of one row whose cache has no end: numpy costs ten times as much for so few numbers."""
+    size, pending = row[INPUT], row[PENDING]
+    uncached = max(size - row[CACHED], 0.0)
+    steps = (uncached + pending) / CHUNK_TOKENS + 1.0
+    return np.array((1.0, uncached, uncached * size, pending, steps * row[REQUESTS], steps * row[CONTEXT], 0.0))
 
 
 def tpot_columns(matrix: Array) -> Array:
     """Physics columns of TPOT from feature rows (n, 8): shape (n, 5), in the order of :data:`TPOT_COLUMNS`."""
-    columns = np.empty((len(TPOT_COLUMNS), matrix.shape[0]))
-    fill_tpot_columns(matrix.T, columns)
-    return columns.T
+    return np.column_stack((np.ones(len(matrix)), matrix[:, TPOT_FEATURES] * TPOT_UNITS))
 
 
-def fill_tpot_columns(rows: Array, out: Array) -> None:
-    """The same, transposed: from features (8, n) into ``out`` (5, n)."""
-    out[0] = 1.0
-    out[1] = rows[REQUESTS]
-    np.multiply(rows[CONTEXT], 1e-3, out=out[2])
-    np.multiply(rows[PENDING], 1e-3, out=out[3])
-    np.multiply(rows[INPUT], 1e-3, out=out[4])
+def tpot_by_feature(coefficients: Array) -> tuple[Array, Array]:
+    """The constant (n,) of TPOT's law and what it asks for one of each feature (8, n), from coefficients (n, 5).
 
-
-def columns_of(row: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Both targets' columns of one row whose cache has no end: numpy costs ten times as much for so few numbers."""
-    size, cached, context = row[INPUT], row[CACHED], row[CONTEXT]
-    uncached = (size - cached) * 1e-3 if size > cached else 0.0
-    pending = row[PENDING] * 1e-3
-    steps = (uncached + pending) * (1e3 / CHUNK_TOKENS) + 1.0
-    ttft = (1.0, uncached, uncached * size * 1e-3, pending, steps * row[REQUESTS], steps * context * 1e-3, 0.0)
-    return ttft, (1.0, row[REQUESTS], context * 1e-3, pending, size * 1e-3)
+    Its columns are features as they are, so that ``constant + sum of features times these`` needs no columns.
+    """
+    found = np.zeros((len(NAMES), len(coefficients)))
+    found[TPOT_FEATURES] = (coefficients[:, 1:] * TPOT_UNITS).T
+    return coefficients[:, 0].copy(), found
 
 
 def kv_capacity(matrix: Array) -> float:

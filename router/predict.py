@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from struct import Struct
 from typing import Final, Protocol
 
 import numpy as np
@@ -107,7 +108,7 @@ class Predictor:
 class Desk:
     """One model and one set of candidates; what does not change between two requests is laid out once."""
 
-    __slots__ = ("_batch", "_endpoints", "_few", "_samples", "_urls")
+    __slots__ = ("_batch", "_counts", "_endpoints", "_few", "_samples", "_urls")
 
     def __init__(self, model: LatencyModel, endpoints: Sequence[EndpointView]) -> None:
         self._endpoints = endpoints
@@ -116,6 +117,8 @@ class Desk:
         variants = [one.variant for one in endpoints]
         self._few = Few(model, self._urls, variants) if len(endpoints) <= FEW else None
         self._batch = model.at(self._urls, variants)
+        self._counts = Struct(f"{4 * len(endpoints)}d")
+        """Rows 1 to 4 of the features: it writes counts into an array in half the time that numpy takes."""
 
     def fits(self, model: LatencyModel, endpoints: Sequence[EndpointView]) -> bool:
         """It is for this model and these candidates."""
@@ -133,10 +136,10 @@ class Desk:
             self._samples = [None] * len(endpoints)
             batch.predict()
             return batch
-        rows[1] = [one.matched_tokens for one in endpoints]
-        rows[2] = [one.prefill_tokens_in_flight for one in endpoints]
-        rows[3] = [one.requests_in_flight for one in endpoints]
-        rows[4] = [one.context_tokens_in_flight for one in endpoints]
+        self._counts.pack_into(rows.data, rows.strides[0], *[one.matched_tokens for one in endpoints],
+                               *[one.prefill_tokens_in_flight for one in endpoints],
+                               *[one.requests_in_flight for one in endpoints],
+                               *[one.context_tokens_in_flight for one in endpoints])  # fmt: skip
         samples = [one.sample for one in endpoints]
         if samples != self._samples:  # scraped since
             self._samples = samples

@@ -39,6 +39,9 @@ class Speed:
     p50_us: float
     """Features and predictions of 100 endpoints; time of one core, so that a busy machine does not count."""
     p99_us: float
+    high_p50_us: float
+    """The same and the 90 % quantile at each endpoint."""
+    high_p99_us: float
     wall_p50_us: float
     """The same by the clock on the wall."""
     wall_p99_us: float
@@ -57,7 +60,12 @@ class Speed:
         """For a table."""
         return [
             ["features and prediction, 100 endpoints, us of one core", round(self.p50_us, 1), round(self.p99_us, 1)],
-            ["the same on the wall clock, us", round(self.wall_p50_us, 1), round(self.wall_p99_us, 1)],
+            [
+                "the same with a quantile of each, us of one core",
+                round(self.high_p50_us, 1),
+                round(self.high_p99_us, 1),
+            ],
+            ["features and prediction on the wall clock, us", round(self.wall_p50_us, 1), round(self.wall_p99_us, 1)],
             ["the same as records with slowness, us", round(self.list_p50_us, 1), round(self.list_p99_us, 1)],
             ["HTTP bulk of 100 rows, ms", round(self.bulk_p50_ms, 2), round(self.bulk_p99_ms, 2)],
         ]
@@ -71,11 +79,13 @@ def measure(data: Dataset) -> Speed:
     views, request = _views(), InferenceRequest(request_id="r", model="m", input_tokens=900)
     desk = Desk(model, views)
     one = _timed(lambda: desk.look(request, views), CALLS, time.thread_time)
+    high = _timed(lambda: desk.look(request, views).quantiles(0.9), CALLS, time.thread_time)
     other = _timed(lambda: desk.predictions(request, views), CALLS, time.thread_time)
     wall = _timed(lambda: desk.look(request, views), CALLS, time.perf_counter)
     bulk = _bulk(model)
     return Speed(
-        p50_us=_at(one, 50) * 1e6, p99_us=_at(one, 99) * 1e6, wall_p50_us=_at(wall, 50) * 1e6,
+        p50_us=_at(one, 50) * 1e6, p99_us=_at(one, 99) * 1e6, high_p50_us=_at(high, 50) * 1e6,
+        high_p99_us=_at(high, 99) * 1e6, wall_p50_us=_at(wall, 50) * 1e6,
         wall_p99_us=_at(wall, 99) * 1e6, list_p50_us=_at(other, 50) * 1e6, list_p99_us=_at(other, 99) * 1e6,
         bulk_p50_ms=_at(bulk, 50) * 1e3, bulk_p99_ms=_at(bulk, 99) * 1e3,
     )  # fmt: skip
