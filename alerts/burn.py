@@ -21,12 +21,12 @@ from alerts.text import percent
 from fleet import signals as s
 from fleet.errors import ConfigError
 from fleet.signals import Layer, Signal
-from fleet.slo import DEFAULT_MODEL, LatencyTarget, Slo, SloBook
+from fleet.slo import CLIENT_STATUSES, DEFAULT_MODEL, LatencyTarget, Slo, SloBook
 
 MIN_RPS: Final = 0.1
 """Below 30 requests in five minutes one slow request is a large share: no burn-rate alert."""
 
-CLIENT_FAULTS: Final = "!~400|401|403|404|405|411|413|415|422|431|499|BadRequest"
+CLIENT_FAULTS: Final = f"!~{'|'.join(map(str, CLIENT_STATUSES))}|BadRequest"
 """Error codes that are the client's doing (or its leaving), not a broken promise."""
 
 

@@ -69,6 +69,8 @@ CREATE INDEX IF NOT EXISTS latencies_at ON latencies (done_s);
 CREATE INDEX IF NOT EXISTS latencies_thin ON latencies (done_s, model, variant, ttft_s, tpot_s, e2e_s, id)
   WHERE id % 8 = 0;
 """
+_COUNTED: Final = 2
+"""Which requests are counted as what (:func:`dashboards.window.counts`); with another number all is summed up anew."""
 _THIN: Final = 8
 """One kept request in so many has a place in an index of its own, which is all that a week's percentiles read."""
 COUNTS: Final = (
@@ -107,7 +109,9 @@ class Rollup:
 
     def _begin_anew_if_promises_changed(self, db: sqlite3.Connection) -> None:
         """Counts of kept promises hold for one SLO file only."""
-        said = repr((asdict(self._slos.default), sorted((k, asdict(v)) for k, v in self._slos.models.items())))
+        said = repr(
+            (_COUNTED, asdict(self._slos.default), sorted((k, asdict(v)) for k, v in self._slos.models.items()))
+        )
         mark = hashlib.sha256(said.encode()).hexdigest()
         known = db.execute("SELECT value FROM meta WHERE name = 'slos'").fetchone()
         if known is None or known[0] != mark:
@@ -255,8 +259,9 @@ class Rollup:
         return int(self._frame(f"SELECT COUNT(*) FROM latencies {where}", values, ("n",))["n"].iloc[0])
 
     def models(self, since_s: float, until_s: float) -> set[str]:
-        """Models that were asked for."""
-        query = "SELECT DISTINCT model FROM request_bins WHERE width_s = ? AND bin_s >= ? AND bin_s < ?"
+        """Models that were asked for, and that somebody serves."""
+        query = ("SELECT DISTINCT model FROM request_bins WHERE width_s = ? AND bin_s >= ? AND bin_s < ? "
+                 "AND (variant != '' OR requests > aborted)")  # fmt: skip
         return set(self._frame(query, (COARSE_S, since_s, until_s), ("model",))["model"])
 
     def variants(self, since_s: float, until_s: float) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from dashboards.rollup import FINE_S, LATENCIES, PER_ENDPOINT, TIMED, Rollup, le
 from dashboards.rows import Rows, newest_of_each
 from dashboards.window import (
     ADDED,
+    CLIENTS_FAULT,
     DONE,
     LATENCY_COLUMNS,
     MAX_BINS,
@@ -46,13 +47,15 @@ class Reader(Rows):
         self._bins = Bins()
 
     def models(self, window: Window) -> list[str]:
-        """Models that were decided on, or asked for, in the window."""
+        """Models that were decided on, or asked for, in the window; not the names that only clients know."""
         names: set[str] = set()
         recent = self._recent(window)
         if self.rollup is not None and recent is not window:
             names |= self.rollup.models(window.since_s, window.until_s)
         for table, part in ((decisions, window), (requests, recent)):
             query = sa.select(table.c.model).where(within(table.c.at_s, part)).distinct().limit(200)
+            if table is requests:
+                query = query.where(sa.not_(CLIENTS_FAULT))
             names |= set(self._frame(query)["model"])
         return sorted(names - {""})
 

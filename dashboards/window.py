@@ -8,7 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from fleet.history.schema import requests
-from fleet.slo import SloBook
+from fleet.slo import CLIENT_STATUSES, SloBook
 
 LOOKBACK_S: Final = 900.0
 """A request that finishes in a window may have arrived this long before it."""
@@ -36,6 +36,10 @@ ADDED: Final = (
 
 OUTCOMES: Final = ("ok", "error", "timeout", "rejected", "aborted")
 TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens")
+
+_REFUSED: Final = ("error", "rejected")
+CLIENTS_FAULT: Final = sa.and_(requests.c.outcome.in_(_REFUSED), requests.c.status.in_(CLIENT_STATUSES))
+"""An engine or the router refused it for what it was: a body that is none, a model that nobody serves."""
 
 _NO_LIMIT: Final = 1e12
 DONE: Final = requests.c.at_s + sa.func.coalesce(requests.c.e2e_s, 0.0)
@@ -114,10 +118,17 @@ def _total(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
 
 
 def counts(slos: SloBook) -> list[sa.ColumnElement[Any]]:
-    """Requests by outcome, tokens, and how many kept each promise."""
+    """Requests by outcome, tokens, and how many kept each promise.
+
+    What a client did wrong is nobody's broken promise, as in the alerts: it stands with what clients gave up.
+    """
     outcome = requests.c.outcome
     columns: list[sa.ColumnElement[Any]] = [sa.func.count().label("requests")]
-    columns += [_total(outcome == name).label(name) for name in OUTCOMES]
+    for name in OUTCOMES:
+        own = outcome == name
+        if name in _REFUSED:
+            own = sa.and_(own, sa.not_(CLIENTS_FAULT))
+        columns.append(_total(sa.or_(own, CLIENTS_FAULT) if name == "aborted" else own).label(name))
     columns += [sa.func.sum(requests.c[name]).label(name) for name in TOKENS]
     kept: list[sa.ColumnElement[bool]] = []
     for promise in ("ttft", "tpot", "e2e"):

@@ -70,6 +70,8 @@ class SloBook:
         return self.models.get(model, _named(self.default, model))
 
 
+CLIENT_STATUSES: Final = (400, 401, 403, 404, 405, 411, 413, 415, 422, 431, 499)
+"""Of answers that are the client's doing (or its leaving): they break no promise."""
 DEFAULT_MODEL: Final = "*"
 
 DEFAULT_SLOS: Final = SloBook(

@@ -238,7 +238,7 @@ def _failures(view: View, bins: pd.DataFrame) -> None:
         view,
         key="failures",
         heading="Failed requests",
-        note="aborted: the client gave up; not a failure",
+        note="aborted: the client gave up, or asked for what is not served; not a failure",
         frame=failed,
         column="requests",
         nothing=_NO_REQUESTS,

@@ -146,6 +146,23 @@ def test_a_file_that_is_no_database_is_said(tmp_path: Path):
         Reader(f"sqlite:///{tmp_path}/notes.txt")
 
 
+def test_what_clients_do_wrong_breaks_no_promise_and_names_no_model(tmp_path: Path):
+    url = f"sqlite:///{tmp_path}/c.sqlite3"
+    history = History(url)
+    wrong = {"outcome": RequestOutcome.ERROR, "ttft_s": None}
+    unknown = {"model": "typo", "outcome": RequestOutcome.REJECTED, "variant": "", "status": 404, "ttft_s": None}
+    history.add([request(1, 1, status=200), request(2, 2, **wrong, status=400), request(3, 3, **wrong, status=502),
+                 request(4, 4, **unknown), request(5, 5, **(unknown | {"model": "down", "status": 503}))])  # fmt: skip
+    history.close()
+    reader = Reader(url)
+    bins = reader.request_bins(WHOLE, 100.0)
+    own = bins[bins["model"] == "m"]
+    assert own[["requests", "ok", "error", "aborted"]].to_numpy().tolist() == [[3, 1, 1, 1]]
+    assert queries.success_rate(own) == 0.5
+    assert queries.success_rate(bins[bins["model"] == "typo"]) is None
+    assert reader.models(WHOLE) == ["down", "m"]
+
+
 def test_what_a_variant_bears_stands_until_it_decides_again():
     """A decision that stays the same is written every half a minute; the chart has finer bins."""
     row = {"model": "m", "capacity_rps": 5.0, "lead_s": 0.0, "demand_rps": 1.0, "forecast_rps": 1.0,
