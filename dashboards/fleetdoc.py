@@ -6,9 +6,13 @@ A console may be newer or older than the controller it asks: what is missing or 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any, Final
 
 import pandas as pd
+
+from wva.analyzers import ANALYZERS
+from wva.types import Policy
 
 REPLICA_COLUMNS: Final = (
     "variant",
@@ -33,6 +37,7 @@ SPEC_COLUMNS: Final = (
     "max_replicas",
     "scale_down_threshold",
     "saturation_threshold",
+    "startup_s",
     "requested",
 )
 
@@ -80,6 +85,25 @@ def specs(document: Any) -> pd.DataFrame:
         own = {name: spec.get(name) for name in SPEC_COLUMNS}
         rows.append(own | {"variant": spec.get("name"), "requested": variant.get("requested")})
     return pd.DataFrame(rows, columns=list(SPEC_COLUMNS))
+
+
+def policy(document: Any) -> Policy | None:
+    """How the controller decides, as far as it says so; ``None``: it does not."""
+    told = document.get("policy") if isinstance(document, Mapping) else None
+    if not isinstance(told, Mapping):
+        return None
+    usual = Policy()
+    same = {one.name: told[one.name] for one in fields(Policy)
+            if one.name in told and _alike(told[one.name], getattr(usual, one.name))}  # fmt: skip
+    found = replace(usual, **same)
+    return found if found.analyzer in ANALYZERS else None
+
+
+def _alike(value: object, usual: object) -> bool:
+    """A value of another kind is from another version, and is left out."""
+    if isinstance(usual, bool) or isinstance(value, bool):
+        return isinstance(usual, bool) and isinstance(value, bool)
+    return isinstance(value, (int, float) if isinstance(usual, float) else type(usual))
 
 
 def problems(document: Any) -> list[str]:

@@ -47,6 +47,8 @@ class Pass:
     snapshot: FleetSnapshot
     decisions: tuple[Decision, ...]
     problems: tuple[Problem, ...]
+    policy: Policy | None = None
+    """How it decided."""
 
 
 class Reporter(Protocol):
@@ -155,7 +157,7 @@ class ControlLoop:
             problems = (*problems, *self._reporter(now_s, decisions, done.scaled, problems))
         for problem in problems:
             self._report(problem, now_s)
-        self.last = Pass(snapshot=snapshot, decisions=decisions, problems=problems)
+        self.last = Pass(snapshot=snapshot, decisions=decisions, problems=problems, policy=self._policy)
         self.metrics.timed("error" if problems else "success", time.perf_counter() - started)
         return self.last
 

@@ -45,7 +45,9 @@ def demand(bins: pd.DataFrame, width_s: float, span_s: float) -> dict[str, float
 
 
 def _model(view: View, model: str, bins: pd.DataFrame) -> None:
-    found, specs = demand(bins, view.width_s, view.window.span_s), specs_of(view, model)
+    answer = data.ask("controller", "/fleet")
+    specs = specs_of(view, model, answer.document if answer else None)
+    found = demand(bins, view.width_s, view.window.span_s)
     with paper.frame(f"plan-{model}"):
         section(short_model(model), f"what the last {seconds(view.window.span_s)} asked for")
         paper.html(html.tiles(_tiles(view, bins, found, specs)))

@@ -37,8 +37,11 @@ def _tried(view: View) -> None:
     model = view.window.model if view.window.model in models else models[0]
     ttft = data.slos().of(model).ttft
     limit_s, objective = (ttft.threshold_s, ttft.objective) if ttft else (1.0, 0.95)
-    specs = specs_of(view, model)
-    tried = _controls(model, specs, limit_s)
+    answer = data.ask("controller", "/fleet")
+    document = answer.document if answer else None
+    specs, told = specs_of(view, model, document), fleetdoc.policy(document)
+    policy = replace(told or Policy(), slo_ttft_s=limit_s, slo_objective=objective)
+    tried = _controls(model, specs, policy, startup_s(document, policy))
     if tried is None:
         st.html(html.empty(
             "Nothing has been tried yet",
@@ -47,13 +50,21 @@ def _tried(view: View) -> None:
             icon="⇄",
         ))  # fmt: skip
         return
-    _compare(view, model, specs, tried, limits=(limit_s, objective))
+    if told is None:
+        st.html(f'<p class="fl-sub">The controller does not say how it decides: "as it is" is taken for the analyzer '
+                f"{policy.analyzer} with its defaults.</p>")  # fmt: skip
+    _compare(view, model, specs, tried, policy)
 
 
-def specs_of(view: View, model: str) -> dict[str, VariantSpec]:
+def startup_s(document: Any, policy: Policy) -> float:
+    """How long a replica takes to start: the longest that the controller knows of, else what it plans with."""
+    known = fleetdoc.specs(document)["startup_s"].astype(float).max()
+    return policy.lead_time_s if pd.isna(known) else float(known)
+
+
+def specs_of(view: View, model: str, document: Any) -> dict[str, VariantSpec]:
     """Specs of a model's variants: the controller's where it answers, else what the history and price list say."""
-    answer = data.ask("controller", "/fleet")
-    told = {str(row["variant"]): row for row in fleetdoc.specs(answer.document if answer else None).to_dict("records")}
+    told = {str(row["variant"]): row for row in fleetdoc.specs(document).to_dict("records")}
     found = {}
     for row in view.variants[view.variants["model"] == model].to_dict("records"):
         name, said = str(row["variant"]), told.get(str(row["variant"]), {})
@@ -62,25 +73,40 @@ def specs_of(view: View, model: str) -> dict[str, VariantSpec]:
             name=name,
             model=model,
             accelerator=str(row["accelerator"]),
-            cost_per_hour=float(said.get("cost_per_hour") or (gpu.price_per_hour if gpu else 10.0)),
-            min_replicas=int(said.get("min_replicas") or 1),
-            max_replicas=int(said.get("max_replicas") or 10),
-            saturation_threshold=float(said.get("saturation_threshold") or 0.8),
-            scale_down_threshold=float(said.get("scale_down_threshold") or 0.3),
+            cost_per_hour=_number(said, "cost_per_hour", gpu.price_per_hour if gpu else 10.0),
+            min_replicas=int(_number(said, "min_replicas", 1)),
+            max_replicas=int(_number(said, "max_replicas", 10)),
+            saturation_threshold=_number(said, "saturation_threshold", 0.8),
+            scale_down_threshold=_number(said, "scale_down_threshold", 0.3),
         )
     return found
 
 
-def _controls(model: str, specs: Mapping[str, VariantSpec], limit_s: float) -> Mapping[str, Any] | None:
+def _number(said: Mapping[Any, Any], name: str, usual: float) -> float:
+    """What the controller says of a variant, 0 included."""
+    value = said.get(name)
+    return usual if value is None or pd.isna(value) else float(value)
+
+
+_BY_SATURATION = "Of the analyzers saturation, v1 and v2; slo goes by the latency targets alone."
+
+
+def _controls(
+    model: str, specs: Mapping[str, VariantSpec], policy: Policy, starts_s: float
+) -> Mapping[str, Any] | None:  # fmt: skip
     """The form; what was submitted last, or None."""
     first = next(iter(specs.values()))
     with st.container(border=True, key="panel-whatif-form"), st.form(f"whatif-{model}", border=False):
         section(f"Try on {short_model(model)}", "recorded load, the controller's own decide(), other settings")
         one, two, three, four = st.columns(4)
-        analyzer = one.selectbox("Analyzer", list(ANALYZERS), key="wi-analyzer", help="How saturation is judged.")
-        ttft = two.number_input("TTFT limit, seconds", 0.01, 60.0, float(limit_s), 0.05, key="wi-ttft")
-        up = three.slider("Scale up above saturation", 0.3, 1.0, first.saturation_threshold, 0.05, key="wi-up")
-        down = four.slider("Scale down below saturation", 0.0, 0.7, first.scale_down_threshold, 0.05, key="wi-down")
+        names = list(ANALYZERS)
+        analyzer = one.selectbox("Analyzer", names, names.index(policy.analyzer), key="wi-analyzer",
+                                 help=f"What the controller decides by; now {policy.analyzer}.")  # fmt: skip
+        ttft = two.number_input("TTFT limit, seconds", 0.01, 60.0, policy.slo_ttft_s, 0.05, key="wi-ttft")
+        up = three.slider("Scale up above saturation", 0.3, 1.0, first.saturation_threshold, 0.05, key="wi-up",
+                          help=_BY_SATURATION)  # fmt: skip
+        down = four.slider("Scale down below saturation", 0.0, 0.7, first.scale_down_threshold, 0.05, key="wi-down",
+                           help=_BY_SATURATION)  # fmt: skip
         prices, bounds = {}, {}
         for name, spec in specs.items():
             left, middle, right, _ = st.columns(4)
@@ -89,7 +115,7 @@ def _controls(model: str, specs: Mapping[str, VariantSpec], limit_s: float) -> M
             low = middle.number_input(f"{name}, fewest replicas", 0, 1000, spec.min_replicas, key=f"wi-min-{name}")
             high = right.number_input(f"{name}, most replicas", 1, 1000, spec.max_replicas, key=f"wi-max-{name}")
             bounds[name] = (int(low), max(int(low), int(high)))
-        startup = one.number_input("Start-up of a replica, seconds", 0.0, 3600.0, 60.0, 5.0, key="wi-startup")
+        startup = one.number_input("Start-up of a replica, seconds", 0.0, 3600.0, starts_s, 5.0, key="wi-startup")
         if st.form_submit_button("Replay", type="primary", icon=":material/replay:"):
             st.session_state["wi-tried"] = {
                 "model": model, "analyzer": analyzer, "ttft": ttft, "up": up, "down": min(down, up), "prices": prices,
@@ -145,14 +171,13 @@ def _load(signals: pd.DataFrame, spec: VariantSpec, starts: np.ndarray) -> whati
 
 
 def _compare(
-    view: View, model: str, specs: Mapping[str, VariantSpec], tried: Mapping[str, Any], *, limits: tuple[float, float]
-) -> None:
-    limit_s, objective = limits
-    now, then = (record_of(view, model, specs, limit_s=limit) for limit in (limit_s, float(tried["ttft"])))
+    view: View, model: str, specs: Mapping[str, VariantSpec], tried: Mapping[str, Any], policy: Policy
+) -> None:  # fmt: skip
+    limits = (policy.slo_ttft_s, float(tried["ttft"]))
+    now, then = (record_of(view, model, specs, limit_s=limit) for limit in limits)
     if problem := whatif.usable(now):
         st.html(html.empty("This time range cannot be replayed", f"{problem}. Choose a longer range, or another time."))
         return
-    policy = Policy(slo_ttft_s=limit_s, slo_objective=objective)
     other = whatif.changed(specs, up=tried["up"], down=tried["down"], ttft_s=tried["ttft"], prices=tried["prices"],
                            bounds=tried["bounds"])  # fmt: skip
     asis = whatif.replay(now, specs, policy, startup_s=tried["startup"])
@@ -169,14 +194,18 @@ def _compare(
                 "requests at the same load per replica; beyond recorded loads it is a guess.</p>")  # fmt: skip
 
 
+_A_CENT, _A_POINT = 0.01, 0.01
+_SAME = "no change"
+
+
 def _tiles(asis: whatif.Outcome, wish: whatif.Outcome) -> list[str]:
     cost = wish.cost - asis.cost
     share = (wish.attained or 0) - (asis.attained or 0)
     return [
         html.tile("Cost", money(wish.cost), limit=f"as it is {money(asis.cost)}",
-                  note=f"{'+' if cost > 0 else '−'}{money(abs(cost))}"),
+                  note=f"{'+' if cost > 0 else '−'}{money(abs(cost))}" if abs(cost) >= _A_CENT / 2 else _SAME),
         html.tile("TTFT kept", percent(wish.attained), limit=f"as it is {percent(asis.attained)}",
-                  note=f"{share * 100:+.1f} pt"),
+                  note=f"{share * 100:+.1f} pt" if abs(share) >= _A_POINT / 20 else _SAME),
         html.tile("Replica hours", si(wish.replica_hours), limit=f"as it is {si(asis.replica_hours)}"),
         html.tile("Changes of replicas", str(wish.changes), limit=f"as it is {asis.changes}"),
         html.tile("Most requests waiting", si(wish.worst_wait), limit=f"as it is {si(asis.worst_wait)}"),
@@ -186,11 +215,12 @@ def _tiles(asis: whatif.Outcome, wish: whatif.Outcome) -> list[str]:
 def _rows(record: whatif.Record, asis: whatif.Outcome, wish: whatif.Outcome) -> pd.DataFrame:
     kept, judged = np.nan_to_num(record.kept), np.isfinite(record.kept)
     real = float((kept * record.requests)[judged].sum() / max(record.requests[judged].sum(), 1))
+    moves = sum(int(np.count_nonzero(np.diff(load.replicas))) for load in record.loads)
     recorded = sum(float(load.replicas.sum()) * record.step_s / 3600 for load in record.loads)
     spent = sum(float(load.replicas.sum()) * record.step_s / 3600 * load.spec.cost_per_hour for load in record.loads)
     return pd.DataFrame({
         "figure": ["TTFT kept", "cost", "replica hours", "changes of replicas"],
-        "recorded": [percent(real), money(spent), si(recorded), "see Autoscaling"],
+        "recorded": [percent(real), money(spent), si(recorded), str(moves)],
         "replayed as it is": [percent(asis.attained), money(asis.cost), si(asis.replica_hours), str(asis.changes)],
         "what if": [percent(wish.attained), money(wish.cost), si(wish.replica_hours), str(wish.changes)],
     })  # fmt: skip

@@ -20,6 +20,7 @@ from dashboards.pages.routing import recent_decisions
 from dashboards.parts import Parts
 from dashboards.summary import Level, Sentence
 from fleet.sources.exposition import Point
+from wva.types import Policy
 
 
 class _Part(BaseHTTPRequestHandler):
@@ -207,3 +208,15 @@ def test_a_bar_stays_inside_and_marks_its_thresholds():
     assert "width:100.0%" in html.bar(1.7, low=0.3, high=0.8, label="saturation")
     assert html.bar(0.5, low=0.3, high=0.8, label="saturation").count("<i ") == 2
     assert "not known" in html.bar(None, label="saturation")
+
+
+@pytest.mark.parametrize(("told", "found"), [
+    pytest.param({"analyzer": "slo", "slo_ttft_s": 2, "flap_limit": 3, "forecast": False},
+                 Policy(analyzer="slo", slo_ttft_s=2, flap_limit=3, forecast=False), id="as told"),
+    pytest.param({"analyzer": "slo", "novelty": 1, "flap_limit": "many", "forecast": 1, "window_s": True},
+                 Policy(analyzer="slo"), id="what another version says otherwise is left out"),
+    pytest.param({"analyzer": "crystal-ball"}, None, id="an analyzer that is not known here"),
+    pytest.param(None, None, id="nothing said")])  # fmt: skip
+def test_how_the_controller_decides(told: object, found: Policy | None) -> None:
+    assert fleetdoc.policy({"snapshot": None, "policy": told}) == found
+    assert fleetdoc.policy([]) is None
