@@ -8,6 +8,7 @@ Counting happens on the hot path, so it is plain numbers behind attributes, and 
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
@@ -91,7 +92,10 @@ class Histo:
         """Sort the values put down since the last time."""
         new = self._new
         if len(new) >= _MANY:
-            for index, count in enumerate(np.bincount(np.searchsorted(self.bounds, new), minlength=len(self._counts))):
+            values = np.frombuffer(array("d", new))
+            values.sort()  # several times faster than looking for the bucket of each
+            ends = np.searchsorted(values, self.bounds, side="right")
+            for index, count in enumerate(np.diff(ends, prepend=0, append=len(new))):
                 self._counts[index] += int(count)
         else:
             for value in new:

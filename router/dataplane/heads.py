@@ -16,6 +16,7 @@ MAX_BYTES: Final = 2048
 _LENGTH, _LENGTH_LOW = b"\r\nContent-Length: ", b"\r\ncontent-length: "
 _SKIP: Final = len(_LENGTH)
 _MAX_DIGITS: Final = 9
+_ZERO: Final = 48
 
 T = TypeVar("T")
 
@@ -80,13 +81,15 @@ class Heads(Generic[T]):
         known."""
         start, stop = self._start, self._stop
         if start and data.startswith(start):  # most often it is the last one again
-            at = len(start)
-            end = data.find(b"\r", at, at + _MAX_DIGITS + 1)
-            if end > at and data.startswith(stop, end):
-                digits, begin = data[at:end], end + len(stop)
-                if digits.isdigit() and len(data) - begin == int(digits):
-                    self.begin = begin
-                    return self._meaning
+            at, size, length = len(start), len(data), 0
+            end = at
+            while end < size and end - at < _MAX_DIGITS and 0 <= (digit := data[end] - _ZERO) <= 9:
+                length = 10 * length + digit
+                end += 1
+            begin = end + len(stop)
+            if end > at and size - begin == length and data.startswith(stop, end):
+                self.begin = begin
+                return self._meaning
         found = split(data)
         if found is None:
             self.head = b""

@@ -8,7 +8,6 @@ way there is nothing to gather, and they go out at once.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Final
 
 FEW: Final = 4
@@ -20,10 +19,12 @@ MOST: Final = 32
 class Outbox:
     """Of one event loop."""
 
-    __slots__ = ("_later", "_loop", "busy")
+    __slots__ = ("_later", "_loop", "_sent", "busy")
 
     def __init__(self) -> None:
-        self._later: deque[tuple[asyncio.Transport, bytes]] = deque()
+        self._later: list[tuple[asyncio.Transport, bytes]] = []
+        self._sent = 0
+        """How many of these have been sent."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self.busy = 0
         """Requests under way."""
@@ -47,10 +48,14 @@ class Outbox:
         """Send what waits: also before a connection is closed."""
         later = self._later
         try:
-            while later:
-                transport, data = later.popleft()
+            while self._sent < len(later):
+                transport, data = later[self._sent]
+                self._sent += 1
                 if not transport.is_closing():
                     transport.write(data)
         finally:
-            if later and self._loop is not None:
+            if self._sent == len(later):
+                later.clear()
+                self._sent = 0
+            elif self._loop is not None:
                 self._loop.call_soon(self.flush)

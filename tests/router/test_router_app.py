@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from pathlib import Path
 
 import httpx
@@ -139,3 +140,16 @@ def test_histogram_bounds_are_inclusive_as_prometheus_means_them(value, bucket):
     histo = Histo(LATENCY_BOUNDS)
     histo.observe(value)
     assert next(bound for bound, count in histo.buckets() if count) == bucket
+
+
+def test_many_values_at_once_fall_into_the_buckets_that_each_alone_falls_into():
+    rng = random.Random(4)
+    values = [*LATENCY_BOUNDS, *LATENCY_BOUNDS, 1, 2, 1e9, *(rng.expovariate(0.5) for _ in range(1000))]
+    one, other = Histo(LATENCY_BOUNDS), Histo(LATENCY_BOUNDS)
+    for _ in range(2):  # counts add up
+        for value in values:
+            one.observe(value)
+            one.settle()
+            other.observe(value)
+    assert other.buckets() == one.buckets()
+    assert other.total == pytest.approx(one.total)
