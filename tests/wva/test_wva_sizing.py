@@ -27,7 +27,15 @@ LAW = law(cost(SPEC, MIX), first(True), MIX, ttft_s=3.0, tpot_s=0.1, max_running
 
 
 def batch(
-    *, in_flight: float, serving: float, demand: float, ahead: float, warm: float = 0.0, refill_s: float = math.inf
+    *,
+    in_flight: float,
+    serving: float,
+    demand: float,
+    ahead: float,
+    warm: float = 0.0,
+    refill_s: float = math.inf,
+    dispersion: float = 0.0,
+    unsure: float = 0.0,
 ) -> sizing.Batch:
     """One group whose forecast is ``ahead`` in its upper three parts, the present demand in the others."""
     one = np.array([1.0])
@@ -38,6 +46,7 @@ def batch(
         in_flight=one * in_flight, serving=one * serving, standing=one * serving, coming=one * 0.0, coming_s=one * 50.0,
         lead_s=one * 100.0, react_s=one * 30.0, ttft_s=one * 3.0, budget=one * 0.01, price=one * 7.0,
         warm=one * warm, hit_ratio=one * min(warm, 0.5), refill_s=one * refill_s,
+        dispersion=one * dispersion, unsure=one * unsure,
     )  # fmt: skip
 
 

@@ -35,6 +35,8 @@ AGREES: Final = 2.5
 DISPERSION_FIRST: Final = 2.0
 """Variance over mean of the work in a stretch, in units of a request's work: Poisson arrivals of varying lengths."""
 DISPERSION_LIMITS: Final = (0.2, 50.0)
+STEADY: Final = 0.15
+"""Relative change of the requests in flight up to which Little's law is applied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,17 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """What the requests went through that end now."""
+
+    stay_s: float
+    level: float
+    """In flight on each replica meanwhile."""
+    ended: float
+    """Requests that ended meanwhile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
     """The demand now."""
 
@@ -101,6 +114,43 @@ def remembered(readings: Sequence[Reading], new: Reading) -> tuple[Reading, ...]
             continue
         kept.append(one)
     return (*kept, new)
+
+
+def passage(readings: Sequence[Reading]) -> Passage | None:
+    """How long the requests stayed that end now, and beside how many; also while the load changes.
+
+    Those in flight came last, so who ends now came when all but those had arrived. Little's law, in flight over ended a
+    second, tells too much of a pool that fills and too little of one that empties. ``None`` without any in flight,
+    where the readings do not go back so far, or where the replicas changed meanwhile.
+    """
+    last = readings[-1]
+    came = last.arrived - last.in_flight
+    if last.in_flight <= 0.0 or last.ready <= 0:
+        return None
+    beside, right = 0.0, last
+    for left in reversed(readings[:-1]):
+        if left.ready != last.ready:
+            return None
+        part = min((right.arrived - came) / max(right.arrived - left.arrived, 1e-9), 1.0)
+        length_s = part * (right.at_s - left.at_s)
+        beside += length_s * (right.in_flight + 0.5 * part * (left.in_flight - right.in_flight))
+        if left.arrived <= came:
+            stay_s = last.at_s - right.at_s + length_s
+            ended = last.finished - right.finished + part * (right.finished - left.finished)
+            return Passage(stay_s=stay_s, level=beside / stay_s / last.ready, ended=ended) if stay_s > 0.0 else None
+        right = left
+    return None
+
+
+def steady(readings: Sequence[Reading], now_s: float) -> bool:
+    """Whether as many replicas as now carried about the same load for the last minute."""
+    recent = [one for one in readings if now_s - one.at_s <= 75.0]
+    if len(recent) < 3 or recent[-1].at_s - recent[0].at_s < 40.0:
+        return False
+    held = [one.in_flight for one in recent]
+    mean = sum(held) / len(held)
+    same = all(one.ready == recent[-1].ready for one in recent)
+    return same and mean > 0 and max(held) - min(held) <= 2 * STEADY * mean + 2 * math.sqrt(mean)
 
 
 def level(

@@ -126,6 +126,14 @@ class Law:
         return self.rate(self.full)
 
 
+def unsure(correction: Correction, known: Law) -> float:
+    """Relative standard deviation of a request's time at the law's level."""
+    x = lone_share(known.cost, min(known.level, known.full))
+    y = 1.0 - x
+    variance = correction.var_lone * x * x + correction.var_work * y * y + 2.0 * correction.cov * x * y
+    return math.sqrt(max(variance, 0.0)) / (known.lone * x + known.work * y)
+
+
 def law(
     cost: Cost, correction: Correction, mix: Mix, *, ttft_s: float, tpot_s: float, max_running: float | None,
     kv_tokens: float | None,

@@ -31,6 +31,8 @@ LOG_FIRST: Final = float(np.log(LEVELS[0]))
 LOG_STEP: Final = 0.08
 CLUSTER: Final = 100.0
 """Requests that miss together, roughly: so many observations of one pass count as one half of their number."""
+LIFE_AT_LEAST_S: Final = 20.0
+"""What came of requests is set against the mean load over their life, and over so long at least: two scrapes."""
 MISSED: Final = 1e-4
 """No curve promises less than this."""
 

@@ -10,7 +10,7 @@ from typing import Final
 from fleet.types import FleetSnapshot, ModelTraffic, ReplicaState, VariantObservation
 from wva.saturation import usable
 from wva.slo import misses, prior
-from wva.slo.demand import Reading, Weights, level, remembered, within
+from wva.slo.demand import Passage, Reading, Weights, level, passage, remembered, steady, within
 from wva.slo.heard import Heard, hear
 from wva.slo.law import Correction, Law, first, updated
 from wva.slo.mix import Cost, Mix
@@ -43,10 +43,8 @@ FRESH_START_S: Final = 60.0
 TALLY_HALF_LIFE_S: Final = 3600.0
 BUDGET_HALF_LIFE_S: Final = 6 * 3600.0
 """The error budget is kept over about so long."""
-STEADY: Final = 0.15
-"""Relative change of the requests in flight up to which Little's law is applied."""
-LIFE_AT_LEAST_S: Final = 20.0
-"""What came of requests is set against the load of so long at least: two scrapes."""
+WAITS: Final = 0.02
+"""Requests that wait in engines, as a share of the running ones, up to which none counts as waiting."""
 SMOOTH: Final = 0.3
 """Weight of a new look at what a request holds of the KV memory and finds in the cache."""
 
@@ -91,7 +89,7 @@ def look(
     base = reference(views)
     memory = adopted(views, base.spec, heard, memory, snapshot.fitted, mix=mix, now_s=now_s, rules=rules)
     costs = prior.costs(views, memory, mix)
-    known = _learned(heard, costs, memory, now_s, counted_s=now_s + (ahead_s if traffic else 0.0))
+    known = _learned(heard, costs, memory, readings, now_s, counted_s=now_s + (ahead_s if traffic else 0.0))
     laws = _laws(views, heard, costs, known, mix=mix, rules=rules)
     known = _tallied(known, laws, readings, memory.readings, now_s)
     own = costs[base.spec.name]
@@ -279,24 +277,32 @@ def _laws(
 
 
 def _learned(
-    heard: Mapping[str, Heard], costs: Mapping[str, Cost], memory: GroupMemory, now_s: float, *, counted_s: float
-) -> dict[str, VariantMemory]:
-    """Corrections of each variant's law by Little's law, and what a request holds of its memory.
+    heard: Mapping[str, Heard], costs: Mapping[str, Cost], memory: GroupMemory, readings: Sequence[Reading],
+    now_s: float, *, counted_s: float,
+) -> dict[str, VariantMemory]:  # fmt: skip
+    """Corrections of each variant's law by what its requests went through, and what a request holds of its memory.
 
-    ``counted_s`` is now by the clock of the readings.
+    Of several variants nobody counts which requests went where: of each the rate, by Little's law while all is steady.
+
+    Args:
+        readings: those of the memory, and this look's.
+        counted_s: now by the clock of the readings.
     """
-    steady = _steady(memory.readings, counted_s)
+    calm = steady(memory.readings, counted_s)
+    passed = passage(readings) if len(heard) == 1 else None
+    if passed is not None and memory.readings and memory.readings[-1].at_s == readings[-1].at_s:
+        passed = replace(passed, ended=0.0)  # learned from before
     found = {}
     for name, said in heard.items():
         own = costs[name]
         known = memory.variants.get(name) or VariantMemory(correction=first(own.known))
-        correction = _corrected(said, own, known.correction, steady, now_s)
+        correction = _corrected(said, own, known.correction, passed, calm=calm, now_s=now_s)
         found[name] = replace(known, correction=correction)
     return found
 
 
 def _corrected(
-    heard: Heard, own: Cost, before: Correction, steady: bool, now_s: float
+    heard: Heard, own: Cost, before: Correction, passed: Passage | None, *, calm: bool, now_s: float
 ) -> Correction:  # fmt: skip
     running, rates = heard.running, heard.rates
     kv = before.kv_per_request
@@ -304,22 +310,14 @@ def _corrected(
         held = heard.kv_utilisation / running
         old = before.kv_per_request
         kv = held if old is None else old + SMOOTH * (held - old)
-    if not rates or len(rates) != heard.replicas or not steady:
+    if passed is not None and heard.waiting <= WAITS * running:
+        return updated(before, own, running=passed.level, rps=passed.level / passed.stay_s, samples=passed.ended,
+                       now_s=now_s, kv=kv)  # fmt: skip
+    if not rates or len(rates) != heard.replicas or not calm:
         return before if kv == before.kv_per_request else replace(before, kv_per_request=kv)
     total = sum(rates)
     return updated(before, own, running=running / heard.samples, rps=total / len(rates), samples=total * 30.0,
                    now_s=now_s, kv=kv)  # fmt: skip
-
-
-def _steady(readings: Sequence[Reading], now_s: float) -> bool:
-    """Whether as many replicas as now carried about the same load for the last minute."""
-    recent = [one for one in readings if now_s - one.at_s <= 75.0]
-    if len(recent) < 3 or recent[-1].at_s - recent[0].at_s < 40.0:
-        return False
-    held = [one.in_flight for one in recent]
-    mean = sum(held) / len(held)
-    same = all(one.ready == recent[-1].ready for one in recent)
-    return same and mean > 0 and max(held) - min(held) <= 2 * STEADY * mean + 2 * math.sqrt(mean)
 
 
 def _tallied(
@@ -384,7 +382,7 @@ def _lived_level(readings: Sequence[Reading], life_s: float, full: float) -> flo
         return None
     held = []
     for one in reversed(readings):
-        if last.at_s - one.at_s > max(life_s, LIFE_AT_LEAST_S):
+        if last.at_s - one.at_s > max(life_s, misses.LIFE_AT_LEAST_S):
             break
         if one.ready != last.ready:
             return None

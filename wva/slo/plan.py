@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fleet.types import FleetSnapshot, VariantObservation
 from wva.slo import forecast, misses, sizing
-from wva.slo.law import Law
+from wva.slo.law import Law, unsure
 from wva.slo.mix import stay_table
 from wva.slo.observe import Seen, look, reference
 from wva.slo.state import GroupMemory
@@ -305,4 +305,6 @@ def _batch(rows: Sequence[_Row], rules: Policy) -> sizing.Batch:
         warm=column(row.law.cost.saved_s / row.law.cost.work_s for row in rows),
         hit_ratio=column(row.seen.mix.hit_ratio for row in rows),
         refill_s=column(_refill_s(row) for row in rows),
+        dispersion=column(row.seen.memory.level.dispersion if row.seen.memory.level else 0.0 for row in rows),
+        unsure=column(unsure(row.seen.memory.variants[row.base.spec.name].correction, row.law) for row in rows),
     )  # fmt: skip

@@ -3,13 +3,15 @@
 For each candidate number the in-flight requests are followed as a fluid in two stretches: from now until a replica
 asked for now would serve (with what serves and starts already), and from there for as long as it would take to
 correct the decision (a reaction and another lead time), under each part of the forecast. Requests that arrive at a
-level of load miss at the share of that level; those that find a queue longer than the TTFT target all miss; what still
-waits at the end has missed too. The expected cost of a candidate is its replicas plus the price of its misses; among
-the candidates that are expected to keep the objective the cheapest wins, otherwise the cheapest of all.
+level of load miss at the share of that level, averaged over what chance and an unsure law make of the level; those that
+find a queue longer than the TTFT target all miss; what still waits at the end has missed too. The expected cost of a
+candidate is its replicas plus the price of its misses; among the candidates that are expected to keep the objective the
+cheapest wins, otherwise the cheapest of all.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wva.slo.forecast import SHARES
-from wva.slo.misses import LOG_FIRST, LOG_STEP
+from wva.slo.misses import LIFE_AT_LEAST_S, LOG_FIRST, LOG_STEP
 
 Array = NDArray[np.float64]
 LEAD_STEPS: Final = 4
@@ -26,7 +28,11 @@ FORGETS: Final = 0.5
 CALM: Final = 0.7
 """Of the misses that the objective allows, what a decrease may expect."""
 STEPS: Final = 6
+_NODES: Final = ((0.0, 2 / 3), (-math.sqrt(3.0), 1 / 6), (math.sqrt(3.0), 1 / 6))
+"""A normal distribution by three values, in standard deviations, and their weights (Gauss and Hermite)."""
 _PARTS: Final = np.array(SHARES)
+_SETTLES: Final = 1e-3
+"""Of what is too many in flight, the share that leaves in a stay at least: nothing, but for a division."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +70,10 @@ class Batch:
     hit_ratio: Array
     refill_s: Array
     """In which a cache takes in as much as it holds; infinite where its size is not known."""
+    dispersion: Array
+    """Variance over mean of the requests that arrive in a stretch: 0 where they come evenly, 1 where by chance."""
+    unsure: Array
+    """Relative standard deviation of what is known of a request's time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +101,7 @@ def outlook(batch: Batch, candidates: Array) -> Outlook:
     missed, flow = np.zeros_like(flight), _Flow(batch, flight, count)
     for index in range(STEPS):
         from_s = batch.lead_s[:, None, None] + index / STEPS * exposed_s
-        missed += rate * _share(batch, flight / count) * exposed_s / STEPS
+        missed += rate * _share(batch, flight, count, from_s) * exposed_s / STEPS
         flight = flow.after(flight, rate * colder.factor(from_s, exposed_s / STEPS), exposed_s / STEPS)
     missed += np.maximum(flight - count * batch.full[:, None, None] - _patience(batch) * count, 0.0)
     arrived = np.maximum(rate * exposed_s, 1e-9)
@@ -192,7 +202,34 @@ def _looked_up(batch: Batch, table: Array, in_flight: Array) -> Array:
     return np.asarray(first + (table[rows, low + 1] - first) * (place - low), dtype=np.float64)
 
 
-def _share(batch: Batch, in_flight: Array) -> Array:
+def _share(batch: Batch, flight: Array, count: Array, after_s: Array) -> Array:
+    """Share of the requests that arrive and miss, over what may be in flight where ``flight`` is expected."""
+    swing = _swing(batch, flight, count, after_s)
+    shares = [weight * _share_at(batch, np.maximum(flight + z * swing, 0.0) / count) for z, weight in _NODES]
+    return np.asarray(sum(shares), dtype=np.float64)
+
+
+def _swing(batch: Batch, flight: Array, count: Array, after_s: Array) -> Array:
+    """Standard deviation of the requests in flight about what is expected, so many seconds ahead.
+
+    What comes by chance leaves again after its stay, and later the more a stay grows with the load: a pool near its
+    limit forgets slowly, and a wrong law has as long to tell. Of chance, what the table of misses was learned over is
+    in there already.
+    """
+    full = batch.full[:, None, None]
+    running = np.minimum(flight / count, full)
+    stay_s = _looked_up(batch, batch.stay_s, running)
+    growth = np.log(_looked_up(batch, batch.stay_s, running * math.exp(LOG_STEP)) / stay_s) / LOG_STEP
+    settles = np.where(flight < full * count, np.maximum(1.0 - growth, _SETTLES), _SETTLES)
+    stays = -np.expm1(-settles * after_s / stay_s) / settles
+    inside = running * count * stays
+    learned = np.maximum(stay_s, LIFE_AT_LEAST_S) / np.maximum(stays * stay_s, 1e-6)
+    left = 2.0 * (learned + np.expm1(-learned)) / learned**2
+    chance = batch.dispersion[:, None, None] * inside * left
+    return np.asarray(np.sqrt(chance + (batch.unsure[:, None, None] * inside) ** 2), dtype=np.float64)
+
+
+def _share_at(batch: Batch, in_flight: Array) -> Array:
     """Share of the requests that arrive at so many in flight per replica and miss."""
     queue = np.maximum(in_flight - batch.full[:, None, None], 0.0) / np.maximum(_patience(batch), 1e-9)
     share = _looked_up(batch, batch.misses, in_flight)
