@@ -14,7 +14,7 @@ from fleet.types import Direction, VariantObservation
 from tests.wva.slo_fleet import SPEC, ToyFleet
 from wva.decide import decide
 from wva.slo import misses, sizing
-from wva.slo.demand import Reading
+from wva.slo.demand import Reading, passage
 from wva.slo.law import first, law
 from wva.slo.mix import Mix, cost
 from wva.slo.observe import _lived_level
@@ -145,6 +145,101 @@ def test_a_decrease_says_what_its_caches_cost() -> None:
     assert loss == pytest.approx(own.saved_s / own.work_s / fleet.replicas, rel=0.01)
     cold = ToyFleet(replicas=8).run(1800, 4.0)
     assert all(not each.signals["warm_cache_loss"] and "warm" not in each.detail for each in cold)
+
+
+# ---- what chance and an unsure law make of a level
+
+
+def test_chance_and_an_unsure_law_miss_more_where_the_limit_is_near() -> None:
+    """Four replicas that bear 5.5 requests/s: at 5.4 an even load keeps its targets best."""
+    inside, four = steady(4.0, 5.4), np.array([[4.0]])
+    even = batch(in_flight=inside, serving=4.0, demand=5.4, ahead=5.4)
+    by_chance = replace(even, dispersion=np.array([1.0]))
+    unsure = replace(even, unsure=np.array([0.1]))
+    missed = [float(sizing.outlook(one, four).missed[0, 0]) for one in (even, by_chance, unsure)]
+    assert missed[1] > 1.1 * missed[0]
+    assert missed[2] > 2 * missed[0]
+
+
+@pytest.mark.parametrize(
+    ("what", "ratio"),
+    [
+        pytest.param({"dispersion": 1.0}, 0.5, id="chance evens out in a larger pool"),
+        pytest.param({"unsure": 0.1}, 1.0, id="a law is as wrong for many replicas as for few"),
+    ],
+)
+def test_swing_by_pool_size(what: dict[str, float], ratio: float) -> None:
+    def relative(replicas: float) -> float:
+        inside = steady(replicas, replicas)
+        one = batch(in_flight=inside, serving=replicas, demand=replicas, ahead=replicas, **what)
+        shape = np.full((1, 1, 1), inside)
+        return float(sizing._swing(one, shape, shape * 0 + replicas, shape * 0 + 200.0)[0, 0, 0]) / inside
+
+    assert relative(20.0) / relative(5.0) == pytest.approx(ratio, rel=0.01)
+
+
+def test_a_pool_near_its_limit_forgets_chance_slowly() -> None:
+    """Chance moves a pool further the more a stay grows with what is in flight, and the longer it has for it."""
+    count = np.full((1, 1, 1), 5.0)
+    swings = []
+    for rps, after_s in ((3.0, 600.0), (6.0, 600.0), (6.0, 60.0)):
+        inside = steady(5.0, rps)
+        one = batch(in_flight=inside, serving=5.0, demand=rps, ahead=rps, dispersion=1.0)
+        swings.append(
+            float(sizing._swing(one, count * inside / 5.0, count, count * 0 + after_s)[0, 0, 0]) / inside**0.5
+        )
+    assert swings[0] < 0.8 * swings[1]
+    assert swings[2] < 0.8 * swings[1]
+
+
+# ---- how long requests stay while the load changes
+
+
+def changing(*, stay_s: float, rates: Sequence[float], ready: int = 1) -> list[Reading]:
+    """Requests that come at a rate for a minute each and stay for ``stay_s``, read every 15 s."""
+
+    def arrived(at_s: float) -> float:
+        return sum(rate * min(max(at_s - 60.0 * index, 0.0), 60.0) for index, rate in enumerate(rates))
+
+    return [Reading(at_s=at_s, arrived=arrived(at_s), prompt_tokens=0.0, finished=arrived(at_s - stay_s),
+                    generation_tokens=0.0, in_flight=arrived(at_s) - arrived(at_s - stay_s), ready=ready)
+            for at_s in np.arange(0.0, 60.0 * len(rates) + 1.0, 15.0)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [
+        pytest.param([2.0, 2.0, 2.0, 2.0], id="steady"),
+        pytest.param([2.0, 2.0, 6.0, 6.0], id="a pool that fills"),
+        pytest.param([6.0, 6.0, 2.0, 2.0], id="a pool that empties"),
+    ],
+)
+def test_stays_are_told_right_while_the_load_changes(rates: list[float]) -> None:
+    told = changing(stay_s=37.0, rates=rates, ready=2)
+    for last in range(8, len(told) + 1):
+        seen = passage(told[:last])
+        assert seen is not None
+        assert seen.stay_s == pytest.approx(37.0, rel=0.03)
+        assert min(rates) * 37.0 / 2 * 0.95 <= seen.level <= max(rates) * 37.0 / 2 * 1.05
+
+
+def test_by_littles_law_a_pool_that_fills_seems_slower_than_it_is() -> None:
+    """What :func:`passage` is for: in flight over ended a second is twice the stay here."""
+    told = changing(stay_s=37.0, rates=[2.0, 2.0, 6.0, 6.0])[:11]
+    ended_s = (told[-1].finished - told[-3].finished) / 30.0
+    assert told[-1].in_flight / ended_s > 2 * 37.0
+    seen = passage(told)
+    assert seen is not None
+    assert seen.stay_s == pytest.approx(37.0, rel=0.03)
+
+
+def test_nothing_is_told_of_a_pool_that_changed_or_is_empty_or_new() -> None:
+    told = changing(stay_s=37.0, rates=[2.0, 2.0])
+    assert passage(told) is not None
+    assert passage([*told[:-1], replace(told[-1], ready=2)]) is None
+    assert passage([*told[:-1], replace(told[-1], in_flight=0.0)]) is None
+    assert passage(told[-2:]) is None
+    assert passage(told[-1:]) is None
 
 
 # ---- where misses are booked

@@ -48,7 +48,7 @@ def test_a_stricter_objective_wants_more_replicas() -> None:
     wanted = []
     for objective in (0.8, 0.999):
         fleet = ToyFleet(replicas=4, spec=replace(SPEC, slo_objective=objective))
-        wanted.append(fleet.run(1800, 4.0)[-1].desired)
+        wanted.append(fleet.run(1800, 5.0)[-1].desired)
     assert wanted[0] < wanted[1]
 
 
@@ -110,7 +110,7 @@ def test_pods_that_serve_already_tell_how_long_they_took() -> None:
 
 
 def test_leads_are_learned_from_the_first_start_on() -> None:
-    fleet = ToyFleet(replicas=2, startup_s=30.0, rules=replace(RULES, lead_time_s=120.0))
+    fleet = ToyFleet(replicas=3, startup_s=30.0, rules=replace(RULES, lead_time_s=120.0))
     first = fleet.run(60, 2.0)[-1].signals["lead_s"]
     fleet.run(300, 6.0)
     assert first == pytest.approx(120.0, rel=0.15)
