@@ -15,14 +15,14 @@ GROUP = "llm_fleet.commands"
 
 _SHORT = {
     "up": "Run the whole loop on this machine.",
-    "wva": "Autoscaler: run, decide offline, explain.",
-    "router": "Router: serve.",
+    "wva": "Autoscaler: run, decide offline, explain, replay, migrate.",
+    "router": "Router: serve, pick behind Envoy, API keys.",
     "predictor": "Latency predictor: serve, train, evaluate.",
     "alerts": "Alert rules: generate, check, watch, diagnose.",
     "console": "The console (Streamlit).",
     "bench": "Experiments behind every performance claim.",
     "plan": "Plan a fleet: size, advise, optimise, render manifests.",
-    "sim": "Simulated engines and traffic: serve, replay.",
+    "sim": "Simulated engines and traffic: serve, replay, calibrate.",
     "history": "What was recorded: show, export, prune.",
 }
 

@@ -188,7 +188,7 @@ def _run(
     setup_logging(name)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     _raise_descriptor_limit()
-    log.info("the hot path is %s", "native code" if compiled.check() else "plain Python")
+    native = compiled.check()
     profile = load_profile(settings.config)
     for note in profile.notes:
         log.warning("%s", note)
@@ -201,6 +201,7 @@ def _run(
         history = History(fleet.resolved_history_url())
         service = make(settings, profile=profile, home=fleet.home, history=history, slo_file=fleet.slo_file, **extra)
         service.bind()
+        log.info("the hot path is %s", "native code" if native else "plain Python")
         sys.setswitchinterval(_SWITCH_S)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(service))

@@ -19,7 +19,7 @@ UNKNOWN_KEY: Final = Refusal(401, "this needs the API key of a tenant: Authoriza
 
 def not_served(model: str) -> Refusal:
     """No engine has the model, nor does the platform know a variant of it."""
-    return Refusal(404, f"the model {model!r} is served by no engine here",
+    return Refusal(404, f"the model {model!r} is served by no engine here; GET /v1/models names those that are",
                    code="model_not_found", dropped="rejected-no-endpoints")  # fmt: skip
 
 

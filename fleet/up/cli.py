@@ -137,6 +137,9 @@ def _finish(run: Up, *, as_json: bool) -> None:
     if run.failed():
         for line in summary["died"]:
             click.echo(f"fleet: {line}", err=True)
+        if engines := summary["engine_restarts"]:
+            click.echo(f"fleet: engines died {engines} {'time' if engines == 1 else 'times'} and were started again; "
+                       f"see {run.options.home / 'logs' / 'simulator.log'}", err=True)  # fmt: skip
         sys.exit(1)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from dashboards import whatif
+from dashboards import whatif, world
+from dashboards.pages.whatif import record_of
 from fleet.types import VariantSpec
 from wva.types import Policy
 
@@ -82,3 +85,18 @@ def test_a_full_replica_is_what_was_seen_while_requests_waited() -> None:
     levels, shares = whatif.kept_at(found, {"a": 16.0})
     assert list(shares) == sorted(shares, reverse=True)
     assert levels[-1] > 1.0
+
+
+def test_what_was_before_the_first_record_is_not_replayed():
+    """Of a range of ten steps the controller ran in the last six; the bins before hold nothing."""
+    starts = np.arange(0.0, 110.0, 10.0)
+    names = (world.RUNNING, world.WAITING, world.KV, world.GENERATION, world.CURRENT)
+    rows = [{"signal": name, "variant": "a", "endpoint": "", "bin_s": at_s, "mean": 2.0 if at_s >= 40.0 else np.nan}
+            for name in names for at_s in starts]  # fmt: skip
+    view = SimpleNamespace(
+        starts=starts, width_s=10.0, signals=lambda *_: pd.DataFrame(rows),
+        request_bins=lambda: pd.DataFrame(columns=["model", "bin_s"]), latencies=lambda: (pd.DataFrame(), False),
+    )  # fmt: skip
+    found = record_of(view, "m", {"a": SPEC}, limit_s=0.2)
+    assert found.at_s.tolist() == [50.0, 60.0, 70.0, 80.0, 90.0, 100.0]
+    assert found.loads[0].replicas.tolist() == [2.0] * 6
