@@ -49,8 +49,8 @@ MOST: Final = math.log(8.0)
 """Bounds of that logarithm."""
 
 ROUGH: Final = 4.0
-"""An endpoint whose errors are so many times as wide as the median endpoint's lies, or follows no law: it has
-no say in its group's quantiles ..."""
+"""An endpoint whose errors are so many times as large as the median endpoint's (95 % of them are smaller) lies, or
+follows no law: it has no say in its group's quantiles ..."""
 MIN_ENDPOINTS: Final = 3
 """... where so many have rows enough: of two that differ nobody can say which one lies."""
 
@@ -213,13 +213,13 @@ def calibrate(errors: Errors[Key], *, changed: Mapping[Key, int] | None = None) 
 
 
 def rough(logs: Array, keys: Sequence[Key]) -> frozenset[Key]:
-    """Endpoints whose errors are :data:`ROUGH` times as wide as the median endpoint's; never half of them or more."""
-    wide = {key: float(np.ptp(np.quantile(logs[rows], (0.1, 0.9)))) for key, rows in positions(keys).items()
+    """Endpoints whose errors are :data:`ROUGH` times as large as the median endpoint's; never half of them or more."""
+    large = {key: float(np.quantile(np.abs(logs[rows]), 1.0 - _TAIL)) for key, rows in positions(keys).items()
             if len(rows) >= MIN_OWN}  # fmt: skip
-    if len(wide) < MIN_ENDPOINTS:
+    if len(large) < MIN_ENDPOINTS:
         return frozenset()
-    usual = float(np.median(list(wide.values())))
-    return frozenset(key for key, width in wide.items() if width > ROUGH * usual > 0.0)
+    usual = float(np.median(list(large.values())))
+    return frozenset(key for key, error in large.items() if error > ROUGH * usual > 0.0)
 
 
 def _starts(keys: Sequence[Key], changed: Mapping[Key, int]) -> Mapping[Key, int]:

@@ -18,7 +18,7 @@ from predictor.features import NAMES
 from predictor.fit import fit_once
 from predictor.model import LatencyModel
 from predictor.pool import Pool
-from predictor.samples import RejectedError, Sample, dataset, from_record
+from predictor.samples import Dataset, RejectedError, Sample, dataset, from_record
 from predictor.server import training_sample
 from predictor.versions import Versions
 
@@ -111,12 +111,22 @@ def test_a_pod_that_lies_moves_its_own_predictions_alone(world, lie) -> None:
     lying = [replace(one, ttft_s=lie(rng, one.ttft_s), tpot_s=lie(rng, one.tpot_s)) if one.endpoint == LIAR else one
              for one in samples]  # fmt: skip
     later = dataset([one for one in world(400, seed=5, endpoints=FLEET) if one.endpoint != LIAR])
-    honest, misled = (_fitted(rows).predict_for(later.matrix, later.endpoints, later.variants)
-                      for rows in (samples, lying))  # fmt: skip
+    models = [_fitted(rows) for rows in (samples, lying)]
+    honest, misled = (model.predict_for(later.matrix, later.endpoints, later.variants) for model in models)
+    widths = [_widths(model, later) for model in models]
     for name in ("ttft_s", "tpot_s"):
         moved = np.abs(getattr(misled, name) / getattr(honest, name) - 1.0)
         assert np.median(moved) < 0.05
         assert np.quantile(moved, 0.95) < 0.15
+        assert widths[1][name] == pytest.approx(widths[0][name], rel=0.2)
+
+
+def _widths(model: LatencyModel, rows: Dataset) -> dict[str, float]:
+    """Mean log of upper over lower end of the 90 % intervals."""
+    places = model.places(rows.endpoints, rows.variants)
+    point = model.predict_at(rows.matrix, places)
+    low, high = (model.quantile(rows.matrix, point, level, places) for level in (0.05, 0.95))
+    return {name: float(np.log(getattr(high, name) / getattr(low, name)).mean()) for name in ("ttft_s", "tpot_s")}
 
 
 def test_when_rows_were_written_does_not_matter(world) -> None:
