@@ -25,7 +25,7 @@ ROWS: Final = 10_000
 METHODS: Final = ("ours", "physics", "upstream", "token-load", "lmetric")
 REPEATS: Final = 60
 REPEATED_TOKENS: Final = 512
-FIGURES: Final = {"mape_pct": "mape", "median_pct": "median_ape", "coverage_of_90_pct": "coverage"}
+FIGURES: Final = {"mape_pct": "mape", "median_pct": "median_ape", "bias_pct": "bias", "coverage_of_90_pct": "coverage"}
 
 
 @dataclass(frozen=True, slots=True)
