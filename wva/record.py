@@ -8,15 +8,17 @@ from typing import Final
 
 from fleet import signals as s
 from fleet.history import Event, SignalSample
-from fleet.types import Decision, EngineSample, FleetSnapshot, ReplicaObservation, ReplicaState, VariantSpec
+from fleet.types import Decision, EngineSample, FittedLaw, FleetSnapshot, ReplicaObservation, ReplicaState, VariantSpec
 from wva.actuate import scale_event
-from wva.recorded import CREATED, ROUTER_AGE, SAMPLE_AGE, SINCE, STARTING
+from wva.recorded import CREATED, ROUTER_AGE, SAMPLE_AGE, SINCE, STARTING, law_inputs
 
 Row = SignalSample | Decision | Event
 MAX_SAMPLES: Final = 5_000
 """Values of replicas that a pass writes, about; 10 000 engines would else write five thousand rows a second."""
 _VALUES: Final = 11
 """Of each replica."""
+LAW_EVERY_S: Final = 900.0
+"""A law of the predictor is written when it is another one, and again after so long: for a replay that begins later."""
 
 
 class Recorder:
@@ -25,12 +27,14 @@ class Recorder:
     A decision is written when its desired replicas or its reason changed, and else every ``decision_every_s`` seconds;
     a replica's values only when its sample is a new one, the age of the old one otherwise. In a large fleet each
     replica takes its turn every few passes, so that no pass writes many more than ``max_samples`` values of replicas.
+    The predictor's laws are written as samples of their variants.
     """
 
     def __init__(self, decision_every_s: float, *, max_samples: int = MAX_SAMPLES) -> None:
         self._every_s, self._max_samples, self._pass = decision_every_s, max_samples, 0
         self._decisions: dict[tuple[str, str], Decision] = {}
         self._sampled: dict[str, float] = {}
+        self._laws: dict[str, tuple[float, FittedLaw]] = {}
 
     def rows(self, snapshot: FleetSnapshot, decisions: Sequence[Decision], scaled: Sequence[Decision]) -> Iterator[Row]:
         """Rows of one pass; ``scaled`` are the decisions that changed what the platform was asked for."""
@@ -43,6 +47,7 @@ class Recorder:
                 number += 1
                 if number % turns == 0:
                     yield from _of_replica(entry.spec, seen, snapshot.at_s, new=self._is_new(seen))
+        yield from self._of_laws(snapshot)
         yield from _of_router(snapshot)
         for decision in decisions:
             yield from _of_variant(decision)
@@ -50,6 +55,16 @@ class Recorder:
                 self._decisions[decision.namespace, decision.variant] = decision
                 yield decision
         yield from map(scale_event, scaled)
+
+    def _of_laws(self, snapshot: FleetSnapshot) -> Iterator[SignalSample]:
+        at_s = snapshot.at_s
+        for spec in [entry.spec for entry in snapshot.variants if entry.spec.name in snapshot.fitted]:
+            law = snapshot.fitted[spec.name]
+            written_s, written = self._laws.get(spec.name, (-math.inf, None))
+            if law != written or not written_s <= at_s < written_s + LAW_EVERY_S:
+                self._laws[spec.name] = at_s, law
+                for name, value in law_inputs(law).items():
+                    yield SignalSample(at_s=at_s, signal=name, value=value, model=spec.model, variant=spec.name)
 
     def _is_new(self, seen: ReplicaObservation) -> bool:
         if seen.replica.state is ReplicaState.STARTING:

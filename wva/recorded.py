@@ -7,10 +7,11 @@ know what held then.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, Final
 
 from fleet.hardware import GPUS
-from fleet.types import Role, VariantSpec
+from fleet.types import FittedLaw, Role, VariantSpec
 
 SINCE: Final = "since_s"
 """Of a replica: Unix time at which it entered its state."""
@@ -22,6 +23,8 @@ SAMPLE_AGE: Final = "sample_age_s"
 """Age of its sample at the pass; alone where the pass found no newer sample than the one before."""
 ROUTER_AGE: Final = "router_age_s"
 """Age of a model's queue at the router."""
+_LAW: Final = {f"law_{one.name}": one.name for one in fields(FittedLaw)}
+"""Samples of a variant that tell the predictor's law of it, by name."""
 _DEFAULTS: Final = VariantSpec(name="", model="", accelerator="")
 _ROLES: Final = {(1.0, 1.0): Role.BOTH, (1.0, 0.0): Role.PREFILL, (0.0, 1.0): Role.DECODE}
 """Prefills, decodes."""
@@ -47,6 +50,19 @@ def spec_inputs(spec: VariantSpec) -> dict[str, float | None]:
         "startup_s": spec.startup_s,
         "retention_s": spec.retention_s,
     }
+
+
+def law_inputs(law: FittedLaw) -> dict[str, float]:
+    """A predictor's law as samples of its variant."""
+    return {name: float(getattr(law, field)) for name, field in _LAW.items()}
+
+
+def law_of(samples: Mapping[str, float]) -> FittedLaw | None:
+    """The law among a variant's samples; ``None`` where a part of it is missing."""
+    if _LAW.keys() - samples.keys():
+        return None
+    told: dict[str, Any] = {field: samples[name] for name, field in _LAW.items()}
+    return FittedLaw(**{**told, "rows": int(told["rows"])})
 
 
 def spec_of(row: Mapping[str, Any]) -> VariantSpec:

@@ -19,6 +19,7 @@ from fleet import signals as s
 from fleet.types import (
     Decision,
     EngineSample,
+    FittedLaw,
     FleetSnapshot,
     Histogram,
     ModelTraffic,
@@ -29,7 +30,7 @@ from fleet.types import (
     VariantSpec,
 )
 from wva.decide import decide
-from wva.recorded import CREATED, ROUTER_AGE, SAMPLE_AGE, SINCE, STARTING, spec_of
+from wva.recorded import CREATED, ROUTER_AGE, SAMPLE_AGE, SINCE, STARTING, law_of, spec_of
 from wva.types import Policy, WvaState
 
 Row = Mapping[str, Any]
@@ -124,13 +125,15 @@ def snapshots(
     traffic = {model: Arrivals([row for row in requests if row["model"] == model])
                for model in {spec.model for spec in specs.values()}}  # fmt: skip
     engines: dict[str, dict[str, ReplicaObservation]] = {name: {} for name in specs}
+    laws: dict[str, FittedLaw] = {}
     for at_s, rows in _passes(samples):
+        laws |= {name: law for name in specs if (law := _law(rows.get(name, []))) is not None}
         seen = (_observed(spec, rows.get(name, []), engines[name], at_s) for name, spec in specs.items())
         if variants := tuple(one for one in seen if one is not None):
             queue, ages = _router(rows.get("", []))
             yield FleetSnapshot(
                 at_s=at_s, variants=variants, source="history", router_queue=queue, router_ages_s=ages,
-                router_age_s=max(ages.values(), default=None),
+                router_age_s=max(ages.values(), default=None), fitted=dict(laws),
                 traffic={model: told for model, one in traffic.items() if (told := one.until(at_s)) is not None},
             )  # fmt: skip
 
@@ -195,6 +198,11 @@ def _router(rows: Sequence[Row]) -> tuple[dict[str, float], dict[str, float]]:
         if row["signal"] in told:
             told[row["signal"]][row["model"]] = row["value"]
     return told[s.ROUTER_FLOW_QUEUE.name], told[ROUTER_AGE]
+
+
+def _law(rows: Sequence[Row]) -> FittedLaw | None:
+    """What the predictor told of a variant anew."""
+    return law_of({row["signal"]: row["value"] for row in rows if not row["endpoint"]})
 
 
 def _observed(

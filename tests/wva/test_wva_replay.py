@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from fleet.hardware import GPUS
 from fleet.history import History, RequestOutcome, RequestRecord
 from fleet.types import (
     EngineSample,
+    FittedLaw,
     FleetSnapshot,
     Replica,
     ReplicaObservation,
@@ -103,13 +105,15 @@ class Waves:
         return seen
 
 
-def _recorded(folder: Path, policy: Policy) -> History:
-    """Half an hour as the controller records it."""
+def _recorded(
+    folder: Path, policy: Policy, *, fitted: Callable[[int], Mapping[str, FittedLaw]] = lambda _index: {}
+) -> History:  # fmt: skip
+    """Half an hour as the controller records it; the predictor tells laws by pass."""
     kept, recorder, state = History(f"sqlite:///{folder}/h.sqlite3"), Recorder(30.0), WvaState()
     kept.add(_requests())
     waves = Waves(kept.read("requests", limit=1_000_000))
     for index in range(PASSES):
-        snapshot = waves.see(index)
+        snapshot = replace(waves.see(index), fitted=fitted(index))
         decisions, state = decide(snapshot, [SPEC], state, snapshot.at_s, policy)
         kept.add(list(recorder.rows(snapshot, decisions, ())))
         waves.scale(decisions[0].desired, snapshot.at_s)
@@ -135,6 +139,24 @@ def test_the_same_policy_decides_the_same(tmp_path, analyzer):
     assert max(course.recorded) > 2, "there was something to decide"
     assert course.differing == 0
     assert found.cost[0] == found.cost[1] > 0
+
+
+def test_the_predictors_law_is_there_in_a_replay(tmp_path):
+    first = FittedLaw(step_s=0.01, request_s=0.001, context_token_s=1e-7, prompt_token_s=1e-5, prompt_square_s=0.0,
+                      uncached_tokens=120.0, output_tokens=50.0, rows=200, error=0.1, in_flight_most=20.0,
+                      fitted_at_s=START_S)  # fmt: skip
+    second = replace(first, rows=900, request_s=0.0015, fitted_at_s=START_S + 900.0)
+    policy = replace(POLICY, analyzer="slo")
+    kept = _recorded(
+        tmp_path, policy, fitted=lambda index: {} if index < 10 else {"a": first if index < 80 else second}
+    )
+    samples = kept.read("samples", limit=1_000_000)
+    found = list(snapshots(samples, [], specs_of(kept.read("decisions"))))
+    assert [one.fitted for one in found] == [{}] * 10 + [{"a": first}] * 70 + [{"a": second}] * (PASSES - 80)
+    assert sum(row["signal"] == "law_step_s" for row in samples) == 3, "when it changed, and after a quarter of an hour"
+    replayed = _compared(kept, Change(policy=policy))
+    assert replayed.decisions[-1].signals["prior_fitted_rows"] == second.rows
+    assert replayed.courses[0].differing == 0
 
 
 def test_a_lower_threshold_wants_more_and_a_price_is_paid(history):
