@@ -129,12 +129,13 @@ def record_of(view: View, model: str, specs: Mapping[str, VariantSpec], *, limit
     """What was recorded of a model, on one grid of steps."""
     starts = view.starts[:-1] if len(view.starts) > 1 else view.starts
     signals = view.signals(*_SIGNALS)
-    counted = queries.pick(signals[signals["variant"].isin(list(specs))], world.CURRENT).dropna(subset="value")
+    own = signals[signals["variant"].isin(list(specs))] if len(signals) else signals
+    counted = queries.pick(own, world.CURRENT).dropna(subset="value")
     began = counted["bin_s"].min()
     starts = starts[starts >= began] if pd.notna(began) else starts  # before it nothing ran that could be replayed
     bins = view.request_bins()
-    own = bins[bins["model"] == model] if len(bins) else bins
-    totals = own.groupby("bin_s")[["requests", "input_tokens", "output_tokens"]].sum() if len(own) else pd.DataFrame()
+    ours = bins[bins["model"] == model] if len(bins) else bins
+    totals = ours.groupby("bin_s")[["requests", "input_tokens", "output_tokens"]].sum() if len(ours) else pd.DataFrame()
     latencies, _ = view.latencies()
     rows = latencies[(latencies["model"] == model) & latencies["ttft_s"].notna()] if len(latencies) else latencies
     kept = pd.Series(dtype=float)
