@@ -38,6 +38,11 @@ def _hand_over(settings: ConsoleSettings, port: int) -> None:
     os.environ.update({f"CONSOLE_{name.upper()}": str(value) for name, value in values.items()})
 
 
+def _leave() -> None:
+    """Told to stop before it serves."""
+    raise SystemExit(0)
+
+
 @click.command()
 @click.option("--host", help="Address to listen on (default 127.0.0.1).")
 @click.option("--port", type=int, help="Port to listen on (default 8501; 0: any free one).")
@@ -71,7 +76,7 @@ def console(follow: bool, **options: str | int | Path | None) -> None:
     sock = bind(settings.host, settings.port, what="console", setting="--port")
     if follow:
         die_with_parent()
-    on_stop(lambda: None)  # uvicorn stops by itself; this keeps the exit code 0 when it raises the signal again
+    on_stop(_leave)
     _hand_over(settings, sock.getsockname()[1])
     from dashboards.server import serve  # noqa: PLC0415  # Streamlit costs a second: only when it is about to run
 

@@ -27,6 +27,7 @@ from dashboards.rollup import Folder
 from dashboards.settings import ConsoleSettings
 from dashboards.source import Reader
 from fleet.settings import load, load_slos
+from fleet.shell import on_stop
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ def serve(sock: socket.socket) -> None:
     folder = Folder(_reader)
     folder.start()
     log.info("listening on http://%s:%d (%.1f s)", host, port, time.perf_counter() - started)
+    on_stop(lambda: None)  # uvicorn stops by itself; this keeps the exit code 0 when it raises the signal again
     try:
         uvicorn.Server(config).run(sockets=[sock])
     finally:

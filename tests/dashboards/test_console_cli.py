@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -96,3 +97,25 @@ def test_a_signal_ends_it_with_code_0(number: signal.Signals, missing_history: s
     with console(missing_history, home=tmp_path, started=stopped.append):
         stopped[0].send_signal(number)
         assert stopped[0].wait(15) == 0
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux which signals a process handles")
+def test_a_signal_while_it_starts_ends_it_too(missing_history: str, tmp_path: Path):
+    environment = os.environ | {"FLEET_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "fleet.cli", "console", "--port", "0", "--history-url", missing_history]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as starting:
+        try:
+            bit, deadline = 1 << (signal.SIGTERM - 1), time.monotonic() + 30
+            while not _caught(starting.pid) & bit:
+                assert time.monotonic() < deadline
+            starting.send_signal(signal.SIGTERM)
+            assert starting.wait(15) == 0
+        finally:
+            starting.kill()
+
+
+def _caught(pid: int) -> int:
+    """Signals that a process handles, as a mask."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("SigCgt")), 16)
