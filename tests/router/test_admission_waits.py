@@ -18,8 +18,8 @@ from tests.router.test_router_app import PIECE, ask, started
 from tests.router.test_router_predict import model
 from tests.router.test_router_scrape import PAGE, models, page, pages
 
-SOON, EXPLAIN = b"x-llm-d-slo-ttft-ms: 1500", b"x-fleet-explain: 1"
-"""A target that an engine with 40 000 tokens to compute misses, by half a second and more."""
+SOON, EXPLAIN = b"x-llm-d-slo-ttft-ms: 2500", b"x-fleet-explain: 1"
+"""A target that an engine with 40 000 tokens to compute misses, by a second or so."""
 REASON = "x-llm-d-request-dropped-reason"
 
 
@@ -110,13 +110,13 @@ async def test_when_its_target_leaves_no_more_time_it_is_refused(tmp_path):
         loop = asyncio.get_running_loop()
         at_s = loop.time()
         answer = await (await world.sent(b"x-llm-d-slo-ttft-ms: 900", EXPLAIN)).answer()
-        assert 0.5 < loop.time() - at_s < 1.3
+        assert 0.5 < loop.time() - at_s < 4.0
         assert (answer.status, answer.headers[REASON]) == (429, "rejected-slo-unattainable")
         assert 1 <= int(answer.headers["retry-after"]) <= 3
         assert " s of waiting for one (best chance 0%)" in answer.error["message"]
         told = json.loads(answer.headers["x-fleet-decision"])
         assert (told["endpoint"], told["reason"]) == (None, "slo_unattainable")
-        assert 0.5 < told["held_s"] < 1.3
+        assert 0.5 < told["held_s"] < 4.0
         (last, _) = json.loads(await world.page("/debug/decisions"))
         assert (last["endpoint"], last["reason"], last["held_s"] > 0.5) == (None, "slo_unattainable", True)
         metrics = await world.page("/metrics")
