@@ -180,6 +180,7 @@ def _inputs(view: VariantView, group: GroupView, own: Signals | None, state: Var
         "fresh": len(view.fresh),
         "stale": view.stale,
         "missing": view.missing,
+        "stuck": view.stuck,
         "age_s": view.age_s,
         "running_per_replica": capacity.running_mean(state.learned.running),
         "best_speed_tps": state.learned.best_speed_tps,

@@ -25,6 +25,7 @@ _WORDS = {
     "fresh": "ready replicas with fresh metrics",
     "stale": "ready replicas with stale metrics",
     "missing": "ready replicas that never reported",
+    "stuck": "ready replicas with requests under way that compute no token",
     "age_s": "age of the oldest sample, seconds",
     "running_per_replica": "requests running per replica, mean of the window",
     "best_speed_tps": "best speed learned, tokens/s of one request",

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from fleet.types import Reason
-from wva.holding import blind, hold
+from wva.holding import blind, doubtful, hold
 from wva.saturation import DEGRADATION_WEIGHT, KV_WEIGHT, QUEUE_WEIGHT
 from wva.types import GroupView, Policy, Proposal, Signals, VariantView
 
@@ -182,10 +182,8 @@ def _shrunk(group: GroupView, view: VariantView, why: str, policy: Policy) -> Pr
 
 def _blocked(group: GroupView, view: VariantView) -> tuple[Reason, str] | None:
     """What forbids shrinking whatever the load."""
-    for other in group.variants:
-        if other.unseen:
-            reason = Reason.STALE if other.stale else Reason.NO_SIGNAL
-            return reason, f"{other.unseen} of {other.ready} ready replica(s) of {other.spec.name} do not report"
+    if silent := doubtful(group.variants):
+        return silent
     if group.router_stale:
         return Reason.STALE, "the router's queue cannot be read"
     if starting := sum(other.pending for other in group.variants):

@@ -258,6 +258,9 @@ def _no_signal(facts: _Facts) -> str:
         return f"none of {replicas(ready)} that should serve reports; it waits for their figures"
     if ready and fresh is not None and fresh < ready:
         return f"{ready - fresh:.0f} of {replicas(ready)} do not report; it removes nothing before they do"
+    if stuck := facts.known("stuck"):
+        which = f"{stuck:.0f} of {replicas(ready or stuck)} compute{'s' if stuck == 1 else ''}"
+        return f"{which} no token for the requests it has; it removes nothing while that lasts, look at the engine"
     if fresh and facts.known("in_flight") is not None and facts.known("needed") is None:
         return "it has not watched the traffic for long enough yet"
     return "what its engines and GPUs report is missing or contradicts itself; it removes nothing on doubt"

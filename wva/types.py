@@ -105,6 +105,8 @@ class VariantState:
     """When the request turned from growing to shrinking or back, in the flap window."""
     rising: bool | None = None
     """Whether the last change of the request was an increase."""
+    stuck_since_s: Mapping[str, float] = field(default_factory=dict)
+    """Ready replicas with requests under way and not a token since, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +147,8 @@ class VariantView:
     """Ready replicas whose newest sample is too old."""
     missing: int
     """Ready replicas that never reported, or reported nonsense."""
+    stuck: int = 0
+    """Ready replicas that have had requests under way for as long as makes a sample stale, and not a token since."""
     age_s: float | None
     """Age of the oldest sample seen, fresh or stale."""
 

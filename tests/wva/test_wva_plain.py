@@ -90,6 +90,9 @@ LOAD = "12 requests/s now, up to 14.1 expected within 8 s; one replica carries 4
         pytest.param(row("no_signal", (3, 3), SATURATION, fresh=1),
                      "Stays at 3 replicas: 2 of 3 replicas do not report; it removes nothing before they do.",
                      id="some-do-not-report"),
+        pytest.param(row("no_signal", (3, 3), SATURATION, stuck=1),
+                     "Stays at 3 replicas: 1 of 3 replicas computes no token for the requests it has; it removes "
+                     "nothing while that lasts, look at the engine.", id="hung"),
         pytest.param(row("no_signal", (3, 3), SLO, needed=None),
                      "Stays at 3 replicas: it has not watched the traffic for long enough yet.", id="too-early"),
         pytest.param(row("no_signal", (3, 3), SLO),

@@ -157,6 +157,23 @@ def test_nothing_shrinks_on_doubt(broken: str) -> None:
         assert decision.desired >= held
 
 
+def test_nothing_shrinks_while_an_engine_hangs_whose_page_still_answers() -> None:
+    fleet = ToyFleet(replicas=6)
+    fleet.run(300, 6.0)
+    held, found = fleet.requested, []
+    fleet.follow = False
+    for number in range(20):
+        for _second in range(15):
+            fleet._second(6.0 if number < 6 else 0.2)
+        entry = fleet.snapshot().variants[0]
+        first = entry.replicas[0]
+        hung = replace(first, sample=replace(first.sample, running=4.0), prompt_tps=0.0, generation_tps=0.0)
+        found.append(fleet.step(variants=(replace(entry, replicas=(hung, *entry.replicas[1:])),)))
+    assert min(one.desired for one in found) >= held
+    assert found[-1].reason is Reason.NO_SIGNAL and "compute no token" in found[-1].detail
+    assert fleet.run(60, 0.2)[-1].desired < held, "it computes again"
+
+
 def _blinded(fleet: ToyFleet, age_s: float | None) -> Decision:
     """A pass in which every signal is so old, or was never there."""
     entry = fleet.snapshot().variants[0]

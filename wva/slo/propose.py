@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fleet.types import Reason
 from wva import optimizer
 from wva.composition import Option, compose
-from wva.holding import blind, hold
+from wva.holding import blind, doubtful, hold
 from wva.plain import number
 from wva.slo.observe import reference
 from wva.slo.plan import Assessment, Need
@@ -130,10 +130,8 @@ def _changed(plan: _Plan, view: VariantView, count: int) -> Proposal:
 
 def _blocked(views: Sequence[VariantView], around: Circumstances) -> tuple[Reason, str] | None:
     """What forbids shrinking whatever the load."""
-    for other in views:
-        if other.unseen:
-            reason = Reason.STALE if other.stale else Reason.NO_SIGNAL
-            return reason, f"{other.unseen} of {other.ready} ready replica(s) of {other.spec.name} do not report"
+    if silent := doubtful(views):
+        return silent
     if around.router_stale:
         return Reason.STALE, "the router cannot be read"
     return None
