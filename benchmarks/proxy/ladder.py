@@ -165,7 +165,7 @@ class _Router:
             pool.give(connection, keep=True)
 
     def batch(self, wires: list[bytes], pieces: tuple[bytes, ...]) -> None:
-        """As many requests as a batch has, each answered in these pieces."""
+        """As many requests as a batch has, each answered in these pieces; on a running loop."""
         self.gateway.tick(time.monotonic())
         for one in self.endpoints.all:
             one.sampled_s = time.monotonic()

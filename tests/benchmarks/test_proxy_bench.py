@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import shutil
 import sys
@@ -176,7 +177,11 @@ def test_it_has_no_workloads():
 def test_the_ladders_router_serves_every_request(stream: bool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ladder, "BATCH", 64)
     router = ladder._Router("default", record=True)
-    router.batch(ladder.requests(stream=stream), (ladder.FIRST, ladder.REST) if stream else (ladder.PLAIN,))
+
+    async def on_loop() -> None:
+        router.batch(ladder.requests(stream=stream), (ladder.FIRST, ladder.REST) if stream else (ladder.PLAIN,))
+
+    asyncio.run(on_loop())
     meters = router.director.metrics.models()["m"]
     meters.settle()
     assert (meters.requests, meters.running, len(router.director.ledger)) == (64, 0, 0)
