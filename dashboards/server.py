@@ -93,12 +93,13 @@ def serve(sock: socket.socket) -> None:
         ws_max_size=16 * 2**20,
         timeout_graceful_shutdown=STOP_WITHIN_S,
     )
+    server = uvicorn.Server(config)
+    on_stop(lambda: setattr(server, "should_exit", True))  # before uvicorn has its own handlers, and when it ends
     folder = Folder(_reader)
     folder.start()
     log.info("listening on http://%s:%d (%.1f s)", host, port, time.perf_counter() - started)
-    on_stop(lambda: None)  # uvicorn stops by itself; this keeps the exit code 0 when it raises the signal again
     try:
-        uvicorn.Server(config).run(sockets=[sock])
+        server.run(sockets=[sock])
     finally:
         folder.stop()
     log.info("stopped")

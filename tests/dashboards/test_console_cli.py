@@ -115,6 +115,32 @@ def test_a_signal_while_it_starts_ends_it_too(missing_history: str, tmp_path: Pa
             starting.kill()
 
 
+@pytest.mark.integration
+def test_a_signal_amid_an_import_that_fails_on_any_exception_ends_it_too(missing_history: str, tmp_path: Path):
+    """Extension modules may turn whatever is raised while they load into a failed import."""
+    (tmp_path / "streamlit.py").write_text(
+        "import time\n"
+        "print('importing', flush=True)\n"
+        "try:\n"
+        "    time.sleep(60)\n"
+        "except BaseException as error:\n"
+        "    raise ImportError('did not load') from error\n"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"FLEET_HOME": str(tmp_path), "PYTHONPATH": path}
+    command = [sys.executable, "-m", "fleet.cli", "console", "--port", "0", "--history-url", missing_history]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as starting:
+        try:
+            assert starting.stdout is not None
+            assert starting.stdout.readline() == b"importing\n"
+            starting.send_signal(signal.SIGTERM)
+            assert starting.wait(15) == 0
+            assert starting.stderr is not None
+            assert b"Traceback" not in starting.stderr.read()
+        finally:
+            starting.kill()
+
+
 def _caught(pid: int) -> int:
     """Signals that a process handles, as a mask."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
