@@ -35,7 +35,9 @@ def row(name: str, result: Mapping[str, Any]) -> str:
     best = min(kept, key=lambda arm: kept[arm]["gpu_hours_vs_oracle"], default=None)
     other = f"{best}: {_both(kept[best])}" if best else "none"
     page = "autoscaling.md" if name == "autoscaling" else f"{name}/autoscaling.md"
-    return f"| [{WORKLOADS[name]}](../benchmarks/results/{page}) | {_both(arms['ours'])} | {other} |"
+    kept_hours = result["results"]["oracle"]["attaining_gpu_hours"]
+    over_kept = f"{arms['ours']['gpu_hours'] / kept_hours:.2f}" if kept_hours else "none found"
+    return f"| [{WORKLOADS[name]}](../benchmarks/results/{page}) | {_both(arms['ours'])} | {over_kept} | {other} |"
 
 
 def _both(arm: Mapping[str, float]) -> str:
@@ -53,8 +55,9 @@ def table(folder: Path = RESULTS) -> str:
     for name in WORKLOADS:
         path = folder / ("" if name == "autoscaling" else name) / "autoscaling.json"
         rows.append(row(name, json.loads(path.read_text(encoding="utf-8"))))
-    head = "| workload | `slo`: within targets, GPU-hours over the clairvoyant's | cheapest other that keeps 99 % |"
-    return "\n".join([head, "|---|---|---|", *rows])
+    head = ("| workload | `slo`: within targets, GPU-hours over the clairvoyant's | over its cheapest that keep 99 % "
+            "| cheapest other that keeps 99 % |")  # fmt: skip
+    return "\n".join([head, "|---|---|---|---|", *rows])
 
 
 def main(path: Path) -> None:

@@ -26,12 +26,19 @@ def test_a_policy_that_misses_or_cannot_be_trusted_is_not_the_cheapest() -> None
         "keeps": (99.1, 1.5),
     }
     result = {"results": {
+        "oracle": {"attaining_gpu_hours": None},
         "arms": {name: {"attainment_pct": kept, "gpu_hours_vs_oracle": cost} for name, (kept, cost) in arms.items()},
         "coarse_mode": [{"arm": "doubted", "trusted": False}, {"arm": "keeps", "trusted": True}],
     }}  # fmt: skip
-    assert row("autoscaling", result).endswith("| 99.50 %, 1.20 | keeps: 99.10 %, 1.50 |")
+    assert row("autoscaling", result).endswith("| 99.50 %, 1.20 | none found | keeps: 99.10 %, 1.50 |")
 
 
 def test_a_page_without_marks_is_refused() -> None:
     with pytest.raises(ValueError, match="lacks"):
         written("no marks", BEGIN, table())
+
+
+def test_the_cost_is_compared_with_the_clairvoyants_that_keeps_the_targets_too() -> None:
+    ours = {"attainment_pct": 99.3, "gpu_hours_vs_oracle": 1.23, "gpu_hours": 45.8}
+    result = {"results": {"oracle": {"attaining_gpu_hours": 45.4}, "arms": {"ours": ours}, "coarse_mode": None}}
+    assert row("autoscaling", result).endswith("| 99.30 %, 1.23 | 1.01 | none |")
