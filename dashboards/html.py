@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Final
+from typing import Any, Final
 
 from dashboards.summary import Level, Sentence
 
@@ -106,6 +106,17 @@ def happening(when: str, title: str, text: str, *, mark: str = "", link: str = "
     told = f"{head}<p>{escape(text)}</p>"
     body = f"<time>{escape(when)}</time><div>{told}</div>" if when else f'<div class="fl-timeless">{told}</div>'
     return f'<a href="{escape(link)}" target="_self">{body}</a>' if link else f"<div>{body}</div>"
+
+
+def event_mark(row: Mapping[Any, Any]) -> str:
+    """The sign before an event of the history: over, critical, a warning, or none.
+
+    >>> event_mark({"severity": "warning", "data": {}}), event_mark({"severity": "info", "data": {"state": "resolved"}})
+    ('▲', '✓')
+    """
+    if isinstance(row["data"], Mapping) and row["data"].get("state") == "resolved":
+        return "✓"
+    return {"critical": "✕", "warning": "▲"}.get(row["severity"], "")
 
 
 def empty(title: str, text: str, *, command: str = "", icon: str = "○") -> str:

@@ -251,6 +251,9 @@ class ReplicaObservation:
     """Share of the prompt tokens of the window that the prefix cache held."""
     age_s: float | None = None
     """Age of ``sample`` at the snapshot's time; ``None`` when never scraped."""
+    still_s: float | None = None
+    """How long before ``sample`` it last computed a token, as far as it was watched; ``None`` where counters do not
+    tell. Only with requests under way in ``sample`` does it mean anything."""
     gpu_active: float | None = None
     """0..1, of its busiest GPU, where DCGM tells."""
 

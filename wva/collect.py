@@ -21,6 +21,7 @@ from fleet.types import (
     VariantObservation,
 )
 from wva.router_memory import RouterMemory
+from wva.standstill import Standstill
 
 
 class QueueReader(Protocol):
@@ -98,6 +99,7 @@ class Collector:
         self._traffic: Mapping[str, ModelTraffic] = {}
         self._ahead_s: Mapping[str, float] = {}
         self._readings: dict[str, EngineReading] = {}
+        self._still = Standstill()
         self._router = RouterMemory()
 
     def collect(self, now_s: float) -> tuple[FleetSnapshot, tuple[Problem, ...]]:
@@ -125,6 +127,7 @@ class Collector:
     def forget(self, jump_s: float) -> None:
         """Drop what was read before the clock jumped by ``jump_s``: its age cannot be told any more."""
         self._readings = {}
+        self._still = Standstill()
         self._router.shift(jump_s)
         self._ahead_s = {model: ahead_s - jump_s for model, ahead_s in self._ahead_s.items()}
 
@@ -133,10 +136,13 @@ class Collector:
         ready = [replica for replica in live if replica.state is ReplicaState.READY]
         present = {replica.url for replica in live}
         self._readings = {url: reading for url, reading in self._readings.items() if url in present}
+        self._still.keep(present)
         try:
-            self._readings.update(self._source.read(ready, now_s=now_s))
+            read = self._source.read(ready, now_s=now_s)
         except SourceError as error:
             return [Problem.of("source", error)]
+        self._still.watch({url: reading.sample for url, reading in read.items()})
+        self._readings.update(read)
         return []
 
     def _read_router(self, variants: tuple[Variant, ...], now_s: float) -> list[Problem]:
@@ -196,4 +202,5 @@ class Collector:
             replica=replica, sample=reading.sample, generation_tps=reading.generation_tps,
             prompt_tps=reading.prompt_tps, request_rps=reading.request_rps, prefix_hit_ratio=reading.prefix_hit_ratio,
             age_s=max(now_s - reading.sample.at_s, 0.0), gpu_active=reading.gpu_active,
+            still_s=self._still.of(replica.url),
         )  # fmt: skip

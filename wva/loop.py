@@ -23,6 +23,7 @@ from wva.actuate import Actuated, actuate, changes
 from wva.collect import Collector, Problem
 from wva.decide import decide
 from wva.doubt import held, uncontradicted
+from wva.incidents import Incidents
 from wva.metrics import WvaMetrics
 from wva.operator import Keeper, Operator
 from wva.overrides import Overrides, told
@@ -94,6 +95,7 @@ class ControlLoop:
         self._offset_s: float | None = None
         self._reporter: Reporter | None = None
         self._writer, self._recorder = HistoryWriter(history), Recorder(decision_every_s)
+        self._incidents = Incidents(policy)
         self._write_failures = 0
         self.operator = None if keeper is None else Operator(keeper, self._writer, clock)
         self._logged: dict[str, float] = {}
@@ -152,6 +154,7 @@ class ControlLoop:
         decisions = told(uncontradicted(held(decisions, _source_failure(problems)), snapshot), laid)
         done = actuate(self._platform, decisions, dry_run=self._dry_run)
         self._publish(snapshot, decisions, done)
+        self._tell_incidents(snapshot, read=not _source_failure(problems))
         problems = (*problems, *done.problems, *self._saved(), *self._history_problems())
         if self._reporter:
             problems = (*problems, *self._reporter(now_s, decisions, done.scaled, problems))
@@ -167,6 +170,7 @@ class ControlLoop:
         if leads == self.follows:
             log.info("%s", "decides from now on" if leads else "follows: another controller decides")
             self.state = without_windows(self.state)
+            self._incidents.forget()
         self.follows = not leads
         self.metrics.leading(leads, now_s)
         if not leads:
@@ -214,6 +218,13 @@ class ControlLoop:
         self.metrics.decided(snapshot, decisions)
         for row in self._recorder.rows(snapshot, decisions, [each for each in done.scaled if each in moved]):
             self._writer.put(row)
+
+    def _tell_incidents(self, snapshot: FleetSnapshot, *, read: bool) -> None:
+        """Log and record what happened to engines."""
+        for event in self._incidents.of_pass(snapshot, read=read):
+            level = logging.INFO if event.severity == "info" else logging.WARNING
+            log.log(level, "%s: %s", event.subject, event.message)
+            self._writer.put(event)
 
     def _restored(self) -> WvaState:
         if not self._state_file.exists():

@@ -10,7 +10,7 @@ from fleet import signals as s
 from fleet.history import Event, SignalSample
 from fleet.types import Decision, EngineSample, FittedLaw, FleetSnapshot, ReplicaObservation, ReplicaState, VariantSpec
 from wva.actuate import scale_event
-from wva.recorded import CREATED, ROUTER_AGE, SAMPLE_AGE, SINCE, STARTING, law_inputs
+from wva.recorded import CREATED, ROUTER_AGE, SAMPLE_AGE, SINCE, STARTING, STILL, law_inputs
 
 Row = SignalSample | Decision | Event
 MAX_SAMPLES: Final = 5_000
@@ -93,6 +93,8 @@ def _of_replica(spec: VariantSpec, seen: ReplicaObservation, at_s: float, *, new
         CREATED: one.created_s or None,
         STARTING: 1.0 if one.state is ReplicaState.STARTING else None,
         SAMPLE_AGE: seen.age_s,
+        STILL: seen.still_s or None,
+        s.GENERATION_TOKENS.name: sample.generation_tokens_total if seen.still_s else None,
         "generation_tps": seen.generation_tps,
         "prompt_tps": seen.prompt_tps,
         "request_rps": seen.request_rps,

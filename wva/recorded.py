@@ -21,6 +21,8 @@ STARTING: Final = "starting"
 """1 while it starts."""
 SAMPLE_AGE: Final = "sample_age_s"
 """Age of its sample at the pass; alone where the pass found no newer sample than the one before."""
+STILL: Final = "still_s"
+"""How long before its sample it last computed a token; not written while that is no time at all."""
 ROUTER_AGE: Final = "router_age_s"
 """Age of a model's queue at the router."""
 _LAW: Final = {f"law_{one.name}": one.name for one in fields(FittedLaw)}

@@ -30,7 +30,7 @@ from fleet.types import (
     VariantSpec,
 )
 from wva.decide import decide
-from wva.recorded import CREATED, ROUTER_AGE, SAMPLE_AGE, SINCE, STARTING, law_of, spec_of
+from wva.recorded import CREATED, ROUTER_AGE, SAMPLE_AGE, SINCE, STARTING, STILL, law_of, spec_of
 from wva.types import Policy, WvaState
 
 Row = Mapping[str, Any]
@@ -247,9 +247,9 @@ def _replica(spec: VariantSpec, url: str, values: Mapping[str, float], at_s: flo
     sample = EngineSample(
         at_s=at_s - age_s, kv_utilisation=values.get(s.KV_UTILISATION.name), waiting=values.get(s.WAITING.name),
         running=values.get(s.RUNNING.name), kv_capacity_tokens=values.get("kv_capacity_tokens"),
-        max_running=values.get("max_running"),
+        max_running=values.get("max_running"), generation_tokens_total=values.get(s.GENERATION_TOKENS.name),
     )  # fmt: skip
-    return ReplicaObservation(replica=replica, sample=sample, age_s=age_s,
+    return ReplicaObservation(replica=replica, sample=sample, age_s=age_s, still_s=values.get(STILL),
                               **{name: values.get(name) for name in _RATES})  # fmt: skip
 
 

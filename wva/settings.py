@@ -73,6 +73,9 @@ class WvaSettings(Settings):
     """Rates are over this long; with Prometheus at least two, better four, of its scrape intervals."""
     stale_after_s: float = Field(default=60.0, gt=0)
     """Hold replicas when a sample is older than this (about four scrapes)."""
+    stuck_after_s: float = Field(default=30.0, gt=0)
+    """An engine hangs when requests are under way and it computed no token for this long (a chunk of a prompt counts;
+    one that never computed any gets ``stale_after_s`` more: it may still compile); nothing shrinks then."""
     queue_full: float = Field(default=5.0, gt=0)
     """Waiting requests per replica that count as a full queue (default: upstream's V1 queueLengthThreshold)."""
     scale_up_stabilisation_s: float = Field(default=0.0, ge=0, le=3600)

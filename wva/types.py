@@ -15,6 +15,8 @@ class Policy:
     """How decisions are damped; each field is a setting of the same name (:mod:`wva.settings`)."""
 
     stale_after_s: float = 60.0
+    stuck_after_s: float = 30.0
+    """An engine with requests under way that computed no token for so long hangs."""
     queue_full: float = 5.0
     scale_up_stabilisation_s: float = 0.0
     scale_down_stabilisation_s: float = 60.0
@@ -105,8 +107,6 @@ class VariantState:
     """When the request turned from growing to shrinking or back, in the flap window."""
     rising: bool | None = None
     """Whether the last change of the request was an increase."""
-    stuck_since_s: Mapping[str, float] = field(default_factory=dict)
-    """Ready replicas with requests under way and not a token since, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +148,7 @@ class VariantView:
     missing: int
     """Ready replicas that never reported, or reported nonsense."""
     stuck: int = 0
-    """Ready replicas that have had requests under way for as long as makes a sample stale, and not a token since."""
+    """Ready replicas that hang: requests under way, and not a token for too long (:func:`wva.standstill.hangs`)."""
     age_s: float | None
     """Age of the oldest sample seen, fresh or stale."""
 

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
 
 from fleet.types import ReplicaObservation, ReplicaState, VariantObservation
+from wva.standstill import hangs
 from wva.types import Policy, VariantState, VariantView, WvaState, key_of
 
 
 def remembered(entry: VariantObservation, state: WvaState, now_s: float) -> VariantState:
-    """The variant's state, with the time at which its request last changed, and which replicas get nothing done."""
+    """The variant's state, with the time at which its request last changed."""
     old = state.variants.get(key_of(entry.spec))
     if old is None:
-        return VariantState(requested=entry.requested, requested_at_s=now_s, stuck_since_s=_stuck(entry, {}, now_s))
-    if (stuck := _stuck(entry, old.stuck_since_s, now_s)) != old.stuck_since_s:
-        old = replace(old, stuck_since_s=stuck)
+        return VariantState(requested=entry.requested, requested_at_s=now_s)
     if old.requested != entry.requested:
         rising = entry.requested > old.requested
         turns = (*old.turns_s, now_s) if old.rising is not None and rising is not old.rising else old.turns_s
         return replace(old, requested=entry.requested, requested_at_s=now_s, turns_s=turns, rising=rising)
     return old
-
-
-def _stuck(entry: VariantObservation, before: Mapping[str, float], now_s: float) -> dict[str, float]:
-    """Replicas whose engine has requests under way and computed not a token in the collection window; since when."""
-    return {
-        seen.replica.name: min(before.get(seen.replica.name, now_s), now_s)
-        for seen in entry.replicas
-        if seen.generation_tps == 0.0 and not seen.prompt_tps and seen.replica.state is ReplicaState.READY
-        and seen.sample is not None and (seen.sample.running or 0.0) > 0.0
-    }  # fmt: skip
 
 
 def view_variant(
@@ -44,10 +32,10 @@ def view_variant(
         state: what is remembered of it, with ``requested`` as in ``entry``.
         now_s: Unix time of the decision.
         extra_age_s: age of the snapshot itself.
-        rules: ``stale_after_s`` and ``startup_timeout_s``.
+        rules: ``stale_after_s``, ``stuck_after_s`` and ``startup_timeout_s``.
     """
     fresh: list[ReplicaObservation] = []
-    ready, stale, oldest_s = 0, 0, None
+    ready, stale, stuck, oldest_s = 0, 0, 0, None
     serves, limit_s = ReplicaState.READY, rules.stale_after_s
     for seen in entry.replicas:  # one pass: this is the loop over all replicas of a large fleet
         if seen.replica.state is not serves:
@@ -55,6 +43,8 @@ def view_variant(
         ready += 1
         if seen.age_s is None:
             continue
+        if seen.still_s and hangs(seen, rules):
+            stuck += 1
         age_s = seen.age_s + extra_age_s
         oldest_s = age_s if oldest_s is None or age_s > oldest_s else oldest_s
         if age_s > limit_s:
@@ -68,7 +58,7 @@ def view_variant(
     return VariantView(
         spec=entry.spec, requested=entry.requested, ready=ready, pending=pending, overdue=overdue, fresh=tuple(fresh),
         stale=stale, missing=ready - len(fresh) - stale, age_s=oldest_s,
-        stuck=sum(now_s - since_s > limit_s for since_s in state.stuck_since_s.values()),
+        stuck=stuck,
     )  # fmt: skip
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 import pandas as pd
 
 from dashboards import data, figures, fleetdoc, html, paper, scaling, world
@@ -12,6 +15,8 @@ from dashboards.summary import PART_NAMES, STALE_AFTER_S, Level
 from dashboards.view import View
 from dashboards.words import NOTHING, ago, clock, endpoint_name, percent, plural, seconds
 
+_KINDS: Final = ("process", "engine", "config")
+_DEATHS: Final = ("down", "gone", "restarted")
 _STATE_LEVELS = {"ready": Level.GOOD, "starting": Level.ATTENTION, "stopping": Level.UNKNOWN, "failed": Level.BREACH}
 
 
@@ -44,8 +49,7 @@ def render(view: View) -> None:
 def tiles(view: View, rows: pd.DataFrame, health: dict[str, Answer]) -> list[str]:
     """Replicas in each state, restarts, parts that answer."""
     counts = rows["state"].value_counts() if len(rows) else pd.Series(dtype=int)
-    events = view.read(Reader.events, view.window, ("process",))
-    restarts = int((events["severity"] != "info").sum()) if len(events) else 0
+    restarts = crashes(view.read(Reader.events, view.window, _KINDS))
     answering = sum(answer.reachable for answer in health.values())
     found = [
         html.tile(
@@ -71,6 +75,18 @@ def tiles(view: View, rows: pd.DataFrame, health: dict[str, Answer]) -> list[str
         )
     )
     return found
+
+
+def crashes(events: pd.DataFrame) -> int:
+    """Parts of the loop and engines that died; one that hangs or is silent may still live."""
+    died = 0
+    for row in events.to_dict("records"):
+        told = row["data"] if isinstance(row["data"], Mapping) else {}
+        if row["kind"] == "engine" and told.get("turn") in _DEATHS:
+            died += max(len(told.get("engines") or ()), 1)
+        elif row["kind"] == "process" and row["severity"] != "info":
+            died += 1
+    return died
 
 
 def _replica_table(view: View, rows: pd.DataFrame, answer: Answer | None) -> None:
@@ -163,15 +179,15 @@ def _ages(view: View) -> list[str]:
 
 
 def _processes(view: View) -> None:
-    events = view.read(Reader.events, view.window, ("process", "config"))
+    events = view.read(Reader.events, view.window, _KINDS)
     with paper.frame("processes"):
-        section("Processes", f"{plural(len(events), 'event')} in this range, newest first")
+        section("Processes and engines", f"{plural(len(events), 'event')} in this range, newest first")
         items = [
             html.happening(
                 clock(row["at_s"], view.zone),
                 row["subject"],
                 row["message"],
-                mark={"critical": "✕", "warning": "▲"}.get(row["severity"], ""),
+                mark=html.event_mark(row),
             )
             for row in events.head(12).to_dict("records")
         ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from html import escape
+from typing import Final
 
 import pandas as pd
 import streamlit as st
@@ -307,13 +307,18 @@ def _feed(view: View) -> None:
         else:
             paper.html(
                 html.empty(
-                    "Nothing happened", f"No scaling, alert or restart in the last {seconds(view.window.span_s)}."
+                    "Nothing happened",
+                    f"No scaling, alert, restart or engine in trouble in the last {seconds(view.window.span_s)}.",
                 )
             )
 
 
+_PAGES: Final = {"alert": "alerts", "process": "infrastructure", "engine": "infrastructure"}
+"""Where an event's kind is shown in full."""
+
+
 def feed_items(view: View, *, limit: int = 9) -> list[str]:
-    """Scalings, alerts and process events in one list, newest first."""
+    """Scalings, alerts, and what engines and processes met, in one list, newest first."""
     entries: list[tuple[float, str]] = []
     for row in view.scalings().tail(limit).to_dict("records"):
         arrow = f"{row['before']} → {row['desired']}"
@@ -330,16 +335,18 @@ def feed_items(view: View, *, limit: int = 9) -> list[str]:
                 ),
             )
         )
-    events = view.read(Reader.events, view.window, ("alert", "process", "model", "config")).head(limit)
+    events = view.read(Reader.events, view.window, ("alert", "process", "engine", "model", "config")).head(limit)
     for row in events.to_dict("records"):
-        page = {"alert": "alerts", "process": "infrastructure"}.get(row["kind"], "prediction")
-        over = isinstance(row["data"], Mapping) and row["data"].get("state") == "resolved"
-        mark = "✓" if over else {"critical": "✕", "warning": "▲"}.get(row["severity"], "")
+        page = _PAGES.get(row["kind"], "prediction")
         entries.append(
             (
                 row["at_s"],
                 html.happening(
-                    clock(row["at_s"], view.zone), row["subject"], row["message"], mark=mark, link=view.link(page)
+                    clock(row["at_s"], view.zone),
+                    row["subject"],
+                    row["message"],
+                    mark=html.event_mark(row),
+                    link=view.link(page),
                 ),
             )
         )

@@ -89,9 +89,9 @@ class Event:
 
     at_s: float
     kind: str
-    """``scale``, ``process``, ``alert``, ``model`` (predictor), ``config``."""
+    """``scale``, ``process``, ``engine``, ``alert``, ``model`` (predictor), ``config``."""
     subject: str
-    """What it happened to: a variant, a process, an alert's name."""
+    """What it happened to: a variant, a process, an engine, an alert's name."""
     message: str
     severity: str = "info"
     """``info``, ``warning`` or ``critical``."""

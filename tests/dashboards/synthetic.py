@@ -102,10 +102,26 @@ class Evening:
         yield Event(
             at_s=up, kind="process", subject="controller", message="controller is up again", data={"restarts": 1}
         )
+        yield from self._trouble(self.start_s + 0.76 * self.span_s)
         learned = self.start_s + 0.15 * self.span_s
         yield Event(
             at_s=learned, kind="model", subject="predictor", message="model fitted on 412 samples, TTFT error 14 %"
         )
+
+    def _trouble(self, at: float) -> Iterator[object]:
+        """An engine hangs and is started again, as wva tells it."""
+        lasted = 0.04 * self.span_s
+        for turn, moment, words in (
+            ("hung", at, "hangs: 14 requests under way, and no token for 31 s; 1 of 2 replicas serve"),
+            ("down", at + lasted / 2, "is down; 1 of 2 replicas serve"),
+            ("ready", at + lasted, f"is ready again after {lasted / 2:.0f} s; 2 of 2 replicas serve"),
+        ):
+            over = turn == "ready"
+            yield Event(
+                at_s=moment, kind="engine", subject="llama-8b-a100-0", message=f"http://127.0.0.1:9110 {words}",
+                severity="info" if over else "warning",
+                data={"turn": turn, "state": "resolved" if over else "open", "engines": ["llama-8b-a100-0"]},
+            )  # fmt: skip
 
     def _replicas(self, at: float) -> Iterator[object]:
         for kind in self.kinds:

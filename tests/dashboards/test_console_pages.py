@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboards.frame import SECTIONS
+from dashboards.pages.infrastructure import crashes
 from dashboards.paths import PATHS
-from fleet.history import History, SignalSample
+from fleet.history import Event, History, SignalSample
+from fleet.types import Decision, Direction, Reason
 
 SCRIPT = """
 from dashboards import frame, view
@@ -25,7 +28,13 @@ MENTIONS = {
     "business": ["TTFT &lt; 200 ms", "Goodput", "Failed requests", "Tenants", "search"],
     "vllm": ["KV cache, fullest", "Running batch", "Prefix cache hits"],
     "resources": ["GPUs in use", "dcgm-exporter", "Cost per hour"],
-    "infrastructure": ["Crashes", "controller died", "No controller is configured"],
+    "infrastructure": [
+        "Crashes",
+        "controller died",
+        "9110 hangs: 14 requests under way",
+        "is ready again after",
+        "No controller is configured",
+    ],
     "autoscaling": ["Saturation", "Removed 1 replica", "KV cache utilisation"],
     "whatif": ["Nothing has been tried yet", "Try on Llama-3.1-8B-Instruct"],
     "routing": ["Time to pick", "Imbalance", "Prefix hit rate", "No router is configured"],
@@ -241,3 +250,38 @@ def test_the_alert_in_the_address_opens_its_tree(
 
 def test_the_paths_are_those_of_the_navigation():
     assert tuple(page.path for pages in SECTIONS.values() for page in pages) == PATHS
+
+
+def test_engines_in_trouble_are_told_where_one_looks_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    url, now_s = f"sqlite:///{tmp_path}/history.sqlite3", time.time()
+    history = History(url)
+    history.add([Decision(at_s=now_s - 30, variant="a", namespace="default", model="m", accelerator="h100_sxm",
+                          current=2, desired=2, direction=Direction.HOLD, reason=Reason.STEADY,
+                          detail="steady")])  # fmt: skip
+    history.add([
+        Event(at_s=now_s - 200, kind="engine", subject="a-1", severity="warning", message="http://a-1 is down",
+              data={"turn": "down", "state": "open", "engines": ["a-1"]}),
+        Event(at_s=now_s - 160, kind="engine", subject="a-1", message="http://a-1 is ready again after 40 s",
+              data={"turn": "ready", "state": "resolved", "engines": ["a-1"]}),
+        Event(at_s=now_s - 100, kind="engine", subject="a", severity="critical", message="2 engines (a-0, a-1) hang",
+              data={"turn": "hung", "state": "open", "engines": ["a-0", "a-1"]}),
+    ])  # fmt: skip
+    monkeypatch.setenv("CONSOLE_HISTORY_URL", url)
+    said = text(app("overview").run())
+    feed = said[said.index("What happened") :]
+    told = [feed.index(words) for words in ("2 engines (a-0, a-1) hang", "is ready again after 40 s", "a-1 is down")]
+    assert told == sorted(told), "newest first"
+    assert ("✕" in feed, "✓" in feed, "▲" in feed) == (True, True, True)
+
+
+def test_a_hang_is_no_crash_and_each_dead_engine_is_one() -> None:
+    events = pd.DataFrame([
+        {"kind": "engine", "severity": "warning", "data": {"turn": "hung", "engines": ["a"]}},
+        {"kind": "engine", "severity": "warning", "data": {"turn": "down", "engines": ["a", "b"]}},
+        {"kind": "engine", "severity": "info", "data": {"turn": "ready", "engines": ["a", "b"]}},
+        {"kind": "process", "severity": "critical", "data": {}},
+        {"kind": "process", "severity": "info", "data": {}},
+        {"kind": "config", "severity": "warning", "data": {}},
+    ])  # fmt: skip
+    assert crashes(events) == 3
+    assert crashes(pd.DataFrame()) == 0

@@ -22,8 +22,10 @@ class FakePlatform:
         self.variants = {each.name: Variant(spec=each, requested=each.min_replicas) for each in specs}
         self.load = {"kv": 0.5, "waiting": 0.0, "running": 8.0}
         self.url = ""
+        self.since_s = time.time() - 60.0
         self.broken = False
         self.blind = False
+        self.standing = False
         self.scalings: list[tuple[str, int]] = []
         self.tokens = 0.0
         self.gpus: dict[str, int] | None = None
@@ -37,7 +39,7 @@ class FakePlatform:
         return {"variants": [variant_to_json(self._running(variant)) for variant in self.variants.values()], **limits}
 
     def page(self) -> str:
-        self.tokens += 10.0
+        self.tokens += 0.0 if self.standing else 10.0
         return (
             f"vllm:num_requests_waiting {self.load['waiting']}\nvllm:num_requests_running {self.load['running']}\n"
             f"vllm:kv_cache_usage_perc {self.load['kv']}\nvllm:generation_tokens_total {self.tokens}\n"
@@ -46,7 +48,7 @@ class FakePlatform:
     def _running(self, variant: Variant) -> Variant:
         name = variant.spec.name
         replicas = tuple(
-            Replica(name=f"{name}-{index}", url=f"{self.url}/{name}/{index}", variant=name, since_s=time.time() - 60)
+            Replica(name=f"{name}-{index}", url=f"{self.url}/{name}/{index}", variant=name, since_s=self.since_s)
             for index in range(variant.requested)
         )
         return replace(variant, replicas=replicas)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from fleet.types import Decision, Direction, FleetSnapshot, Reason, ReplicaState, Role, VariantObservation
+from fleet.types import Direction, FleetSnapshot, Reason, ReplicaState, Role, VariantObservation
 from tests.wva.wva_builders import (
     AT_ONCE,
     MODEL,
@@ -282,35 +282,15 @@ def test_kv_is_inherited_by_tokens_not_by_replicas() -> None:
     assert "KV 3.00" in decision.detail
 
 
-def hung(minutes: float, **changes: float | None) -> list[Decision]:
-    """Passes every 20 s over two idle replicas, of which one has requests under way and computes nothing."""
-    state, found = WvaState(), []
-    for number in range(int(minutes * 3) + 1):
-        at_s = NOW + 20.0 * number
-        fleet = snapshot(variant([seen(0, 0.05), replace(seen(1, 0.05, running=3.0, tps=0.0), **changes)]), at_s=at_s)
-        decisions, state = decide(fleet, [entry.spec for entry in fleet.variants], state, at_s, AT_ONCE)
-        found.append(decisions[0])
-    return found
-
-
 def test_a_replica_that_computes_nothing_blocks_the_way_down_once_that_has_lasted() -> None:
-    found = hung(2)
-    assert [one.reason for one in found[:4]] == [Reason.IDLE] * 4, "a long prompt takes a while, too"
-    assert {(one.desired, one.reason) for one in found[4:]} == {(2, Reason.NO_SIGNAL)}
-    assert "1 of 2 ready replica(s) of a have requests under way and compute no token" in found[-1].detail
-    assert found[-1].signals["stuck"] == 1
-
-
-@pytest.mark.parametrize("changes", [{"prompt_tps": 5.0}, {"generation_tps": None}, {"generation_tps": 0.1}])
-def test_one_that_computes_or_does_not_tell_is_not_taken_for_hung(changes: dict[str, float | None]) -> None:
-    assert {one.reason for one in hung(3, **changes)} == {Reason.IDLE}
-
-
-def test_how_long_it_stands_still_is_forgotten_with_the_first_token() -> None:
-    state = WvaState()
-    for number in range(12):
-        at_s, tps = NOW + 20.0 * number, 1.0 if number % 3 == 0 else 0.0
-        fleet = snapshot(variant([seen(0, 0.05), seen(1, 0.05, running=3.0, tps=tps)]), at_s=at_s)
-        decisions, state = decide(fleet, [entry.spec for entry in fleet.variants], state, at_s, AT_ONCE)
-        assert decisions[0].reason is Reason.IDLE
-        assert state.variants["default/a"].stuck_since_s.keys() == (set() if tps else {"a-1"})
+    for still_s, reason in (
+        (0.0, Reason.IDLE),
+        (29.0, Reason.IDLE),
+        (30.0, Reason.NO_SIGNAL),
+        (600.0, Reason.NO_SIGNAL),
+    ):
+        found = decided(snapshot(variant([seen(0, 0.05), replace(seen(1, 0.05, running=3.0), still_s=still_s)])))["a"]
+        assert found.reason is reason, still_s
+    assert found.desired == 2
+    assert "1 of 2 ready replica(s) of a have requests under way and compute no token" in found.detail
+    assert found.signals["stuck"] == 1

@@ -1,0 +1,191 @@
+"""Engines that go down, fall silent or hang, and their return: events for the console, from one pass to the next."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from fleet.history import Event
+from fleet.types import FleetSnapshot, ReplicaObservation, ReplicaState, VariantObservation
+from wva.standstill import hangs
+from wva.types import Policy, key_of
+
+NAMED: Final = 3
+"""Engines of a variant that are named when several meet the same in one pass."""
+LISTED: Final = 50
+"""Those in the event's data."""
+
+
+class Condition(enum.StrEnum):
+    """How an engine is."""
+
+    WELL = "well"
+    SILENT = "silent"
+    """Ready by the platform's word, but its metrics do not answer."""
+    HUNG = "hung"
+    DOWN = "down"
+    """It ran, and does no longer; the platform may be starting it again."""
+
+
+class Turn(enum.StrEnum):
+    """What happens to an engine."""
+
+    DOWN = "down"
+    SILENT = "silent"
+    HUNG = "hung"
+    GONE = "gone"
+    RESTARTED = "restarted"
+    """Down and ready again between two passes."""
+    READY = "ready"
+    ANSWERS = "answers"
+    COMPUTES = "computes"
+
+
+_BEGINS: Final = {Condition.DOWN: Turn.DOWN, Condition.SILENT: Turn.SILENT, Condition.HUNG: Turn.HUNG}
+_ENDS: Final = {Condition.DOWN: Turn.READY, Condition.SILENT: Turn.ANSWERS, Condition.HUNG: Turn.COMPUTES}
+_GOOD: Final = frozenset(_ENDS.values())
+_WORDS: Final[Mapping[Turn, tuple[str, str]]] = {
+    Turn.DOWN: ("is down", "are down"),
+    Turn.SILENT: ("does not answer: nothing heard for {time}", "do not answer: nothing heard for {time}"),
+    Turn.HUNG: (
+        "hangs: {running} under way, and no token for {time}",
+        "hang: {running} under way, and no token for {time}",
+    ),
+    Turn.GONE: ("is gone, though nobody asked for fewer", "are gone, though nobody asked for fewer"),
+    Turn.RESTARTED: ("went down and is ready again", "went down and are ready again"),
+    Turn.READY: ("is ready again after {time}", "are ready again after {time}"),
+    Turn.ANSWERS: ("answers again after {time}", "answer again after {time}"),
+    Turn.COMPUTES: ("computes again after {time}", "compute again after {time}"),
+}
+"""Of one engine, and of several."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    condition: Condition
+    since_s: float
+    seen: ReplicaObservation
+
+
+class Incidents:
+    """Compares each pass with the one before. What is wrong in the first pass is told, too; what is well is not."""
+
+    def __init__(self, rules: Policy) -> None:
+        """Nothing is known yet."""
+        self._rules = rules
+        self._known: dict[str, dict[str, _Known]] = {}
+
+    def forget(self) -> None:
+        """Begin anew: another controller decided meanwhile."""
+        self._known = {}
+
+    def of_pass(self, snapshot: FleetSnapshot, *, read: bool = True) -> Iterator[Event]:
+        """What happened to engines since the last pass, one event for all of a variant that met the same.
+
+        Args:
+            snapshot: the pass.
+            read: whether the source of metrics answered; where it did not, silence says nothing about the engines.
+        """
+        known: dict[str, dict[str, _Known]] = {}
+        for entry in snapshot.variants:
+            before = self._known.get(key_of(entry.spec), {})
+            now = known[key_of(entry.spec)] = self._judged(entry, before, snapshot.at_s, read=read)
+            turns: dict[Turn, list[_Known]] = {}
+            for turn, engine in _turns(entry, before, now):
+                turns.setdefault(turn, []).append(engine)
+            for turn, engines in turns.items():
+                yield _event(entry, turn, engines, now, snapshot.at_s)
+        self._known = known
+
+    def _judged(
+        self, entry: VariantObservation, before: Mapping[str, _Known], at_s: float, *, read: bool
+    ) -> dict[str, _Known]:
+        """Engines by name; those that stop, or start for the first time, are left out."""
+        found = {}
+        for seen in entry.replicas:
+            old, state = before.get(seen.replica.name), seen.replica.state
+            if state is ReplicaState.STOPPING or (state is ReplicaState.STARTING and old is None):
+                continue
+            condition, since_s = self._condition(seen, at_s)
+            if condition is Condition.SILENT and not read:
+                if old is None:
+                    continue
+                condition = old.condition
+            if old is not None and old.condition is condition:
+                since_s = old.since_s
+            found[seen.replica.name] = _Known(condition=condition, since_s=since_s, seen=seen)
+        return found
+
+    def _condition(self, seen: ReplicaObservation, at_s: float) -> tuple[Condition, float]:
+        """How it is, and since when by what this pass alone tells."""
+        if seen.replica.state is not ReplicaState.READY:
+            return Condition.DOWN, at_s
+        if hangs(seen, self._rules):
+            return Condition.HUNG, at_s - (seen.still_s or 0.0)
+        silent_s = _silent_s(seen, at_s)
+        return (Condition.SILENT, at_s - silent_s) if silent_s > self._rules.stale_after_s else (Condition.WELL, at_s)
+
+
+def _silent_s(seen: ReplicaObservation, at_s: float) -> float:
+    """How long nothing was heard; 0 where nobody can say."""
+    if seen.age_s is not None:
+        return seen.age_s
+    return at_s - seen.replica.since_s if seen.replica.since_s else 0.0
+
+
+def _turns(
+    entry: VariantObservation, before: Mapping[str, _Known], now: Mapping[str, _Known]
+) -> Iterator[tuple[Turn, _Known]]:
+    """What happened, each with the engine as it was where something ended, else as it is."""
+    for name, engine in now.items():
+        old, condition = before.get(name), engine.condition
+        if condition is not Condition.WELL:
+            if old is None or old.condition is not condition:
+                yield _BEGINS[condition], engine
+        elif old is not None and old.condition is not Condition.WELL:
+            yield _ENDS[old.condition], old
+        elif old is not None and engine.seen.replica.since_s > old.seen.replica.since_s + 1.0:
+            yield Turn.RESTARTED, engine
+    yield from ((Turn.GONE, engine) for engine in _lost(entry, before))
+
+
+def _lost(entry: VariantObservation, before: Mapping[str, _Known]) -> Sequence[_Known]:
+    """Engines that are no longer there, beyond those that the platform was asked to do without."""
+    present = {seen.replica.name for seen in entry.replicas}
+    gone = [engine for name, engine in before.items() if name not in present]
+    asked = max(len(before) - entry.requested, 0)
+    untold = [engine for engine in gone if engine.condition is not Condition.DOWN]
+    return untold[: max(len(gone) - asked, 0)]
+
+
+def _event(
+    entry: VariantObservation, turn: Turn, engines: Sequence[_Known], now: Mapping[str, _Known], at_s: float
+) -> Event:  # fmt: skip
+    spec, names = entry.spec, [engine.seen.replica.name for engine in engines]
+    well = sum(engine.condition is Condition.WELL for engine in now.values())
+    return Event(
+        at_s=at_s, kind="engine", subject=names[0] if len(names) == 1 else spec.name,
+        message=f"{_sentence(turn, engines, at_s)}; {well} of {max(entry.requested, well)} replicas serve",
+        severity="info" if turn in _GOOD else "warning" if well else "critical",
+        data={
+            "state": "resolved" if turn in _GOOD else "open", "turn": str(turn), "variant": spec.name,
+            "namespace": spec.namespace, "model": spec.model, "engines": names[:LISTED],
+            "endpoints": [engine.seen.replica.url for engine in engines[:LISTED]],
+        },
+    )  # fmt: skip
+
+
+def _sentence(turn: Turn, engines: Sequence[_Known], at_s: float) -> str:
+    """Plain words; times are how long it lasted, for the longest."""
+    running = sum((engine.seen.sample.running or 0.0) if engine.seen.sample else 0.0 for engine in engines)
+    lasted_s = at_s - min(engine.since_s for engine in engines)
+    words = _WORDS[turn][len(engines) > 1].format(
+        time=f"{lasted_s:.0f} s" if lasted_s < 120 else f"{lasted_s / 60:.0f} min",
+        running=f"{running:.0f} request{'' if running == 1 else 's'}",
+    )
+    if len(engines) == 1:
+        return f"{engines[0].seen.replica.url or engines[0].seen.replica.name} {words}"
+    more = f" and {len(engines) - NAMED} more" if len(engines) > NAMED else ""
+    return f"{len(engines)} engines ({', '.join(one.seen.replica.name for one in engines[:NAMED])}{more}) {words}"
