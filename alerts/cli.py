@@ -63,7 +63,7 @@ def _bounds(page: str | None) -> Mapping[str, tuple[float, ...]]:
     return deployed_bounds(page) if page else buckets.BOUNDS
 
 
-@alerts.command()
+@alerts.command(short_help="Write rules, manifests, Alertmanager's configuration, dashboards.")
 @click.option("--slo", type=_path, help="SLO file (default: FLEET_SLO_FILE, else the one that ships with this).")
 @click.option("--out", type=_path, required=True, help="Folder for the files.")
 @click.option("--format", "wanted", type=click.Choice([ALL, *Format]), default=ALL, show_default=True,
@@ -110,7 +110,7 @@ def _write(folder: Path, files: Mapping[str, str]) -> int:
     return len(files)
 
 
-@alerts.command("buckets")
+@alerts.command("buckets", short_help="Print the vLLM flag that lets engines show each promise.")
 @click.option("--slo", type=_path, help="SLO file (default: FLEET_SLO_FILE, else the one that ships with this).")
 @_page
 def buckets_flag(*, slo: Path | None, page: str | None) -> None:
@@ -124,7 +124,7 @@ def buckets_flag(*, slo: Path | None, page: str | None) -> None:
     click.echo(buckets.engine_flag(load_slos(slo_path(slo)), _bounds(page)))
 
 
-@alerts.command()
+@alerts.command(short_help="Check SLO files and rule files.")
 @click.argument("paths", nargs=-1, required=True, type=_path)
 @_page
 def check(paths: tuple[Path, ...], page: str | None) -> None:
@@ -190,7 +190,7 @@ def watch(*, slo: Path | None, history_url: str | None, with_parent: bool, **giv
         writer.close()
 
 
-@alerts.command()
+@alerts.command(short_help="Walk a decision tree over what was recorded.")
 @click.option("--model", default="", help="Model to look at (default: all).")
 @click.option("--at", default="-0s", show_default=True, help="End of the window: -10m, Unix seconds, or ISO 8601.")
 @click.option("--window-s", default=300.0, show_default=True, type=click.FloatRange(1), help="Length of the window.")

@@ -79,7 +79,7 @@ def _promise_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@plan.command("size")
+@plan.command("size", short_help="Memory of a replica; replicas and cost for a demand.")
 @click.option("--model", required=True, help="Model of the hardware catalogue.")
 @click.option("--gpu", required=True, help="GPU of the hardware catalogue.")
 @click.option("--tp", type=int, default=1, show_default=True, help="GPUs of one replica (tensor parallelism).")
@@ -126,7 +126,7 @@ def size_command(
         Console().print(tables.sizing(found))
 
 
-@plan.command("advise")
+@plan.command("advise", short_help="Which path to take, and what pays, with the reasons.")
 @click.option("--model", required=True, help="Model of the hardware catalogue.")
 @click.option("--network", type=click.Choice([one.value for one in Network]), default=Network.ETHERNET.value,
               show_default=True, help="Between the nodes.")  # fmt: skip
@@ -168,7 +168,7 @@ def advise_command(
         Console().print(tables.advice(found, effects))
 
 
-@plan.command("optimise")
+@plan.command("optimise", short_help="The cheapest hardware and limits that keep the promise.")
 @click.option("--model", required=True, help="Model of the hardware catalogue.")
 @click.option("--gpus", default="", help="Kinds to consider, separated by commas (default: all).")
 @click.option("--fp8", is_flag=True, help="Consider 8-bit weights too.")

@@ -65,7 +65,7 @@ def predictor() -> None:
     """
 
 
-@predictor.command()
+@predictor.command(short_help="Follow the history, refit, answer over HTTP.")
 @click.option("--host", help="Address to listen on (default 127.0.0.1).")
 @click.option("--port", type=int, help="Port, 0 for any free one (default 8090).")
 @click.option("--refit-s", type=float, help="Seconds between looks at new rows (default 5).")
@@ -187,7 +187,7 @@ def train(
     click.echo(json.dumps(report) if as_json else f"{result.detail}; written to {out}")
 
 
-@predictor.command()
+@predictor.command(short_help="How good it would have been on later requests.")
 @click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write a report with plots.")
 @click.option("--torch", "with_torch", is_flag=True, help="Also the quantile network (extra 'torch').")
 @_history
@@ -227,7 +227,7 @@ def evaluate(
         Console(width=110).print(_table(report["curve"], len(pool)))
 
 
-@predictor.command(name="export")
+@predictor.command(name="export", short_help="Write the samples that a fit would use as JSON lines.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write.")
 @_history
 @_home
@@ -251,7 +251,7 @@ def _line(sample: Sample) -> dict[str, Any]:
             "censored": sample.censored, "output_tokens": sample.output_tokens}  # fmt: skip
 
 
-@predictor.command(name="import")
+@predictor.command(name="import", short_help="Add samples from an exported file to the history.")
 @click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @_history
 @_home
@@ -289,7 +289,7 @@ def _imported(entry: Any) -> TrainingSample:
     return kept_row(sample, "import", time.time())
 
 
-@predictor.command()
+@predictor.command(short_help="Serve an older model until release.")
 @click.argument("version", default="")
 @_home
 def rollback(*, version: str, home: Path | None) -> None:

@@ -124,7 +124,7 @@ def serve(
     _run("router", RouterService, load(RouterSettings, **given), fleet, mortal=mortal, place=place)
 
 
-@router.command()
+@router.command(short_help="Pick endpoints for Envoy and Gateway API (ext_proc).")
 @click.option("--port", type=int, help="gRPC port for the proxy, 0 for any free one (default 9002).")
 @_shared
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate of the gRPC port, PEM.")
@@ -154,7 +154,7 @@ def picker(
     _run("picker", partial(PickerService, picker=own), settings, fleet, mortal=mortal)
 
 
-@router.command()
+@router.command(short_help="Keep the KV-cache index as a service of its own.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=9090, show_default=True, type=int, help="Port for queries, 0 for any free one.")
 @click.option("--kv-events", default="auto", show_default=True,
@@ -207,7 +207,7 @@ def _run(
             runner.run(_serve(service))
 
 
-@router.command()
+@router.command(short_help="Make an API key for a tenant.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def key(*, as_json: bool) -> None:
     """Make an API key for a tenant: the key itself for its user, its hash for the tenants file.

@@ -11,7 +11,7 @@ from fleet.hardware import PRECISIONS
 from simulator.traces import write_atomically
 
 
-@click.command()
+@click.command(short_help="Fit step times to measured runs.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE...")
 @click.option("--model", help="Model shape, as in fleet.hardware; where the file names none, or several.")
 @click.option("--gpu", help="Accelerator, such as h100_sxm; likewise.")

@@ -46,7 +46,7 @@ def sim() -> None:
     """
 
 
-@sim.command(epilog=_EXAMPLE)
+@sim.command(epilog=_EXAMPLE, short_help="Run a fleet file's variants behind the platform API.")
 @click.option("--config", "config_file", required=True, type=click.Path(path_type=Path), help="The fleet file (YAML).")
 @click.option("--host", help="Address of the API and the engines. [default: 127.0.0.1; env SIM_HOST]")
 @click.option("--port", type=int, help="Port of the API, 0 for any free one. [default: 8060; env SIM_PORT]")

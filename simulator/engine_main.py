@@ -94,7 +94,7 @@ _ENGINE_OPTIONS = (
 )  # fmt: skip
 
 
-@click.command(epilog=_EPILOG)
+@click.command(epilog=_EPILOG, short_help="Run simulated vLLM engines.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=9100, show_default=True, help="Port; 0 for any free one.")
 @click.option("--replicas", default=1, show_default=True, type=click.IntRange(1, 1000),

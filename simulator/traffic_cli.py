@@ -26,7 +26,7 @@ from simulator.workload import fitted
 log = logging.getLogger(__name__)
 
 
-@click.command()
+@click.command(short_help="Send a trace's traffic to a server.")
 @click.option("--target", required=True, metavar="URL", help="The router, or one engine: http://127.0.0.1:8080.")
 @click.option("--model", default="", help=f"Model to ask for. Default: the recorded one, else {DEFAULT_MODEL}.")
 @shape_options
@@ -107,7 +107,7 @@ def _latency(percentiles: dict[str, float | None]) -> str:
     )
 
 
-@click.command()
+@click.command(short_help="Write the requests that replay would send.")
 @shape_options
 @click.option("--duration", "duration_s", type=POSITIVE, default=None, help="Seconds of traffic; default: one period.")
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Model to record where the trace names none.")
@@ -133,7 +133,7 @@ def workload(duration_s: float | None, model: str, out: str, **shape: Any) -> No
     click.echo(f"{out}: {lines.count(chr(10))} requests from {facts['used']} {facts['name']}", err=True)
 
 
-@click.command()
+@click.command(short_help="Make a trace's statistical profile.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", default="-", show_default=True, metavar="JSON", help="File, or - for stdout.")
 @click.option("--name", default=None, help="Name in the profile; default: the file's.")
@@ -163,7 +163,7 @@ def profile(
     click.echo(f"{out}: profile of {made.samples} requests over {made.span_s:.0f} s", err=True)
 
 
-@click.command("download")
+@click.command("download", short_help="Get a published trace from its publisher.")
 @click.argument("name", type=click.Choice(tuple(PUBLISHED)))
 @click.option("--to", "folder", type=click.Path(path_type=Path, file_okay=False), default=None,
               help="Folder to keep it in. Default: FLEET_TRACES, else traces in FLEET_HOME.")  # fmt: skip

@@ -136,7 +136,7 @@ def run(history_url: str | None, slo_file: Path | None, orphan: bool, **options:
             cluster.stop()  # last: until the lease is given back, nobody else decides
 
 
-@wva.command()
+@wva.command(short_help="Decide offline for a snapshot.")
 @click.argument("snapshot", type=_file)
 @click.option("--state", type=_file, help="State of an earlier pass (a state file, or what /state gave).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object: decisions and the new state.")
@@ -165,7 +165,7 @@ def decide(snapshot: Path, state: Path | None, as_json: bool) -> None:
         Console(width=max(shutil.get_terminal_size((160, 50)).columns, 100)).print(table(decisions))
 
 
-@wva.command()
+@wva.command(short_help="Say the newest decision in words, and its inputs.")
 @click.argument("variant")
 @click.option("--history-url", help="SQLAlchemy URL of the history (default: FLEET_HISTORY_URL, else .fleet).")
 @click.option("--json", "as_json", is_flag=True, help="Print the decision as JSON.")
@@ -186,7 +186,7 @@ def explain(variant: str, history_url: str | None, as_json: bool) -> None:
     click.echo(json.dumps(rows[0]) if as_json else "\n".join(in_words(rows[0])))
 
 
-@wva.command()
+@wva.command(short_help="Run another policy over recorded history.")
 @click.option("--history-url", help="SQLAlchemy URL of the history (default: FLEET_HISTORY_URL, else .fleet).")
 @click.option("--hours", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="How far back.")
 @click.option("--analyzer", help="Analyzer to decide with (default: WVA_ANALYZER, else the default).")

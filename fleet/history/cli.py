@@ -34,7 +34,7 @@ def history() -> None:
 _url = click.option("--url", help="SQLAlchemy URL of the history (default: FLEET_HISTORY_URL, else .fleet).")
 
 
-@history.command()
+@history.command(short_help="Print a table's newest rows as JSON lines.")
 @click.argument("table", type=click.Choice(sorted(schema.TABLES)))
 @click.option("--last", default=20, show_default=True, type=click.IntRange(1, 100_000), help="Newest rows to show.")
 @_url

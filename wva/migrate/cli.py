@@ -22,7 +22,7 @@ HEAD = "# Written by fleet wva migrate: read it, and what it said on stderr, bef
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
-@click.command()
+@click.command(short_help="Turn upstream WVA's or KEDA's objects into ours.")
 @click.option("-f", "--file", "files", multiple=True, required=True, help="File or folder of manifests; - is stdin.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the manifests here, not on stdout.")
 @click.option("--values", type=click.Path(dir_okay=False, path_type=Path), help="Write Helm values of our chart here.")
