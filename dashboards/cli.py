@@ -11,7 +11,7 @@ from dashboards.login import check_oidc
 from dashboards.settings import ConsoleSettings
 from fleet.errors import ConfigError
 from fleet.settings import load, load_slos
-from fleet.shell import bind, die_with_parent, on_stop, setup_logging
+from fleet.shell import bind, die_with_parent, setup_logging
 from fleet.sources.prometheus import checked_url
 
 
@@ -36,14 +36,6 @@ def _hand_over(settings: ConsoleSettings, port: int) -> None:
     values = settings.model_dump(exclude_none=True) | {"port": port, "history_url": settings.resolved_history_url()}
     values["wva_token"] = settings.wva_token.get_secret_value()
     os.environ.update({f"CONSOLE_{name.upper()}": str(value) for name, value in values.items()})
-
-
-def _leave() -> None:
-    """Told to stop before it serves: nothing is open yet but the socket, which goes with the process.
-
-    At once, not by an exception: raised amid an import, some extension modules turn it into a failed import.
-    """
-    os._exit(0)
 
 
 @click.command()
@@ -79,7 +71,6 @@ def console(follow: bool, **options: str | int | Path | None) -> None:
     sock = bind(settings.host, settings.port, what="console", setting="--port")
     if follow:
         die_with_parent()
-    on_stop(_leave)
     _hand_over(settings, sock.getsockname()[1])
     from dashboards.server import serve  # noqa: PLC0415  # Streamlit costs a second: only when it is about to run
 

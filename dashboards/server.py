@@ -27,7 +27,7 @@ from dashboards.rollup import Folder
 from dashboards.settings import ConsoleSettings
 from dashboards.source import Reader
 from fleet.settings import load, load_slos
-from fleet.shell import on_stop
+from fleet.stopping import on_stop
 
 log = logging.getLogger(__name__)
 

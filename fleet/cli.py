@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import sys
 from importlib.metadata import entry_points
+from typing import Final
 
 import click
 
 from fleet import __version__
 from fleet.errors import FleetError
+from fleet.stopping import leave_on_stop
 
 GROUP = "llm_fleet.commands"
 
@@ -25,6 +27,12 @@ _SHORT = {
     "sim": "Simulated engines and traffic: serve, replay, calibrate.",
     "history": "What was recorded: show, export, prune.",
 }
+
+SERVICES: Final = frozenset({
+    "up", "console", "alerts watch", "predictor serve", "router indexer", "router picker", "router serve",
+    "sim engine", "sim serve", "wva run",
+})  # fmt: skip
+"""Commands that run until told to stop, which is no failure: they end with code 0 then, even while they load."""
 
 
 class LazyGroup(click.Group):
@@ -73,6 +81,8 @@ def fleet() -> None:
 
 def main() -> None:
     """Entry point of the console script."""
+    if not SERVICES.isdisjoint((" ".join(sys.argv[1:2]), " ".join(sys.argv[1:3]))):
+        leave_on_stop()
     try:
         fleet(standalone_mode=False)
     except FleetError as error:

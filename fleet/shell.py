@@ -1,4 +1,4 @@
-"""What every long-running part's shell needs: quiet logs, a clean stop, a free port."""
+"""What every long-running part's shell needs: quiet logs, a parent that dies, a free port."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from typing import Final
 
 from fleet.errors import ConfigError
@@ -28,18 +27,6 @@ def setup_logging(name: str) -> None:
     for package in OWN:
         logging.getLogger(package).setLevel(level)
     logging.getLogger("alembic").setLevel("WARNING")  # two lines at every start that tell nobody anything
-
-
-def on_stop(callback: Callable[[], None]) -> None:
-    """Call ``callback`` once on SIGTERM or SIGINT."""
-
-    def handle(_number: int, _frame: object) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
-        callback()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handle)
 
 
 def die_with_parent() -> None:

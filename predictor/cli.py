@@ -25,7 +25,8 @@ from fleet.discovery import parse_fleet
 from fleet.errors import ConfigError, SourceError
 from fleet.history import History, TrainingSample
 from fleet.settings import FleetSettings, load
-from fleet.shell import bind, die_with_parent, on_stop, setup_logging
+from fleet.shell import bind, die_with_parent, setup_logging
+from fleet.stopping import on_stop
 from predictor import artifact
 from predictor.evaluate import GAP_ROWS, SIZES, TEST_SHARE, evaluation
 from predictor.features import NAMES

@@ -21,7 +21,8 @@ import uvloop
 from fleet.errors import ConfigError
 from fleet.history import History
 from fleet.settings import FleetSettings, load
-from fleet.shell import die_with_parent, on_stop, setup_logging
+from fleet.shell import die_with_parent, setup_logging
+from fleet.stopping import on_stop
 from router import compiled
 from router.config_file import load_profile
 from router.picker_server.service import PickerService

@@ -13,7 +13,8 @@ import click
 import uvloop
 
 from fleet.errors import ConfigError, FleetError
-from fleet.shell import bind, die_with_parent, on_stop, setup_logging
+from fleet.shell import bind, die_with_parent, setup_logging
+from fleet.stopping import leave_on_stop, on_stop
 from simulator.engine_options import EngineOptions
 from simulator.link import LINKS
 from simulator.replica import Replica
@@ -168,6 +169,7 @@ def _link(parent_pid: int | None) -> None:
 
 def main() -> None:
     """``python -m simulator.engine_main``: as the CLI, without importing it."""
+    leave_on_stop()
     try:
         engine(standalone_mode=False)
     except FleetError as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 import aiohttp
 
-from fleet.shell import on_stop
+from fleet.stopping import on_stop
 from simulator.replay_client import PATHS, Client, body
 from simulator.replay_stats import CLIENT_LIMIT, INTERRUPTED, OK, UNFINISHED, Outcome, Tally
 from simulator.traces import write_atomically

@@ -7,7 +7,7 @@ from typing import Any
 
 import uvicorn
 
-from fleet.shell import on_stop
+from fleet.stopping import on_stop
 
 GRACE_S = 1
 """Open connections get this long at the end."""

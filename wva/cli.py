@@ -19,7 +19,8 @@ from rich.console import Console
 from fleet.errors import FleetError
 from fleet.history import History
 from fleet.settings import FleetSettings, load
-from fleet.shell import bind, die_with_parent, on_stop, setup_logging
+from fleet.shell import bind, die_with_parent, setup_logging
+from fleet.stopping import on_stop
 from fleet.types import FleetSnapshot
 from wva import replay as replaying
 from wva import snapshot_file

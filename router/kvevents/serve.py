@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
 import aiohttp
@@ -10,6 +11,7 @@ import uvicorn
 
 from fleet.discovery import static_fleet
 from fleet.shell import bind
+from fleet.stopping import on_stop
 from router.endpoints import EndpointSet
 from router.kvevents.follow import Follow
 from router.kvevents.indexer import make_app
@@ -18,6 +20,7 @@ from router.kvevents.subscriber import Subscriber
 from router.kvindex.index import KVIndex
 
 _TIMEOUT_S = 5.0
+log = logging.getLogger(__name__)
 
 
 async def serve(*, host: str, port: int, kv_events: str, engines: str, every_s: float = 0.5) -> None:
@@ -33,7 +36,9 @@ async def serve(*, host: str, port: int, kv_events: str, engines: str, every_s: 
         endpoints.update(static_fleet(engines.split(",")))
     follow.open()
     socket = bind(host, port, what="indexer", setting="--port")
-    server = uvicorn.Server(uvicorn.Config(make_app(subscriber), log_level="info", access_log=False, lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(make_app(subscriber), log_level="warning", access_log=False, lifespan="off"))
+    log.info("listening on http://%s:%d", host, socket.getsockname()[1])
+    on_stop(lambda: setattr(server, "should_exit", True))
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as session:
         following = asyncio.get_running_loop().create_task(follow.run(session))
         serving = asyncio.get_running_loop().create_task(server.serve(sockets=[socket]))
