@@ -30,6 +30,8 @@ class UpOptions:
     mean_rps: float = 16.0
     period_s: float = 120.0
     """The trace's hour is replayed in so many seconds, over and over."""
+    prefix_share: float = 0.8
+    """Length of the system prompts that its requests begin with, as a share of the median prompt."""
     duration_s: float | None = None
     seed: int = 1
     traffic: bool = True
@@ -165,7 +167,8 @@ def _console(options: UpOptions, ports: Ports, base: str, slo: tuple[object, ...
 def _traffic(options: UpOptions, ports: Ports, base: str) -> Part:
     argv: list[object] = ["sim", "replay", "--target", f"{base}:{ports.router}", "--model", options.model,
                           "--trace", options.trace, "--period-s", options.period_s, "--mean-rps", options.mean_rps,
-                          "--seed", options.seed, "--status", options.home / "traffic.json",
+                          "--prefix-share", options.prefix_share, "--seed", options.seed,
+                          "--status", options.home / "traffic.json",
                           "--report", options.home / "traffic-report.json"]  # fmt: skip
     if options.max_model_len:
         argv += ["--max-model-len", options.max_model_len]
