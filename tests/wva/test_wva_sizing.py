@@ -15,7 +15,7 @@ from tests.wva.slo_fleet import SPEC, ToyFleet
 from wva.decide import decide
 from wva.slo import misses, sizing
 from wva.slo.demand import Reading, passage
-from wva.slo.law import first, law
+from wva.slo.law import Correction, first, law, shown, unsure, updated
 from wva.slo.mix import Mix, cost
 from wva.slo.observe import _lived_level
 from wva.slo.plan import _stays
@@ -36,6 +36,7 @@ def batch(
     refill_s: float = math.inf,
     dispersion: float = 0.0,
     unsure: float = 0.0,
+    shown: float = 0.0,
 ) -> sizing.Batch:
     """One group whose forecast is ``ahead`` in its upper three parts, the present demand in the others."""
     one = np.array([1.0])
@@ -46,7 +47,7 @@ def batch(
         in_flight=one * in_flight, serving=one * serving, standing=one * serving, coming=one * 0.0, coming_s=one * 50.0,
         lead_s=one * 100.0, react_s=one * 30.0, ttft_s=one * 3.0, budget=one * 0.01, price=one * 7.0,
         warm=one * warm, hit_ratio=one * min(warm, 0.5), refill_s=one * refill_s,
-        dispersion=one * dispersion, unsure=one * unsure,
+        dispersion=one * dispersion, unsure=one * unsure, shown=one * shown, noise=one * 0.5, sight_s=one * 30.0,
     )  # fmt: skip
 
 
@@ -190,6 +191,53 @@ def test_a_pool_near_its_limit_forgets_chance_slowly() -> None:
         )
     assert swings[0] < 0.8 * swings[1]
     assert swings[2] < 0.8 * swings[1]
+
+
+# ---- doubt that the present load settles
+
+
+@pytest.mark.parametrize(
+    ("replicas", "settles"),
+    [
+        pytest.param(5.0, True, id="what is asked for too late is asked for soon"),
+        pytest.param(4.0, False, id="what is given up now is not corrected in time"),
+    ],
+)
+def test_doubt_that_the_present_load_settles_costs_less(replicas: float, settles: bool) -> None:
+    """Load rose to where the law was not seen yet, on what serves now: it is seen before a new replica is there."""
+    serving, rps = 4.5, 1.35 * replicas
+    one = batch(in_flight=steady(serving, rps), serving=serving, demand=rps, ahead=rps, unsure=0.1)
+    missed = [float(sizing.outlook(each, np.array([[replicas]])).missed[0, 0])
+              for each in (one, replace(one, shown=np.array([0.9])), replace(one, unsure=np.array([0.0])))]  # fmt: skip
+    in_doubt, settled, sure = missed
+    assert sure < in_doubt
+    assert settled == pytest.approx(in_doubt) if not settles else sure < settled < 0.8 * in_doubt
+
+
+@pytest.mark.parametrize("seen_before", [0, 1, 12])
+@pytest.mark.parametrize("level", [0.1, 0.5, 1.0])
+def test_sights_of_the_law_take_from_the_doubt_what_the_filter_takes(level: float, seen_before: int) -> None:
+    """Told ahead in one go, or seen one by one."""
+    own, running = cost(SPEC, MIX), level * LAW.level
+    known = first(True)
+
+    def sight(known: Correction, running: float) -> Correction:
+        return updated(known, own, running=running, rps=LAW.rate(running), samples=80.0, now_s=0.0)
+
+    for _ in range(seen_before):
+        known = sight(known, 0.3 * LAW.level)
+    before = unsure(known, LAW)
+    share, noise = shown(known, LAW, running=running, samples=80.0)
+    for sights in range(1, 6):
+        known = sight(known, running)
+        assert unsure(known, LAW) == pytest.approx(before * math.sqrt(1.0 - share * sights / (sights + noise)))
+
+
+def test_a_light_load_shows_little_of_a_heavy_one() -> None:
+    shares = [shown(first(True), LAW, running=level * LAW.level, samples=80.0)[0] for level in (0.02, 0.3, 1.0)]
+    assert shares == sorted(shares)
+    assert shares[0] < 0.5
+    assert shares[2] == pytest.approx(1.0)
 
 
 # ---- how long requests stay while the load changes

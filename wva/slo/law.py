@@ -129,9 +129,27 @@ class Law:
 def unsure(correction: Correction, known: Law) -> float:
     """Relative standard deviation of a request's time at the law's level."""
     x = lone_share(known.cost, min(known.level, known.full))
-    y = 1.0 - x
-    variance = correction.var_lone * x * x + correction.var_work * y * y + 2.0 * correction.cov * x * y
-    return math.sqrt(max(variance, 0.0)) / (known.lone * x + known.work * y)
+    return math.sqrt(max(_common(correction, x, x), 0.0)) / (known.lone * x + known.work * (1.0 - x))
+
+
+def shown(correction: Correction, known: Law, *, running: float, samples: float) -> tuple[float, float]:
+    """What seeing ``running`` requests per replica again and again does to the doubt of :func:`unsure`.
+
+    Args:
+        samples: finished requests behind each sight.
+
+    Returns: the share of its variance that goes in the end, and the sights until half of that is gone.
+    """
+    there, here = lone_share(known.cost, min(known.level, known.full)), lone_share(known.cost, running)
+    doubt, seen = _common(correction, there, there), max(_common(correction, here, here), 1e-12)
+    share = _common(correction, there, here) ** 2 / (seen * doubt) if doubt > 0 else 0.0
+    return min(share, 1.0), (NOISE**2 + 1.0 / max(samples, 1.0)) / seen
+
+
+def _common(correction: Correction, one: float, other: float) -> float:
+    """Covariance of the errors at two loads, told by the lone part's share of a request's time there."""
+    return (correction.var_lone * one * other + correction.var_work * (1.0 - one) * (1.0 - other)
+            + correction.cov * (one * (1.0 - other) + other * (1.0 - one)))  # fmt: skip
 
 
 def law(

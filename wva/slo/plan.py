@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fleet.types import FleetSnapshot, VariantObservation
 from wva.slo import forecast, misses, sizing
-from wva.slo.law import Law, unsure
+from wva.slo.law import Law, shown, unsure
 from wva.slo.mix import stay_table
 from wva.slo.observe import Seen, look, reference
 from wva.slo.state import GroupMemory
@@ -291,8 +291,10 @@ def _batch(rows: Sequence[_Row], rules: Policy) -> sizing.Batch:
 
     leads = column(row.seen.lead_s for row in rows)
     specs = [row.base.spec for row in rows]
+    stays = _stays([row.law for row in rows])
+    sights = [_sight(row, stay_s, rules) for row, stay_s in zip(rows, stays, strict=True)]
     return sizing.Batch(
-        stay_s=_stays([row.law for row in rows]), full=column(row.law.full for row in rows),
+        stay_s=stays, full=column(row.law.full for row in rows),
         level=column(row.law.level for row in rows), misses=np.stack([row.table for row in rows]),
         demand=column(row.seen.demand_rps or 0.0 for row in rows), ahead=np.array([row.told.parts for row in rows]),
         in_flight=column(row.seen.in_flight for row in rows), serving=column(row.replicas("ready") for row in rows),
@@ -307,4 +309,20 @@ def _batch(rows: Sequence[_Row], rules: Policy) -> sizing.Batch:
         refill_s=column(_refill_s(row) for row in rows),
         dispersion=column(row.seen.memory.level.dispersion if row.seen.memory.level else 0.0 for row in rows),
         unsure=column(unsure(row.seen.memory.variants[row.base.spec.name].correction, row.law) for row in rows),
+        shown=column(one[0] for one in sights), noise=column(one[1] for one in sights),
+        sight_s=column(one[2] for one in sights),
     )  # fmt: skip
+
+
+def _sight(row: _Row, stays_s: Array, rules: Policy) -> tuple[float, float, float]:
+    """How the present load on what serves now shows the law: what :func:`shown` says, and the seconds of a stay.
+
+    Args:
+        stays_s: of a request, by tabulated level.
+    """
+    running = np.minimum(row.law.level * misses.LEVELS, row.law.full)
+    demand, serving = row.seen.demand_rps or 0.0, max(row.replicas("ready"), 1e-3)
+    level = float(np.interp(demand / serving, running / stays_s, running))
+    correction = row.seen.memory.variants[row.base.spec.name].correction
+    share, noise = shown(correction, row.law, running=level, samples=demand * rules.react_s)
+    return share, noise, float(np.interp(level, running, stays_s))

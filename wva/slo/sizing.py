@@ -74,6 +74,12 @@ class Batch:
     """Variance over mean of the requests that arrive in a stretch: 0 where they come evenly, 1 where by chance."""
     unsure: Array
     """Relative standard deviation of what is known of a request's time."""
+    shown: Array
+    """Share of that one's variance which goes as the present load is seen on what serves now, again and again."""
+    noise: Array
+    """Sights of it until half of that share is gone."""
+    sight_s: Array
+    """Seconds until the first sight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +232,19 @@ def _swing(batch: Batch, flight: Array, count: Array, after_s: Array) -> Array:
     learned = np.maximum(stay_s, LIFE_AT_LEAST_S) / np.maximum(stays * stay_s, 1e-6)
     left = 2.0 * (learned + np.expm1(-learned)) / learned**2
     chance = batch.dispersion[:, None, None] * inside * left
-    return np.asarray(np.sqrt(chance + (batch.unsure[:, None, None] * inside) ** 2), dtype=np.float64)
+    return np.asarray(np.sqrt(chance + (_unsure(batch, count, after_s) * inside) ** 2), dtype=np.float64)
+
+
+def _unsure(batch: Batch, count: Array, after_s: Array) -> Array:
+    """Relative standard deviation of what is known of a request's time when it counts, so many seconds ahead.
+
+    The present load shows the law meanwhile, on what serves now; what it shows until a start before then is corrected
+    in time. Where replicas go at once, nothing of it is.
+    """
+    sights = np.maximum(after_s - (batch.lead_s + batch.sight_s)[:, None, None], 0.0) / batch.react_s[:, None, None]
+    gone = batch.shown[:, None, None] * sights / (sights + batch.noise[:, None, None])
+    gone = np.where(count >= batch.serving[:, None, None] - 1e-6, gone, 0.0)
+    return np.asarray(batch.unsure[:, None, None] * np.sqrt(1.0 - gone), dtype=np.float64)
 
 
 def _share_at(batch: Batch, in_flight: Array) -> Array:
