@@ -167,7 +167,7 @@ def test_nothing_shrinks_while_an_engine_hangs_whose_page_still_answers() -> Non
             fleet._second(6.0 if number < 6 else 0.2)
         entry = fleet.snapshot().variants[0]
         first = entry.replicas[0]
-        hung = replace(first, sample=replace(first.sample, running=4.0), prompt_tps=0.0, generation_tps=0.0)
+        hung = replace(first, sample=replace(first.sample, running=4.0), still_s=15.0 * (number + 1))
         found.append(fleet.step(variants=(replace(entry, replicas=(hung, *entry.replicas[1:])),)))
     assert min(one.desired for one in found) >= held
     assert found[-1].reason is Reason.NO_SIGNAL and "compute no token" in found[-1].detail
