@@ -25,6 +25,7 @@ from alerts.settings import AlertsSettings
 from alerts.targets import Targets
 from alerts.trees import TREES
 from alerts.watch import Watcher, run
+from fleet.arguments import Finite
 from fleet.errors import ConfigError
 from fleet.history import History, HistoryWriter
 from fleet.settings import FleetSettings, load, load_slos
@@ -192,8 +193,8 @@ def watch(*, slo: Path | None, history_url: str | None, with_parent: bool, **giv
 
 @alerts.command(short_help="Walk a decision tree over what was recorded.")
 @click.option("--model", default="", help="Model to look at (default: all).")
-@click.option("--at", default="-0s", show_default=True, help="End of the window: -10m, Unix seconds, or ISO 8601.")
-@click.option("--window-s", default=300.0, show_default=True, type=click.FloatRange(1), help="Length of the window.")
+@click.option("--at", default="now", show_default=True, help="End of the window: now, -10m, Unix seconds, or ISO 8601.")
+@click.option("--window-s", default=300.0, show_default=True, type=Finite(1), help="Length of the window.")
 @click.option("--alert", default="", help="Alert to explain (default: the one that fired last by then).")
 @click.option("--tree", default="", help=f"Tree to walk instead: {', '.join(TREES)}.")
 @click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="Evidence that the history does not hold.")

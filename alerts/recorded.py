@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -43,20 +44,23 @@ def firing(history: History, *, model: str, at_s: float) -> str:
 
 
 def parse_time(text: str, *, now_s: float) -> float:
-    """``-10m``, Unix seconds, or ISO 8601 (UTC where it names no zone).
+    """``now``, ``-10m``, Unix seconds, or ISO 8601 (UTC where it names no zone).
 
     Raises: ConfigError for anything else.
     """
+    if text == "now":
+        return now_s
     if match := _AGO.fullmatch(text):
         return now_s - int(match[1]) * _SECONDS[match[2]]
     try:
-        return float(text)
+        if math.isfinite(at_s := float(text)):
+            return at_s
     except ValueError:
         pass
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
-        raise ConfigError(f"{text!r} is no time", where="--at", limit="-10m, 1790000000, 2026-11-21T10:00",
+        raise ConfigError(f"{text!r} is no time", where="--at", limit="now, -10m, 1790000000, 2026-11-21T10:00",
                           next_step="Write one of these.") from None  # fmt: skip
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 

@@ -18,6 +18,7 @@ from benchmarks import report
 from benchmarks.options import Bench, BenchOptions
 from benchmarks.registry import BENCHES
 from benchmarks.result import Outcome
+from fleet.arguments import Finite
 from fleet.errors import ConfigError
 from fleet.settings import FleetSettings, load
 
@@ -33,7 +34,7 @@ PLAIN_EVERY_S = 15.0
 @click.option(
     "--workload", default="", help="Workload file (request CSV, Mooncake JSONL, rate CSV, recorded) or its name."
 )
-@click.option("--scale", type=click.FloatRange(min=1e-3, max=1e3), default=1.0, help="Multiply the workload's rate.")
+@click.option("--scale", type=Finite(min=1e-3, max=1e3), default=1.0, help="Multiply the workload's rate.")
 @click.option(
     "--traces", type=click.Path(file_okay=False, path_type=Path), help="Folder of trace files (FLEET_TRACES)."
 )

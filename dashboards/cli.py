@@ -10,17 +10,19 @@ import click
 from dashboards.login import check_oidc
 from dashboards.settings import ConsoleSettings
 from fleet.errors import ConfigError
+from fleet.history import parse_url
 from fleet.settings import load, load_slos
 from fleet.shell import bind, die_with_parent, setup_logging
 from fleet.sources.prometheus import checked_url
 
 
 def _checked(settings: ConsoleSettings) -> ConsoleSettings:
+    parse_url(settings.resolved_history_url())
     for name, url in settings.parts().items():
         if not url.startswith(("http://", "https://")):
             raise ConfigError(
                 f"{url!r} is no address",
-                where=f"--{name}",
+                where="--wva" if name == "controller" else f"--{name}",
                 limit="http:// or https://",
                 next_step="Write http://host:port, or '' for none.",
             )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
+from urllib.parse import urlsplit
 
 from fleet.errors import ConfigError, SourceError
 from fleet.types import GpuInventory, Replica, ReplicaState, Role, Variant, VariantSpec
@@ -65,6 +66,15 @@ def _variant(entry: Mapping[str, Any]) -> Variant:
     return Variant(spec=VariantSpec(**fields), requested=int(entry["requested"]), replicas=replicas)
 
 
+def _is_url(text: str) -> bool:
+    """Whether it is http or https, has a host, and a port that can be."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def static_fleet(urls: Sequence[str], *, model: str = "", variant: str = "static") -> tuple[Variant, ...]:
     """Fixed engines as one variant that can only be recommended for, never scaled.
 
@@ -72,8 +82,8 @@ def static_fleet(urls: Sequence[str], *, model: str = "", variant: str = "static
     """
     clean = [url.strip().rstrip("/") for url in urls if url.strip()]
     for url in clean:
-        if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"{url!r} is no engine URL", where="engines", limit="http:// or https://",
+        if not _is_url(url):
+            raise ConfigError(f"{url!r} is no engine URL", where="engines", limit="http or https, host, port to 65535",
                               next_step="Write http://host:8000,http://host:8001.")  # fmt: skip
     if not clean:
         raise ConfigError("no engine given", where="engines", next_step="Write http://host:8000,http://host:8001.")

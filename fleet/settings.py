@@ -86,8 +86,11 @@ def read_yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError("no such file", where=str(path), next_step="Check the path.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", where=str(path), next_step="Check its permissions.") from None
+    except UnicodeDecodeError:
+        raise ConfigError("is no text (UTF-8)", where=str(path), next_step="Give a YAML file.") from None
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path),
+                          next_step="Check the path and its permissions.") from None  # fmt: skip
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path} line {mark.line + 1}" if mark else str(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import logging
 import signal
 import socket
@@ -51,6 +52,9 @@ def bind(host: str, port: int, *, what: str, setting: str, shared: bool = False)
         sock.listen(2048)
     except OSError as error:
         sock.close()
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(f"is no address of this machine: {error.strerror}", where=f"{what} {host}",
+                              next_step="Choose another with --host; 0.0.0.0 is all of them.") from None  # fmt: skip
         raise ConfigError(f"port {port} cannot be used: {error.strerror}", where=f"{what} {host}",
                           next_step=f"Choose another with {setting}, or 0 for any free one.") from None  # fmt: skip
     sock.setblocking(False)

@@ -12,6 +12,7 @@ import click
 import numpy as np
 from rich.console import Console
 
+from fleet.arguments import Finite
 from fleet.errors import ConfigError
 from fleet.hardware import GPUS, MODELS, PRECISIONS, Precision
 from fleet.settings import FleetSettings, load
@@ -61,7 +62,7 @@ def _demand_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--sigma", "length_sigma", type=float, default=0.0, show_default=True,
                      help="Spread of the lengths (lognormal sigma); 0: all alike, 1: as in public traces."),
         click.option("--workload", help="Workload file, or a committed profile's name, in place of these numbers."),
-        click.option("--scale", type=click.FloatRange(min=1e-3, max=1e4), default=1.0, help="Multiplies its rate."),
+        click.option("--scale", type=Finite(min=1e-3, max=1e4), default=1.0, help="Multiplies its rate."),
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -88,7 +89,7 @@ def _promise_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--gpu-memory-utilization", type=float, default=DEFAULT_UTILISATION, show_default=True, help="vLLM's.")
 @click.option("--max-num-seqs", type=click.IntRange(min=1), help="vLLM's; default: vLLM's own.")
 @click.option("--max-num-batched-tokens", type=click.IntRange(min=1), help="vLLM's; default: vLLM's own.")
-@click.option("--link-gbit", type=click.FloatRange(min=0.1), default=LINK_GBIT_S, show_default=True,
+@click.option("--link-gbit", type=Finite(min=0.1), default=LINK_GBIT_S, show_default=True,
               help="Between prefill and decode engines.")  # fmt: skip
 @click.option("--no-simulate", is_flag=True, help="Closed form alone, without trying it out.")
 @_demand_options

@@ -266,7 +266,7 @@ def import_samples(*, source: Path, history_url: str | None, home: Path | None) 
       fleet predictor import samples.jsonl
     """
     kept, refused = [], Counter[str]()
-    with source.open(encoding="utf-8") as lines:
+    with source.open(encoding="utf-8", errors="replace") as lines:  # what is no text is a line that is no sample
         for line in lines:
             try:
                 kept.append(_imported(json.loads(line)))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from fleet.arguments import Finite
 from fleet.hardware import PRECISIONS
 from simulator.traces import write_atomically
 
@@ -17,11 +18,11 @@ from simulator.traces import write_atomically
 @click.option("--gpu", help="Accelerator, such as h100_sxm; likewise.")
 @click.option("--tp", type=click.IntRange(1, 64), help="GPUs that a layer is split over; likewise.")
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Of the weights; likewise. [default: bf16]")
-@click.option("--cached-share", type=click.FloatRange(0.0, 0.99), default=0.0, show_default=True,
+@click.option("--cached-share", type=Finite(0.0, 0.99), default=0.0, show_default=True,
               help="Of a vLLM benchmark's prompts, in the prefix cache.")  # fmt: skip
 @click.option(
     "--doubt",
-    type=click.FloatRange(0.1, 100.0),
+    type=Finite(0.1, 100.0),
     default=1.0,
     show_default=True,
     help="Believe tables and roofline this many times less: above 1 for hardware that they do not know.",

@@ -12,6 +12,7 @@ from typing import Any
 import click
 import uvloop
 
+from fleet.arguments import Finite
 from fleet.errors import ConfigError, FleetError
 from fleet.shell import bind, die_with_parent, setup_logging
 from fleet.stopping import leave_on_stop, on_stop
@@ -56,10 +57,10 @@ _ENGINE_OPTIONS = (
     click.option("--max-model-len", type=int, help="Longest request. Default: 131072 or the KV cache, if smaller."),
     click.option("--scheduling-policy", type=click.Choice(["fcfs", "priority"]), default="fcfs", show_default=True,
                  help="Order of the queue; 'priority' reads the requests' priority."),
-    click.option("--startup-s", default=0.0, show_default=True, type=click.FloatRange(min=0),
+    click.option("--startup-s", default=0.0, show_default=True, type=Finite(min=0),
                  help="Real seconds until healthy."),
     click.option("--speed", "--accelerated", default=1.0, show_default=True,
-                 type=click.FloatRange(min=0, min_open=True),
+                 type=Finite(min=0, min_open=True),
                  help="Simulated seconds a real second; metrics and steps live in simulated ones."),
     click.option("--seed", default=0, show_default=True, help="Decides answer lengths and faults."),
     click.option("--output-law", default=_DEFAULT.output_law, show_default=True,
@@ -78,7 +79,7 @@ _ENGINE_OPTIONS = (
     click.option("--kv-bootstrap-port", default=_DEFAULT.kv_bootstrap_port, show_default=True,
                  type=click.IntRange(1, MAX_PORT), help="Mooncake: port of a prefill engine's bootstrap server."),
     click.option("--kv-lease-s", default=_DEFAULT.kv_lease_s, show_default=True,
-                 type=click.FloatRange(min=0, min_open=True), help="How long blocks are kept for a decode engine."),
+                 type=Finite(min=0, min_open=True), help="How long blocks are kept for a decode engine."),
     click.option("--kv-link", type=click.Choice(sorted(LINKS)), default=_DEFAULT.kv_link, show_default=True,
                  help="Transport of KV transfers, as measured for llm-d."),
     click.option("--kv-load-failure-policy", type=click.Choice(["fail", "recompute"]), default="fail",

@@ -40,7 +40,7 @@ def read_runs(path: Path, *, cached_share: float = 0.0) -> list[Run]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         what = error.strerror if isinstance(error, OSError) else "is no text"
-        raise ConfigError(f"cannot be read: {what}", where=str(path)) from None
+        raise ConfigError(f"cannot be read: {what}", where=str(path), next_step="Check the path.") from None
     if text.lstrip().startswith(("{", "[")):
         return [_benchmark(path, text, cached_share)]
     return _rows(path, text)

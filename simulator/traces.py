@@ -228,8 +228,9 @@ def _csv_parser(path: Path, header: str) -> _Row:
     if header == "TIMESTAMP,ContextTokens,GeneratedTokens":
         return _AzureRow()
     if not header:
-        raise ConfigError("line 1 is empty", where=str(path), limit=_FORMATS)
-    raise ConfigError(f"starts with {header[:60]!r}: no known format", where=f"{path} line 1", limit=_FORMATS)
+        raise ConfigError("line 1 is empty", where=str(path), limit=_FORMATS, next_step="Give one of these.")
+    raise ConfigError(f"starts with {header[:60]!r}: no known format", where=f"{path} line 1", limit=_FORMATS,
+                      next_step="Give one of these.")  # fmt: skip
 
 
 def _request_row(line: str) -> TimedRequest:

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from fleet.arguments import Finite
 from fleet.errors import ConfigError
 from fleet.settings import FleetSettings, load
 from fleet.shell import die_with_parent, setup_logging
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 @click.option("--model", default="", help=f"Model to ask for. Default: the recorded one, else {DEFAULT_MODEL}.")
 @shape_options
 @click.option("--duration", "duration_s", type=POSITIVE, help="Seconds of sending; default: for ever.")
-@click.option("--drain-s", type=click.FloatRange(min=0.0), default=30.0, show_default=True,
+@click.option("--drain-s", type=Finite(min=0.0), default=30.0, show_default=True,
               help="Seconds to wait for answers after the last request.")  # fmt: skip
 @click.option("--max-in-flight", type=click.IntRange(min=1), default=2000, show_default=True,
               help="Further requests are not sent and count as failed (client_limit).")  # fmt: skip

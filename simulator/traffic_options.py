@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 import numpy as np
 
+from fleet.arguments import Finite
 from fleet.errors import ConfigError
 from fleet.settings import FleetSettings, load
 from simulator.traces import Lengths, Traffic, traffic
@@ -19,7 +20,7 @@ from simulator.workload import Plan, PrefixAssumption, TimedRequest, schedule
 DEFAULT_TRACE = "azure2023_conv"
 DEFAULT_PERIOD_S = 120.0
 DEFAULT_MEAN_RPS = 13.0
-POSITIVE = click.FloatRange(min=0.0, min_open=True)
+POSITIVE = Finite(min=0.0, min_open=True)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -65,7 +66,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
                  help="The same as a factor of the trace's own rate: 1 keeps it. Excludes --mean-rps."),
     click.option("--prefixes", type=click.IntRange(min=0), default=8, show_default=True,
                  help="Shared system prompts assumed for a trace that records none; 0 switches them off."),
-    click.option("--prefix-share", type=click.FloatRange(0.0, 0.9), default=0.3, show_default=True,
+    click.option("--prefix-share", type=Finite(0.0, 0.9), default=0.3, show_default=True,
                  help="Their length, as a share of the median prompt."),
     click.option("--mean-input", type=POSITIVE, default=None, help="Rate curves only: mean prompt tokens."),
     click.option("--mean-output", type=POSITIVE, default=None, help="Rate curves only: mean answer tokens."),

@@ -16,6 +16,7 @@ import uvicorn
 import yaml
 from rich.console import Console
 
+from fleet.arguments import Finite
 from fleet.errors import FleetError
 from fleet.history import History
 from fleet.settings import FleetSettings, load
@@ -189,12 +190,12 @@ def explain(variant: str, history_url: str | None, as_json: bool) -> None:
 
 @wva.command(short_help="Run another policy over recorded history.")
 @click.option("--history-url", help="SQLAlchemy URL of the history (default: FLEET_HISTORY_URL, else .fleet).")
-@click.option("--hours", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="How far back.")
+@click.option("--hours", type=Finite(min=0.01), default=1.0, show_default=True, help="How far back.")
 @click.option("--analyzer", help="Analyzer to decide with (default: WVA_ANALYZER, else the default).")
-@click.option("--up", type=click.FloatRange(0.01, 1), help="Scale up above this saturation.")
-@click.option("--down", type=click.FloatRange(0, 0.99), help="Scale down below this saturation.")
-@click.option("--slo-ttft", type=click.FloatRange(min=0.001), help="TTFT target, seconds.")
-@click.option("--slo-tpot", type=click.FloatRange(min=0.0001), help="TPOT target, seconds.")
+@click.option("--up", type=Finite(0.01, 1), help="Scale up above this saturation.")
+@click.option("--down", type=Finite(0, 0.99), help="Scale down below this saturation.")
+@click.option("--slo-ttft", type=Finite(min=0.001), help="TTFT target, seconds.")
+@click.option("--slo-tpot", type=Finite(min=0.0001), help="TPOT target, seconds.")
 @click.option("--cost", multiple=True, metavar="VARIANT=USD", help="Dollars of a replica and hour.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def replay(

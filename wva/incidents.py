@@ -67,6 +67,8 @@ class _Known:
     condition: Condition
     since_s: float
     seen: ReplicaObservation
+    first_s: float
+    """When a pass first saw it."""
 
 
 class Incidents:
@@ -108,31 +110,25 @@ class Incidents:
             old, state = before.get(seen.replica.name), seen.replica.state
             if state is ReplicaState.STOPPING or (state is ReplicaState.STARTING and old is None):
                 continue
-            condition, since_s = self._condition(seen, at_s)
+            first_s = at_s if old is None else old.first_s
+            condition, since_s = self._condition(seen, first_s, at_s)
             if condition is Condition.SILENT and not read:
                 if old is None:
                     continue
                 condition = old.condition
             if old is not None and old.condition is condition:
                 since_s = old.since_s
-            found[seen.replica.name] = _Known(condition=condition, since_s=since_s, seen=seen)
+            found[seen.replica.name] = _Known(condition=condition, since_s=since_s, seen=seen, first_s=first_s)
         return found
 
-    def _condition(self, seen: ReplicaObservation, at_s: float) -> tuple[Condition, float]:
+    def _condition(self, seen: ReplicaObservation, first_s: float, at_s: float) -> tuple[Condition, float]:
         """How it is, and since when by what this pass alone tells."""
         if seen.replica.state is not ReplicaState.READY:
             return Condition.DOWN, at_s
         if hangs(seen, self._rules):
             return Condition.HUNG, at_s - (seen.still_s or 0.0)
-        silent_s = _silent_s(seen, at_s)
+        silent_s = at_s - (seen.replica.since_s or first_s) if seen.age_s is None else seen.age_s
         return (Condition.SILENT, at_s - silent_s) if silent_s > self._rules.stale_after_s else (Condition.WELL, at_s)
-
-
-def _silent_s(seen: ReplicaObservation, at_s: float) -> float:
-    """How long nothing was heard; 0 where nobody can say."""
-    if seen.age_s is not None:
-        return seen.age_s
-    return at_s - seen.replica.since_s if seen.replica.since_s else 0.0
 
 
 def _turns(

@@ -317,6 +317,10 @@ _PAGES: Final = {"alert": "alerts", "process": "infrastructure", "engine": "infr
 """Where an event's kind is shown in full."""
 
 
+_OF_MODELS: Final = 2
+"""Newest entries of the predictor that are shown."""
+
+
 def feed_items(view: View, *, limit: int = 9) -> list[str]:
     """Scalings, alerts, and what engines and processes met, in one list, newest first."""
     entries: list[tuple[float, str]] = []
@@ -335,8 +339,10 @@ def feed_items(view: View, *, limit: int = 9) -> list[str]:
                 ),
             )
         )
-    events = view.read(Reader.events, view.window, ("alert", "process", "engine", "model", "config")).head(limit)
-    for row in events.to_dict("records"):
+    events = view.read(Reader.events, view.window, ("alert", "process", "engine", "model", "config"))
+    if len(events):  # a predictor that learns says much; it must not push an engine that died off the list
+        events = events[(events["kind"] != "model") | ((events["kind"] == "model").cumsum() <= _OF_MODELS)]
+    for row in events.head(limit).to_dict("records"):
         page = _PAGES.get(row["kind"], "prediction")
         entries.append(
             (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from fleet.arguments import Finite
 from fleet.history import schema
 from fleet.history.store import History
 from fleet.settings import FleetSettings, load
@@ -62,7 +63,7 @@ def export(table: str, out: Path | None, url: str | None) -> None:
 
 
 @history.command()
-@click.option("--older-than-days", default=14.0, show_default=True, type=click.FloatRange(min=0))
+@click.option("--older-than-days", default=14.0, show_default=True, type=Finite(min=0))
 @_url
 def prune(older_than_days: float, url: str | None) -> None:
     """Delete rows older than so many days."""

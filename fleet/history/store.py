@@ -52,7 +52,7 @@ class History:
 
     def __init__(self, url: str, *, read_only: bool = False) -> None:
         self.url = url
-        self._parsed = _parse(url)
+        self._parsed = parse_url(url)
         self._engine = _engine(self._parsed, read_only=read_only)
         try:
             if not read_only:
@@ -191,7 +191,11 @@ def shown(url: str) -> str:
         return "a text that is no URL"  # it may hold a password all the same
 
 
-def _parse(url: str) -> URL:
+def parse_url(url: str) -> URL:
+    """The URL in its parts.
+
+    Raises: HistoryError when it is none.
+    """
     try:
         return make_url(url)
     except ArgumentError:

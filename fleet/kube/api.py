@@ -11,6 +11,7 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.client.rest import RESTResponse
 from kubernetes.config.config_exception import ConfigException
+from yaml import YAMLError
 
 from fleet.errors import ConfigError, SourceError
 
@@ -204,8 +205,10 @@ def connect(*, kubeconfig: str = "", context: str = "", timeout_s: float = 5.0) 
                                     client_configuration=configuration)  # fmt: skip
         else:
             config.load_incluster_config(client_configuration=configuration)
-    except (ConfigException, OSError) as error:
-        raise ConfigError(f"no cluster: {error}", where=kubeconfig or "kubeconfig",
+    except (ConfigException, OSError, UnicodeDecodeError, YAMLError, AttributeError, TypeError) as error:
+        # the client library takes a document of another shape apart before it looks at it
+        cause = str(error) if isinstance(error, ConfigException | OSError) else "is no kubeconfig"
+        raise ConfigError(f"no cluster: {cause}", where=kubeconfig or "kubeconfig",
                           next_step="Give --kubeconfig FILE, or set KUBECONFIG.") from None  # fmt: skip
     return KubeApi(configuration, timeout_s=timeout_s)
 

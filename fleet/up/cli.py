@@ -15,6 +15,7 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 
+from fleet.arguments import Finite
 from fleet.discovery import static_fleet
 from fleet.errors import ConfigError
 from fleet.history import History, shown
@@ -55,9 +56,7 @@ ANALYZERS: Final[tuple[str, ...]] = get_args(UpSettings.model_fields["analyzer"]
 
 
 @click.command()
-@click.option(
-    "--duration", type=click.FloatRange(min=5), help="Stop after so many seconds of traffic (default: Ctrl-C)."
-)
+@click.option("--duration", type=Finite(min=5), help="Stop after so many seconds of traffic (default: Ctrl-C).")
 @click.option("--headless", is_flag=True, help="No live table; progress lines on standard error.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 @click.option("--engines", default="", metavar="URLS", help="Real engines (comma-separated) instead of simulated ones.")

@@ -5,6 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
+
+TRAFFIC: Final = "traffic.json"
+"""In the home folder: what the traffic has done so far."""
+TRAFFIC_REPORT: Final = "traffic-report.json"
+"""What it did, at its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,8 +174,8 @@ def _traffic(options: UpOptions, ports: Ports, base: str) -> Part:
     argv: list[object] = ["sim", "replay", "--target", f"{base}:{ports.router}", "--model", options.model,
                           "--trace", options.trace, "--period-s", options.period_s, "--mean-rps", options.mean_rps,
                           "--prefix-share", options.prefix_share, "--seed", options.seed,
-                          "--status", options.home / "traffic.json",
-                          "--report", options.home / "traffic-report.json"]  # fmt: skip
+                          "--status", options.home / TRAFFIC,
+                          "--report", options.home / TRAFFIC_REPORT]  # fmt: skip
     if options.max_model_len:
         argv += ["--max-model-len", options.max_model_len]
     if options.traces:

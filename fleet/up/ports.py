@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
+from fleet.shell import bind
 from fleet.up.plan import Ports
 
 _ENGINES = 32
@@ -68,7 +69,11 @@ class PortBook:
 
 
 def choose(host: str, wanted: Ports, book: PortBook) -> tuple[Ports, list[str]]:
-    """Ports that are free, as near above the wanted ones as there are, and a word for each that was replaced."""
+    """Ports that are free, as near above the wanted ones as there are, and a word for each that was replaced.
+
+    Raises: ConfigError for a host that is no address of this machine.
+    """
+    bind(host, 0, what="fleet up", setting="--port").close()
     chosen: dict[str, int] = {}
     notes: list[str] = []
     for name, port in asdict(wanted).items():

@@ -19,7 +19,7 @@ from fleet.platform import HttpPlatform, Platform, StaticPlatform
 from fleet.sources.exposition import parse
 from fleet.up import report
 from fleet.up.collect import Collector
-from fleet.up.plan import Ports, UpOptions, environment, parts
+from fleet.up.plan import TRAFFIC, TRAFFIC_REPORT, Ports, UpOptions, environment, parts
 from fleet.up.supervisor import STARTUP_S, Supervisor
 from fleet.up.view import Screen, render
 
@@ -50,7 +50,9 @@ class Up:
             if options.engines
             else HttpPlatform(f"http://{options.host}:{ports.sim}", timeout_s=1.0)
         )
-        self.collector = Collector(history, platform, options.home / "traffic.json")
+        for left in (TRAFFIC, TRAFFIC_REPORT):  # of an earlier run in this folder: its figures are not ours
+            (options.home / left).unlink(missing_ok=True)
+        self.collector = Collector(history, platform, options.home / TRAFFIC)
         self._stop = threading.Event()
         self._engine_restarts = 0
         self._predictor = predictor_figures("")
@@ -195,7 +197,7 @@ class Up:
         return bool(self.supervisor.died()) or self._engine_restarts > 0
 
     def _client_report(self) -> Mapping[str, Any]:
-        path = self.options.home / "traffic-report.json"
+        path = self.options.home / TRAFFIC_REPORT
         try:
             return dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError):

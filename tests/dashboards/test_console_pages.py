@@ -265,12 +265,15 @@ def test_engines_in_trouble_are_told_where_one_looks_first(monkeypatch: pytest.M
               data={"turn": "ready", "state": "resolved", "engines": ["a-1"]}),
         Event(at_s=now_s - 100, kind="engine", subject="a", severity="critical", message="2 engines (a-0, a-1) hang",
               data={"turn": "hung", "state": "open", "engines": ["a-0", "a-1"]}),
+        *(Event(at_s=now_s - 90 + number, kind="model", subject="predictor", message=f"learned {number} times")
+          for number in range(20)),
     ])  # fmt: skip
     monkeypatch.setenv("CONSOLE_HISTORY_URL", url)
     said = text(app("overview").run())
     feed = said[said.index("What happened") :]
     told = [feed.index(words) for words in ("2 engines (a-0, a-1) hang", "is ready again after 40 s", "a-1 is down")]
     assert told == sorted(told), "newest first"
+    assert [number for number in range(20) if f"learned {number} times" in feed] == [18, 19]
     assert ("✕" in feed, "✓" in feed, "▲" in feed) == (True, True, True)
 
 

@@ -95,6 +95,15 @@ def test_one_that_never_answered() -> None:
     assert "nothing heard for 83 min" in told([seen(0), seen(1, age_s=None)])[0].message
 
 
+def test_one_of_a_list_of_engines_that_never_answered() -> None:
+    """Nobody knows since when such an engine is there: from the first pass on."""
+    never = seen(1, age_s=None, since_s=0.0)
+    events = told(*[[seen(0), never]] * 6)
+    assert [event.message for event in events] == [
+        "http://a-1:8000 does not answer: nothing heard for 75 s; 1 of 2 replicas serve"
+    ]
+
+
 def test_silence_says_nothing_while_the_source_is_silent() -> None:
     assert told(WELL, [seen(0, age_s=90.0), seen(1, age_s=90.0)], WELL, read=False) == []
 
