@@ -248,7 +248,7 @@ class ControlLoop:
     def _history_problems(self) -> tuple[Problem, ...]:
         """Writes that failed since the last pass; the rows wait in the writer and are tried again."""
         failed, self._write_failures = self._writer.failures - self._write_failures, self._writer.failures
-        line = f"history: {failed} writes failed: {self._writer.last_error}"
+        line = f"history: writes fail and are tried again: {self._writer.last_error}"
         return (Problem(component="history", error_type="write", line=line),) if failed else ()
 
     def _report(self, problem: Problem, now_s: float) -> None:

@@ -44,6 +44,10 @@ _REFUSED: Final = (IntegrityError, DataError, OverflowError, UnicodeEncodeError,
 """What a database or its driver raises for a value that cannot be stored: writing it again would fail again."""
 
 
+_BROKEN: Final = ("file is not a database", "database disk image is malformed")
+"""How SQLite says that a file is damaged, or something else."""
+
+
 class History:
     """The five tables behind one SQLAlchemy URL; opening brings the schema up to date.
 
@@ -63,8 +67,10 @@ class History:
             raise self._error(error) from None
 
     def _error(self, error: BaseException) -> HistoryError:
-        return HistoryError(f"cannot be opened or written: {_cause(error)}", where=shown(self.url),
-                            next_step="Check its permissions, or set FLEET_HISTORY_URL or FLEET_HOME.")  # fmt: skip
+        cause = _cause(error)
+        step = "Move it away, and a new one is begun" if cause.endswith(_BROKEN) else "Check its permissions"
+        return HistoryError(f"cannot be opened or written: {cause}", where=shown(self.url),
+                            next_step=f"{step}, or set FLEET_HISTORY_URL or FLEET_HOME.")  # fmt: skip
 
     def _migrate(self) -> None:
         config = Config()
@@ -74,6 +80,8 @@ class History:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")  # two processes may start at once: one migrates
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+            if connection.dialect.name == "sqlite":  # a file that can only be read is found out here, not row by row
+                connection.exec_driver_sql("UPDATE alembic_version SET version_num = version_num")
             connection.commit()
 
     def add(self, rows: Iterable[Row]) -> int:
@@ -208,7 +216,7 @@ def parse_url(url: str) -> URL:
 
 def _engine(url: URL, *, read_only: bool) -> Engine:
     sqlite = url.get_backend_name() == "sqlite"
-    if sqlite and url.database and not read_only:
+    if sqlite and url.database and not url.database.startswith("file:") and not read_only:
         try:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -217,6 +225,9 @@ def _engine(url: URL, *, read_only: bool) -> Engine:
     try:
         engine = sa.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False} if sqlite else {})
     except (ImportError, NoSuchModuleError) as error:
+        if url.get_backend_name() != "postgresql":
+            raise HistoryError("no such database is supported", where=shown(str(url)), limit="sqlite, postgresql",
+                               next_step="Choose one of these.") from None  # fmt: skip
         raise HistoryError(f"its driver is not installed ({error})", where=shown(str(url)),
                            next_step="pip install 'llm-fleet[postgres]'.") from None  # fmt: skip
     if sqlite:

@@ -36,6 +36,7 @@ class HistoryWriter:
         self.dropped = 0
         self.written = 0
         self.last_error = ""
+        self._said = ""
         self.failures = 0
         """Writes that failed, each tried again."""
         self._thread = threading.Thread(target=self._run, name="history-writer", daemon=True)
@@ -85,8 +86,14 @@ class HistoryWriter:
         except SQLAlchemyError as error:
             self.last_error = str(getattr(error, "orig", None) or error)
             self.failures += 1
-            log.warning("history: %d rows wait, the write failed: %s", len(pending), self.last_error)
+            if self.last_error != self._said:  # once, not twice a second for as long as it lasts
+                count, cause = len(pending), self.last_error
+                log.warning("history: %d rows wait, the write failed and is tried again: %s", count, cause)
+            self._said = self.last_error
             return False
+        if self._said:
+            log.info("history: it can be written again")
+            self._said = ""
         self.written += len(pending) - refused
         self.dropped += refused
         pending.clear()

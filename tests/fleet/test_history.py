@@ -166,3 +166,38 @@ def test_a_history_of_a_newer_version_gives_one_line(url: str) -> None:
 def test_a_read_only_folder_gives_one_line(tmp_path: Path) -> None:
     with pytest.raises(HistoryError, match="FLEET_HOME"):
         History("sqlite:////proc/sys/history.sqlite3")
+
+
+def _damaged(path: Path) -> None:
+    """Whole, and then overwritten in its middle."""
+    history = History(f"sqlite:///{path}")
+    history.add([_request(float(number)) for number in range(2000)])
+    history.close()
+    pages = bytearray(path.read_bytes())
+    pages[4096 : len(pages) // 2] = b"\xff" * (len(pages) // 2 - 4096)
+    path.write_bytes(bytes(pages))
+
+
+def test_a_damaged_file_is_told_from_one_without_permission(tmp_path: Path) -> None:
+    path = tmp_path / "h.sqlite3"
+    for spoil in (lambda: path.write_bytes(b"\x01no database at all" * 500), lambda: _damaged(path)):
+        path.unlink(missing_ok=True)
+        spoil()
+        with pytest.raises(HistoryError, match="Move it away, and a new one is begun") as caught:
+            History(f"sqlite:///{path}")
+        assert "\n" not in str(caught.value)
+        assert "permissions" not in str(caught.value)
+
+
+def test_a_file_that_can_only_be_read_is_refused_at_once_and_can_be_read(url: str) -> None:
+    History(url).add([_request(1.0)])
+    only_read = f"sqlite:///file:{url.removeprefix('sqlite:///')}?mode=ro&uri=true"
+    with pytest.raises(HistoryError, match=r"readonly database\. Check its permissions"):
+        History(only_read)
+    assert History(only_read, read_only=True).count("requests") == 1
+    assert not Path("file:").exists(), "no folder is made of the address"
+
+
+def test_a_database_of_another_kind_is_said_to_be_none_of_ours() -> None:
+    with pytest.raises(HistoryError, match=r"no such database is supported \(limit: sqlite, postgresql\)"):
+        History("oracle://u:secret@db/x")

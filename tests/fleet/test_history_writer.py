@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from fleet.history import Event, History, HistoryWriter, RequestOutcome, RequestRecord, SignalSample
 from tests.waiting import until
@@ -71,4 +72,27 @@ def test_a_failing_write_is_counted_and_tried_again(history: History) -> None:
         connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO events")
     until(lambda: writer.written == 1, "a row written")
     writer.close()
+    assert history.count("events") == 1
+
+
+def test_a_write_that_fails_for_long_is_said_once_and_so_is_its_end(
+    history: History, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    whole = history.keep
+
+    def refused(_values: Any) -> int:
+        raise OperationalError("INSERT", {}, sqlite3.OperationalError("attempt to write a readonly database"))
+
+    monkeypatch.setattr(history, "keep", refused)
+    writer = HistoryWriter(history, flush_s=0.01)
+    writer.put(event(1))
+    until(lambda: writer.failures > 5)
+    monkeypatch.setattr(history, "keep", whole)
+    until(lambda: writer.written == 1)
+    writer.close()
+    assert [record.getMessage() for record in caplog.records if record.name == "fleet.history.writer"] == [
+        "history: 1 rows wait, the write failed and is tried again: attempt to write a readonly database",
+        "history: it can be written again",
+    ]
     assert history.count("events") == 1
