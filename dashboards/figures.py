@@ -237,7 +237,8 @@ def predicted_against_actual(pairs: pd.DataFrame, palette: Mapping[str, str], *,
 
 
 def _log_axis(title: str, ends: Sequence[float]) -> dict[str, Any]:
-    digits = (1, 3) if ends[1] > 30 * ends[0] else (1, 2, 3, 5, 7)
+    spread = ends[1] / ends[0]
+    digits = (1, 3) if spread > 30 else (1, 2, 5) if spread > 8 else (1, 2, 3, 5, 7)
     ticks = [digit * 10.0**power for power in range(-4, 4) for digit in digits]
     named = {"text": title, "font": {"size": 11}}
     return {"type": "log", "zeroline": False, "tickvals": ticks, "ticktext": [seconds(tick) for tick in ticks],

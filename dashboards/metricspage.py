@@ -8,6 +8,7 @@ from typing import Final
 
 import pandas as pd
 
+from dashboards.summary import short_model
 from fleet.sources.exposition import Point
 
 
@@ -50,7 +51,7 @@ class Page:
                 continue
             mean = name.endswith("_sum") and count is not None
             told = (value / count if count else 0.0) if mean and count is not None else value
-            of = ", ".join(text for _, text in labels if text)
+            of = ", ".join(short_model(text) if "model" in label else text for label, text in labels if text)
             rows.append({"what": in_words(name), "value": told, "of": of})
         return pd.DataFrame(rows, columns=["what", "value", "of"])
 

@@ -108,7 +108,7 @@ def change(now: float | None, before: float | None) -> str:
     """How much a figure moved against the window before; empty when nothing can be said.
 
     >>> change(110, 100), change(90, 100), change(100.2, 100), change(5, None), change(690, 10)
-    ('↑ 10 %', '↓ 10 %', 'unchanged', '', '69 times')
+    ('↑ 10 %', '↓ 10 %', 'unchanged', '', '↑ 69x')
     """
     if now is None or before is None or not _known(now) or not _known(before) or before == 0:
         return ""
@@ -116,7 +116,7 @@ def change(now: float | None, before: float | None) -> str:
     if abs(ratio) < 0.005:
         return "unchanged"
     if ratio >= 9:
-        return f"{significant(now / before, 2)} times"
+        return f"↑ {significant(now / before, 2)}x"
     return f"{'↑' if ratio > 0 else '↓'} {significant(abs(ratio) * 100, 2)} %"
 
 

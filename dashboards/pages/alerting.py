@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 import streamlit as st
 
 from alerts.diagnosis import Diagnosis
 from dashboards import data, diagnosis, html, paper
-from dashboards.panels import section, table
+from dashboards.panels import behind, section
 from dashboards.parts import Answer
 from dashboards.summary import Level
 from dashboards.view import View
@@ -151,6 +151,11 @@ def _path(found: Diagnosis, alert: str) -> str:
     return f"{lead}{html.steps(steps)}{html.cause(found.cause, found.advice, found.command)}"
 
 
+_TOLD: Final = 12
+"""Newest alerts that are read as sentences; all are in the table behind them."""
+_DAY_S: Final = 86_400
+
+
 def _past(view: View, spells: pd.DataFrame) -> None:
     with paper.frame("spells"):
         section(
@@ -159,13 +164,21 @@ def _past(view: View, spells: pd.DataFrame) -> None:
         if spells.empty:
             paper.html(html.empty("No alert fired", f"In the last {seconds(view.window.span_s)}."))
             return
-        ends = spells["to_s"].fillna(view.window.until_s)
+        lasted = spells["to_s"].fillna(view.window.until_s) - spells["from_s"]
         shown = spells.assign(
-            lasted=[seconds(float(round(length))) for length in ends - spells["from_s"]],
+            lasted=[seconds(float(round(length))) for length in lasted],
             state=["firing" if open_ else "resolved" for open_ in spells["to_s"].isna()],
         )
-        table(
-            shown[["alert", "state", "severity", "model", "from_s", "to_s", "lasted", "message"]],
-            view,
-            key="alert-history",
-        )
+        newest = shown.sort_values("from_s", ascending=False).head(_TOLD)
+        paper.html(html.feed([_spell(view, row) for row in newest.to_dict("records")], label="Alerts, newest first"))
+        columns = ["alert", "state", "severity", "model", "from_s", "to_s", "lasted", "message"]
+        paper.live(lambda: behind(shown[columns], view, key="alert-history"))
+
+
+def _spell(view: View, row: Mapping[Any, Any]) -> str:
+    """An alert that fired: when, whether it still does, and its whole sentence."""
+    over = row["state"] == "resolved"
+    when = clock(row["from_s"], view.zone, with_date=view.window.span_s > _DAY_S)
+    ended = f"over after {row['lasted']}" if over else f"fires for {row['lasted']}"
+    mark = html.event_mark({"severity": row["severity"], "data": {"state": "resolved" if over else ""}})
+    return html.happening(when, row["alert"], f"{row['message']}; {ended}", mark=mark)

@@ -217,7 +217,7 @@ def _promise(promise: Promise | None) -> str:
     over = promise.p_now_s is not None and promise.p_now_s > promise.limit_s
     return (
         f'<div><span class="fl-num{" fl-over" if over else ""}">P{promise.objective * 100:g} '
-        f"{seconds(promise.p_now_s)}</span> "
+        f"{seconds(promise.p_now_s)}</span><br>"
         f'<span class="fl-sub fl-whole">limit {seconds(promise.limit_s)}</span></div>'
     )
 

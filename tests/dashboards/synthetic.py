@@ -102,7 +102,7 @@ class Evening:
         yield Event(
             at_s=up, kind="process", subject="controller", message="controller is up again", data={"restarts": 1}
         )
-        yield from self._trouble(self.start_s + 0.76 * self.span_s)
+        yield from self._trouble(self.start_s + 0.5 * self.span_s)
         learned = self.start_s + 0.15 * self.span_s
         yield Event(
             at_s=learned, kind="model", subject="predictor", message="model fitted on 412 samples, TTFT error 14 %"
@@ -112,9 +112,9 @@ class Evening:
         """An engine hangs and is started again, as wva tells it."""
         lasted = 0.04 * self.span_s
         for turn, moment, words in (
-            ("hung", at, "hangs: 14 requests under way, and no token for 31 s; 1 of 2 replicas serve"),
-            ("down", at + lasted / 2, "is down; 1 of 2 replicas serve"),
-            ("ready", at + lasted, f"is ready again after {lasted / 2:.0f} s; 2 of 2 replicas serve"),
+            ("hung", at, "hangs: 14 requests under way, and no token for 31 s; 2 of 3 replicas serve"),
+            ("down", at + lasted / 2, "is down; 2 of 3 replicas serve"),
+            ("ready", at + lasted, f"is ready again after {lasted / 2:.0f} s; 3 of 3 replicas serve"),
         ):
             over = turn == "ready"
             yield Event(

@@ -147,6 +147,13 @@ def test_the_diagonal_of_the_scatter_spans_the_data():
     )
 
 
+@pytest.mark.parametrize(("low", "high", "most"), [(0.03, 0.1, 5), (0.02, 0.5, 5), (0.01, 2.0, 5)])
+def test_a_log_axis_names_few_enough_values_to_be_read(low: float, high: float, most: int):
+    pairs = pd.DataFrame({"variant": ["a", "a"], "actual": [low, high], "predicted": [low, high], "outcome": "ok"})
+    ticks = figures.predicted_against_actual(pairs, PALETTE, what="TTFT").layout["xaxis"]["tickvals"]
+    assert 2 <= sum(low <= tick <= high for tick in ticks) <= most
+
+
 def test_error_over_time_has_size_and_direction():
     table = pd.DataFrame({"bin_s": [T0], "absolute": [0.1], "signed": [-0.1], "n": [9]})
     assert len(shown(checked(figures.prediction_error, table, AXIS))) >= 2

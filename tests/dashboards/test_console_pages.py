@@ -41,7 +41,7 @@ MENTIONS = {
     "prediction": ["TTFT error", "predicted against actual", "Coverage", "Learning curve", "steady"],
     "cache": ["Prefix hits", "Prompt tokens saved", "No KV-event index runs"],
     "planner": ["Cost now", "Per million answer tokens", "llama-8b-a100"],
-    "alerts": ["Firing", "HighTTFT", "Diagnosis"],
+    "alerts": ["Firing", "HighTTFT", "Diagnosis", "burns its error budget: ", "of requests over 0.2 s; over after "],
 }
 CHARTS = {"overview": 2, "business": 7, "vllm": 7, "resources": 2, "infrastructure": 1, "autoscaling": 3, "whatif": 0,
           "routing": 4, "prediction": 5, "cache": 3, "planner": 0, "alerts": 0}  # fmt: skip

@@ -137,7 +137,7 @@ def test_the_watchers_alerts_become_rows():
 
 def test_a_metrics_page_is_read_in_words_and_a_histogram_as_its_mean():
     page = Page(points=[
-        Point("llm_d_epp_flow_control_queue_size", 3.0, {"target_model": "m", "priority": ""}),
+        Point("llm_d_epp_flow_control_queue_size", 3.0, {"target_model": "meta-llama/m", "priority": ""}),
         Point("llm_d_epp_flow_control_request_queue_duration_seconds_sum", 6.0, {"outcome": "ok"}),
         Point("llm_d_epp_flow_control_request_queue_duration_seconds_count", 4.0, {"outcome": "ok"}),
         Point("llm_d_epp_flow_control_request_queue_duration_seconds_bucket", 4.0, {"outcome": "ok", "le": "1"}),

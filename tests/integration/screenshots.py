@@ -181,12 +181,24 @@ def shoot(
             for name in names:
                 page.goto(f"{url}/{'' if name == 'overview' else name}{(own or {}).get(name, query)}")
                 settle(page)
+                if name == "whatif":
+                    _try_another_analyzer(page)
                 _grow(page, size)
                 taken.append(out / f"{name}{suffix}{'' if theme == 'light' else '-dark'}.png")
                 page.screenshot(path=taken[-1])
                 page.set_viewport_size(size)  # type: ignore[arg-type]
             context.close()
     return taken
+
+
+def _try_another_analyzer(page: Page) -> None:
+    """Fill the page in: before something was tried it only says so."""
+    page.get_by_role("combobox", name="Analyzer").click()
+    page.get_by_role("option", name="slo").click()
+    settle(page)
+    page.get_by_role("button", name="Replay").click()
+    page.get_by_text("Nothing has been tried yet").wait_for(state="detached", timeout=60_000)
+    settle(page)
 
 
 def _grow(page: Page, size: dict[str, int]) -> None:
