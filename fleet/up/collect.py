@@ -28,6 +28,7 @@ class Collector:
     def __init__(self, history: History, platform: Platform, traffic_status: Path) -> None:
         self._history, self._platform, self._traffic_status = history, platform, traffic_status
         self._variants: tuple[Variant, ...] = ()
+        self._last_event = 0
 
     def lines(self, now_s: float) -> tuple[VariantLine, ...]:
         """One line a variant; the previous ones where nothing can be read."""
@@ -41,6 +42,15 @@ class Collector:
         except SQLAlchemyError:
             return ()
         return tuple(_line(variant, recent, decisions, saturation, desired) for variant in self._variants)
+
+    def engine_news(self, since_s: float) -> list[str]:
+        """What wva noticed of engines and was not told yet; nothing where it cannot be read."""
+        try:
+            rows = self._history.read("events", since_s=since_s, after_id=self._last_event, kind="engine")
+        except SQLAlchemyError:
+            return []
+        self._last_event = max((row["id"] for row in rows), default=self._last_event)
+        return [f"{row['subject']}: {row['message']}" for row in rows]
 
     def traffic(self) -> dict[str, Any]:
         """The load client's own status."""

@@ -24,6 +24,8 @@ from fleet.up.supervisor import STARTUP_S, Supervisor
 from fleet.up.view import Screen, render
 
 _TICK_S = 0.2
+_LOOK_S = 1.0
+"""Between two looks for what happened to engines."""
 _LEFT_FOR_DRAIN_S = 40.0
 """The traffic may need so long after its duration to see its last answers."""
 
@@ -42,6 +44,7 @@ class Up:
         self.options, self.ports, self.history = options, ports, history
         self._say = say
         self.news: list[str] = []
+        self._next_look = 0.0
         self.started_at = time.time()
         self.supervisor = Supervisor(parts(options, ports), logs=options.home / "logs", report=self._report,
                                      environment=environment(options))  # fmt: skip
@@ -94,6 +97,10 @@ class Up:
     def _ticks(self) -> bool:
         """One tick; False when the run is over."""
         self.supervisor.tick()
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _LOOK_S
+            for line in self.collector.engine_news(self.started_at):
+                self._tell(line)
         time.sleep(_TICK_S)
         if self._stop.is_set() or self.supervisor.refusal():
             return False
@@ -149,9 +156,13 @@ class Up:
         counts = f"{traffic.get('sent', 0)} sent, {traffic.get('ok', 0)} ok"
         return f"{time.time() - self.started_at:.0f} s: {counts}; {replicas}"
 
-    def _report(self, part: str, line: str) -> None:
+    def _tell(self, line: str) -> None:
+        """Under the table, or as a line of a run without one."""
         self.news.append(f"{time.strftime('%H:%M:%S')} {line}")
         self._say(line)
+
+    def _report(self, part: str, line: str) -> None:
+        self._tell(line)
         came_back = "restarted" in line
         self.history.add([Event(at_s=time.time(), kind="process", subject=part, message=line,
                                 severity="info" if came_back else "critical")])  # fmt: skip

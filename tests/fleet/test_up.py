@@ -17,10 +17,12 @@ import yaml
 from click.testing import CliRunner
 
 from fleet.errors import FleetError
+from fleet.history import Event, History
 from fleet.up import report, vllm
 from fleet.up.cli import up
 from fleet.up.plan import Part, Ports, UpOptions, parts
 from fleet.up.ports import PortBook, choose
+from fleet.up.run import Up
 from fleet.up.supervisor import Supervisor
 
 
@@ -307,3 +309,18 @@ def test_the_demo_s_gpus_are_enough_for_every_maximum() -> None:
     for one in fleet["variants"]:
         needed[one["accelerator"]] += one["accelerator_count"] * one["max_replicas"]
     assert fleet["gpus"] == needed
+
+
+def test_what_happens_to_engines_is_told_once_and_only_of_this_run(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/h.sqlite3"
+    history, said = History(url), list[str]()
+    run = Up(_options(home=tmp_path, history_url=url), Ports(), history, said.append)
+    history.add([
+        Event(at_s=run.started_at - 60, kind="engine", subject="a-0", message="of an earlier run"),
+        Event(at_s=run.started_at + 1, kind="engine", subject="a-1", message="http://a is down; 1 of 2 replicas serve"),
+        Event(at_s=run.started_at + 2, kind="model", subject="predictor", message="first fit"),
+    ])  # fmt: skip
+    assert run.collector.engine_news(run.started_at) == ["a-1: http://a is down; 1 of 2 replicas serve"]
+    assert run.collector.engine_news(run.started_at) == []
+    history.add([Event(at_s=run.started_at + 9, kind="engine", subject="a-1", message="http://a is ready again")])
+    assert run.collector.engine_news(run.started_at) == ["a-1: http://a is ready again"]
