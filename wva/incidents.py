@@ -41,11 +41,13 @@ class Turn(enum.StrEnum):
     READY = "ready"
     ANSWERS = "answers"
     COMPUTES = "computes"
+    WHOLE = "whole"
+    """A variant that lost engines has all its replicas again: others took their place, or fewer are asked for."""
 
 
 _BEGINS: Final = {Condition.DOWN: Turn.DOWN, Condition.SILENT: Turn.SILENT, Condition.HUNG: Turn.HUNG}
 _ENDS: Final = {Condition.DOWN: Turn.READY, Condition.SILENT: Turn.ANSWERS, Condition.HUNG: Turn.COMPUTES}
-_GOOD: Final = frozenset(_ENDS.values())
+_GOOD: Final = frozenset({Turn.WHOLE, *_ENDS.values()})
 _WORDS: Final[Mapping[Turn, tuple[str, str]]] = {
     Turn.DOWN: ("is down", "are down"),
     Turn.SILENT: ("does not answer: nothing heard for {time}", "do not answer: nothing heard for {time}"),
@@ -78,10 +80,12 @@ class Incidents:
         """Nothing is known yet."""
         self._rules = rules
         self._known: dict[str, dict[str, _Known]] = {}
+        self._short: dict[str, tuple[float, list[_Known]]] = {}
+        """Variants that lost engines for good: since when, and which."""
 
     def forget(self) -> None:
         """Begin anew: another controller decided meanwhile."""
-        self._known = {}
+        self._known, self._short = {}, {}
 
     def of_pass(self, snapshot: FleetSnapshot, *, read: bool = True) -> Iterator[Event]:
         """What happened to engines since the last pass, one event for all of a variant that met the same.
@@ -99,7 +103,22 @@ class Incidents:
                 turns.setdefault(turn, []).append(engine)
             for turn, engines in turns.items():
                 yield _event(entry, turn, engines, now, snapshot.at_s)
+            yield from self._made_good(entry, before, now, snapshot.at_s)
         self._known = known
+
+    def _made_good(
+        self, entry: VariantObservation, before: Mapping[str, _Known], now: Mapping[str, _Known], at_s: float
+    ) -> Iterator[Event]:
+        """The end of a loss: an engine that went for good does not come back under its name."""
+        key = key_of(entry.spec)
+        down = [one for name, one in before.items() if name not in now and one.condition is Condition.DOWN]
+        if lost := [*_lost(entry, before), *down]:
+            began_s = min((one.since_s for one in down), default=at_s)
+            since_s, engines = self._short.get(key, (began_s, []))
+            self._short[key] = since_s, [*engines, *lost]
+        if key in self._short and _well(now) >= entry.requested:
+            since_s, engines = self._short.pop(key)
+            yield _event(entry, Turn.WHOLE, engines, now, at_s, since_s=since_s)
 
     def _judged(
         self, entry: VariantObservation, before: Mapping[str, _Known], at_s: float, *, read: bool
@@ -109,6 +128,9 @@ class Incidents:
         for seen in entry.replicas:
             old, state = before.get(seen.replica.name), seen.replica.state
             if state is ReplicaState.STOPPING or (state is ReplicaState.STARTING and old is None):
+                continue
+            if old is not None and self._goes_on(seen, old):
+                found[seen.replica.name] = old  # ten thousand engines that are well cost little
                 continue
             first_s = at_s if old is None else old.first_s
             condition, since_s = self._condition(seen, first_s, at_s)
@@ -120,6 +142,15 @@ class Incidents:
                 since_s = old.since_s
             found[seen.replica.name] = _Known(condition=condition, since_s=since_s, seen=seen, first_s=first_s)
         return found
+
+    def _goes_on(self, seen: ReplicaObservation, old: _Known) -> bool:
+        """Whether it is well, as it was."""
+        one = seen.replica
+        return (
+            old.condition is Condition.WELL and one.state is ReplicaState.READY and not seen.still_s
+            and seen.age_s is not None and seen.age_s <= self._rules.stale_after_s
+            and one.since_s == old.seen.replica.since_s
+        )  # fmt: skip
 
     def _condition(self, seen: ReplicaObservation, first_s: float, at_s: float) -> tuple[Condition, float]:
         """How it is, and since when by what this pass alone tells."""
@@ -137,6 +168,8 @@ def _turns(
     """What happened, each with the engine as it was where something ended, else as it is."""
     for name, engine in now.items():
         old, condition = before.get(name), engine.condition
+        if engine is old:
+            continue
         if condition is not Condition.WELL:
             if old is None or old.condition is not condition:
                 yield _BEGINS[condition], engine
@@ -156,14 +189,23 @@ def _lost(entry: VariantObservation, before: Mapping[str, _Known]) -> Sequence[_
     return untold[: max(len(gone) - asked, 0)]
 
 
+def _well(now: Mapping[str, _Known]) -> int:
+    return sum(engine.condition is Condition.WELL for engine in now.values())
+
+
 def _event(
-    entry: VariantObservation, turn: Turn, engines: Sequence[_Known], now: Mapping[str, _Known], at_s: float
+    entry: VariantObservation, turn: Turn, engines: Sequence[_Known], now: Mapping[str, _Known], at_s: float,
+    *, since_s: float | None = None,
 ) -> Event:  # fmt: skip
-    spec, names = entry.spec, [engine.seen.replica.name for engine in engines]
-    well = sum(engine.condition is Condition.WELL for engine in now.values())
+    spec, names, well = entry.spec, [engine.seen.replica.name for engine in engines], _well(now)
+    told = (
+        f"{spec.name} has all its replicas again after {_time(at_s - since_s)}"
+        if since_s is not None
+        else _sentence(turn, engines, at_s)
+    )
     return Event(
-        at_s=at_s, kind="engine", subject=names[0] if len(names) == 1 else spec.name,
-        message=f"{_sentence(turn, engines, at_s)}; {well} of {max(entry.requested, well)} replicas serve",
+        at_s=at_s, kind="engine", subject=names[0] if len(names) == 1 and since_s is None else spec.name,
+        message=f"{told}; {well} of {max(entry.requested, well)} replicas serve",
         severity="info" if turn in _GOOD else "warning" if well else "critical",
         data={
             "state": "resolved" if turn in _GOOD else "open", "turn": str(turn), "variant": spec.name,
@@ -178,10 +220,14 @@ def _sentence(turn: Turn, engines: Sequence[_Known], at_s: float) -> str:
     running = sum((engine.seen.sample.running or 0.0) if engine.seen.sample else 0.0 for engine in engines)
     lasted_s = at_s - min(engine.since_s for engine in engines)
     words = _WORDS[turn][len(engines) > 1].format(
-        time=f"{lasted_s:.0f} s" if lasted_s < 120 else f"{lasted_s / 60:.0f} min",
+        time=_time(lasted_s),
         running=f"{running:.0f} request{'' if running == 1 else 's'}",
     )
     if len(engines) == 1:
         return f"{engines[0].seen.replica.url or engines[0].seen.replica.name} {words}"
     more = f" and {len(engines) - NAMED} more" if len(engines) > NAMED else ""
     return f"{len(engines)} engines ({', '.join(one.seen.replica.name for one in engines[:NAMED])}{more}) {words}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

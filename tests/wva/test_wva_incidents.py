@@ -76,6 +76,20 @@ def test_one_that_is_gone_though_nobody_asked() -> None:
     ]
 
 
+def test_a_loss_ends_when_another_takes_the_place() -> None:
+    events = told(WELL, variant([seen(0), starting(2)], requested=2), variant([seen(0), starting(2)], requested=2),
+                  [seen(0), seen(2, since_s=NOW + 40)], [seen(0), seen(2, since_s=NOW + 40)])  # fmt: skip
+    assert lines(events)[1:] == [("a", "a has all its replicas again after 30 s; 2 of 2 replicas serve", "info")]
+    assert (events[1].data["turn"], events[1].data["engines"]) == ("whole", ["a-1"])
+
+
+def test_one_that_died_and_is_replaced_under_another_name() -> None:
+    failed = in_state(1, ReplicaState.FAILED)
+    events = told(WELL, [seen(0), failed], variant([seen(0), starting(2)], requested=2), [seen(0), seen(2)])
+    assert [event.data["turn"] for event in events] == ["down", "whole"]
+    assert events[1].message == "a has all its replicas again after 30 s; 2 of 2 replicas serve"
+
+
 def test_a_decrease_is_no_loss() -> None:
     stopping = replace(seen(1), replica=replace(seen(1).replica, state=ReplicaState.STOPPING))
     assert told(WELL, variant([seen(0), stopping], requested=1), variant([seen(0)], requested=1)) == []
