@@ -126,7 +126,7 @@ def _pick(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _imbalance(view: View, signals: pd.DataFrame) -> None:
     frame = queries.imbalance(queries.pick(signals, world.RUNNING), queries.pick(signals, world.WAITING))
-    unit = charts.Unit(title="fullest engine over the mean", ticks=".1f", hover=".2f", suffix="x", floor=None)
+    unit = charts.Unit(title="fullest over mean", ticks=".1f", hover=".2f", suffix="x", floor=None)
     panel(
         view, key="imbalance", heading="Imbalance", frame=frame,
         note="requests on the fullest engine over the mean of its variant; 1 is even",
