@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,8 @@ from alerts.rules import rulebook
 from alerts.store import SeriesStore
 from fleet.slo import parse_slos
 from fleet.sources.exposition import Point
+from tests.ports import free_ports
+from tests.waiting import ENDS_WITHIN_S, until
 
 START_S, STEP_S, STEPS = 1_700_000_000.0, 15.0, 200
 CHECKED_S = (START_S + 1_935.0, START_S + STEP_S * STEPS)
@@ -170,44 +171,26 @@ def open_metrics(store: SeriesStore) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def prometheus(
-    store: SeriesStore, prometheus_binary: str, promtool_binary: str, tmp_path_factory: pytest.TempPathFactory,
-    unused_port: int,
-) -> Iterator[str]:  # fmt: skip
+    store: SeriesStore, prometheus_binary: str, promtool_binary: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """A real Prometheus that holds the very samples of the store."""
-    folder: Path = tmp_path_factory.mktemp("prometheus")
+    folder, port = tmp_path_factory.mktemp("prometheus"), free_ports()
     (folder / "samples.om").write_text("".join(open_metrics(store)))
     (folder / "prometheus.yml").write_text("global: {scrape_interval: 1h}\n")
     create = [promtool_binary, "tsdb", "create-blocks-from", "openmetrics", "samples.om", "data"]
     subprocess.run(create, cwd=folder, check=True, capture_output=True)
     process = subprocess.Popen(
         [prometheus_binary, "--config.file=prometheus.yml", "--storage.tsdb.path=data",
-         "--storage.tsdb.retention.time=100y", f"--web.listen-address=127.0.0.1:{unused_port}"],
+         "--storage.tsdb.retention.time=100y", f"--web.listen-address=127.0.0.1:{port}"],
         cwd=folder, stdout=subprocess.DEVNULL, stderr=(folder / "log").open("w"),
     )  # fmt: skip
-    url = f"http://127.0.0.1:{unused_port}"
+    url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(200):
-            try:
-                if requests.get(f"{url}/-/ready", timeout=2).ok:
-                    break
-            except requests.ConnectionError:
-                pass
-            time.sleep(0.05)
-        else:
-            pytest.fail((folder / "log").read_text()[-2000:])
+        until(lambda: requests.get(f"{url}/-/ready", timeout=10).ok, (folder / "log").read_text)
         yield url
     finally:
         process.terminate()
-        process.wait(10)
-
-
-@pytest.fixture(scope="module")
-def unused_port() -> int:
-    import socket
-
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+        process.wait(ENDS_WITHIN_S)
 
 
 def ask(url: str, promql: str, at_s: float) -> dict[tuple[tuple[str, str], ...], float]:

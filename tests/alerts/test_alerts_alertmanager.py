@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import requests
 
 from alerts.alertmanager import muted
 from alerts.cli import SLO_FILE
+from tests.waiting import until
 
 CONFIG = SLO_FILE.parent / "generated" / "alertmanager" / "alertmanager.yaml"
 A, B = {"namespace": "prod", "model_name": "a"}, {"namespace": "prod", "model_name": "b"}
@@ -45,21 +45,14 @@ def alertmanager(alertmanager_binary: str, free_port: int, tmp_path: Path) -> It
     url = f"http://127.0.0.1:{free_port}"
     with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
-            for _ in range(200):
-                try:
-                    if requests.get(f"{url}/-/ready", timeout=2).ok:
-                        break
-                except requests.ConnectionError:
-                    time.sleep(0.05)
-            else:
-                pytest.fail((tmp_path / "log").read_text()[-2000:])
+            until(lambda: requests.get(f"{url}/-/ready", timeout=10).ok, (tmp_path / "log").read_text)
             yield url
         finally:
             process.terminate()
 
 
 def inhibited(url: str) -> set[str]:
-    found = requests.get(f"{url}/api/v2/alerts", timeout=5).json()
+    found = requests.get(f"{url}/api/v2/alerts", timeout=30).json()
     assert len(found) == len(FIRING)
     return {named(alert["labels"]) for alert in found if alert["status"]["inhibitedBy"]}
 
@@ -71,9 +64,5 @@ def test_what_we_say_is_muted() -> None:
 @pytest.mark.integration
 def test_a_real_alertmanager_inhibits_the_same(alertmanager: str) -> None:
     body = [{"labels": labels} for labels in FIRING]
-    requests.post(f"{alertmanager}/api/v2/alerts", json=body, timeout=5).raise_for_status()
-    for _ in range(100):
-        if inhibited(alertmanager) == QUIET:
-            break
-        time.sleep(0.05)
-    assert inhibited(alertmanager) == QUIET
+    requests.post(f"{alertmanager}/api/v2/alerts", json=body, timeout=30).raise_for_status()
+    until(lambda: inhibited(alertmanager) == QUIET, lambda: f"these alone are inhibited: {inhibited(alertmanager)}")

@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 import requests
 
 from fleet.history import History
+from tests.waiting import ENDS_WITHIN_S, until
 
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 
@@ -60,16 +60,9 @@ def world() -> Iterator[tuple[World, str]]:
     server.server_close()
 
 
-def until(holds: Callable[[], Any]) -> Any:
-    """Wait for it; the test's own time limit ends a wait that never ends."""
-    while not (found := holds()):
-        time.sleep(0.05)
-    return found
-
-
 def get(url: str) -> requests.Response | None:
     try:
-        return requests.get(url, timeout=5)
+        return requests.get(url, timeout=30)
     except requests.ConnectionError:
         return None
 
@@ -89,7 +82,7 @@ def watch(world: tuple[World, str], tmp_path: Path, free_port: int) -> Iterator[
     assert process.poll() is None, process.stderr and process.stderr.read()
     yield url, history, process
     process.kill()
-    process.wait(10)
+    process.wait(ENDS_WITHIN_S)
 
 
 @pytest.mark.integration
@@ -100,7 +93,7 @@ def test_an_alert_fires_resolves_and_is_written_down(
     url, history, process = watch
 
     def firing() -> list[dict[str, Any]]:
-        alerts = requests.get(url + "/alerts", timeout=5).json()["alerts"]
+        alerts = requests.get(url + "/alerts", timeout=30).json()["alerts"]
         return [alert for alert in alerts if alert["state"] == "firing" and alert["alert"] == "KVMemoryPressure"]
 
     alert = until(firing)[0]
@@ -109,11 +102,11 @@ def test_an_alert_fires_resolves_and_is_written_down(
     assert alert["value"] == 0.99
     assert alert["summary"] == f"{MODEL}: KV cache 99% full on v-0"
     assert alert["console"].endswith("/?model=meta-llama%2FLlama-3.1-8B-Instruct&alert=KVMemoryPressure")
-    assert 'alertname="KVMemoryPressure",alertstate="firing"' in requests.get(url + "/metrics", timeout=5).text
+    assert 'alertname="KVMemoryPressure",alertstate="firing"' in requests.get(url + "/metrics", timeout=30).text
     state.kv = 0.2
     until(lambda: not firing())
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(ENDS_WITHIN_S) == 0
     rows = History(history).read("events", kind="alert", subject="KVMemoryPressure")
     assert [(row["data"]["state"], row["data"]["model"]) for row in rows] == [("firing", MODEL), ("resolved", MODEL)]
     assert rows[0]["severity"] == "warning"
@@ -128,16 +121,16 @@ def test_compression_is_said_and_a_part_that_dies_is_named(
     state.down = True
 
     def down() -> list[dict[str, Any]]:
-        alerts = requests.get(url + "/alerts", timeout=5).json()["alerts"]
+        alerts = requests.get(url + "/alerts", timeout=30).json()["alerts"]
         return [alert for alert in alerts if alert["alert"] == "TargetDown" and alert["state"] == "firing"]
 
     assert until(down)[0]["labels"]["job"] == "wva"
-    document = requests.get(url + "/alerts", timeout=5).json()
+    document = requests.get(url + "/alerts", timeout=30).json()
     assert document["for_scale"] == 0.005
     assert "compressed to 0.005" in document["note"]
     assert "GPUHung" in document["not_evaluated"]
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
+    assert process.wait(ENDS_WITHIN_S) == 0
     assert process.stderr is not None
     assert "times 0.005" in process.stderr.read()
 

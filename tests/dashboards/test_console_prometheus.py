@@ -26,8 +26,10 @@ from fleet.signals import BY_ANY_NAME, base_name
 from fleet.slo import DEFAULT_SLOS
 from tests.dashboards.test_console_pages import SCRIPT, text
 from tests.fleet.fake_engines import Engine, serve
-from tests.fleet.real_prometheus import prometheus, until
+from tests.fleet.real_prometheus import prometheus
 from tests.fleet.test_sources_prometheus import api, vector
+from tests.ports import free_ports
+from tests.waiting import until
 
 RULES = Rules(DEFAULT_SLOS)
 EVERYTHING, NOTHING = frozenset(RULES.names), frozenset[str]()
@@ -213,22 +215,14 @@ def served(prometheus_binary: str, tmp_path_factory: pytest.TempPathFactory) -> 
         jobs = {"engines": urls, "router": [stack.enter_context(serve(parts.router))],
                 "wva": [stack.enter_context(serve(parts.wva))]}  # fmt: skip
         folder: Path = tmp_path_factory.mktemp("prometheus")
-        url = stack.enter_context(prometheus(prometheus_binary, folder, _port(), jobs))
+        url = stack.enter_context(prometheus(prometheus_binary, folder, free_ports(), jobs))
 
         def counted() -> bool:
             query = {"query": "min(count_over_time(up[5m])) > 12"}
-            return bool(requests.get(f"{url}/api/v1/query", params=query, timeout=2).json()["data"]["result"])
+            return bool(requests.get(f"{url}/api/v1/query", params=query, timeout=30).json()["data"]["result"])
 
         until(counted, "all were scraped a dozen times")
         yield url
-
-
-def _port() -> int:
-    import socket
-
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def reader_of(url: str, history: Reader | None = None) -> PrometheusReader:

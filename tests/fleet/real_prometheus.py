@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import requests
 
 from fleet.sources.prometheus import instance_of
+from tests.waiting import ENDS_WITHIN_S, until
 
 
 @contextmanager
@@ -32,21 +31,8 @@ def prometheus(binary: str, folder: Path, port: int, jobs: dict[str, list[str]])
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:
-        until(lambda: requests.get(f"{url}/-/ready", timeout=1).ok, "Prometheus is ready")
+        until(lambda: requests.get(f"{url}/-/ready", timeout=10).ok, "Prometheus is ready")
         yield url
     finally:
         process.terminate()
-        process.wait(10)
-
-
-def until(condition: Any, what: str, *, limit_s: float = 60.0) -> None:
-    """Wait until ``condition()`` holds."""
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        try:
-            if condition():
-                return
-        except requests.RequestException:
-            pass
-        time.sleep(0.1)
-    raise AssertionError(f"not within {limit_s} s: {what}")
+        process.wait(ENDS_WITHIN_S)

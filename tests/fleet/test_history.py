@@ -131,7 +131,7 @@ def test_the_writer_counts_what_it_has_no_room_for(url: str) -> None:
     writer = HistoryWriter(history, flush_s=0.01, max_rows=5)
     with sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None) as blocker:
         blocker.execute("BEGIN EXCLUSIVE")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while not writer.dropped and time.monotonic() < deadline:
             writer.put(_request(1.0))
         blocker.execute("ROLLBACK")

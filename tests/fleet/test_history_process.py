@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from fleet.history import Event, History, ProcessWriter, RequestOutcome, RequestRecord, SignalSample
 from fleet.history.wire import LENGTH, flat, frame, rows_of, values_of
 from fleet.types import Decision, Direction, Reason
+from tests.waiting import ENDS_WITHIN_S, until
 
 ROWS = (
     SignalSample(at_s=1.0, signal="vllm:num_requests_waiting", value=4.0, endpoint="http://e"),
@@ -36,14 +36,9 @@ def history(tmp_path: Path) -> History:
     return History(f"sqlite:///{tmp_path / 'h.sqlite3'}")
 
 
-def turn(writer: ProcessWriter, until: Callable[[], bool], limit_s: float = 60.0) -> None:
+def turn(writer: ProcessWriter, holds: Callable[[], bool]) -> None:
     """Flush, as the router's tick does, until it is so."""
-    deadline = time.monotonic() + limit_s
-    writer.flush()
-    while not until():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.01)
-        writer.flush()
+    until(lambda: (writer.flush(), holds())[1])
 
 
 def test_a_frame_holds_rows_of_every_kind():
@@ -141,7 +136,7 @@ def test_a_database_that_stays_locked_does_not_hold_up_a_stop_and_is_written_to_
         writer.close(0.5)
         assert (writer.dropped, writer.written, process.returncode) == (0, 0, None), "close() waited"
         blocker.execute("ROLLBACK")
-    assert process.wait(60) == 0
+    assert process.wait(ENDS_WITHIN_S) == 0
     assert history.count("events") == 1
 
 
@@ -149,7 +144,7 @@ def test_rows_that_no_process_took_are_counted_as_lost(history):
     writer = ProcessWriter(history.url)
     writer.flush()
     os.kill(writer.pid, signal.SIGKILL)
-    writer._process.wait(60)
+    writer._process.wait(ENDS_WITHIN_S)
     writer.put(event(1))
     writer.close(0.2)
     assert (writer.dropped, writer.written, history.count("events")) == (1, 0, 0)
@@ -161,6 +156,6 @@ def test_the_process_writes_what_it_has_when_its_parent_is_gone(history):
         writer.put(event(number))
     turn(writer, lambda: not writer._unsent)
     writer._socket.close()  # as the death of the parent does
-    writer._process.wait(60)
+    writer._process.wait(ENDS_WITHIN_S)
     assert history.count("events") == 100
     assert writer._process.returncode == 0

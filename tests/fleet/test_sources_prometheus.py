@@ -21,7 +21,8 @@ from fleet.sources.prometheus import PrometheusSource, instance_of
 from fleet.sources.scrape import ScrapeSource
 from fleet.types import Replica
 from tests.fleet.fake_engines import Engine, serve
-from tests.fleet.real_prometheus import prometheus, until
+from tests.fleet.real_prometheus import prometheus
+from tests.waiting import until
 
 NOW = 1_000_000.0
 
@@ -183,7 +184,7 @@ def test_unreachable_and_slow_are_one_clear_line_each(free_port: int) -> None:
     gate = threading.Event()
 
     def slow(_: str) -> Any:
-        gate.wait(10)
+        gate.wait(60)
         return vector()
 
     with api(slow) as (url, _):

@@ -93,7 +93,7 @@ def test_no_replicas_no_readings() -> None:
 
 
 def test_engines_are_read_at_the_same_time() -> None:
-    together = threading.Barrier(4, timeout=10)
+    together = threading.Barrier(4, timeout=60)
 
     def wait_for_the_others() -> str:
         together.wait()  # breaks, and answers nothing, unless all four requests are in flight at once

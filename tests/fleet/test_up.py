@@ -8,8 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,8 @@ from fleet.up.plan import Part, Ports, UpOptions, parts
 from fleet.up.ports import PortBook, choose
 from fleet.up.run import Up
 from fleet.up.supervisor import Supervisor
+from tests.ports import free_ports
+from tests.waiting import until
 
 
 def _options(**changes: object) -> UpOptions:
@@ -92,11 +94,8 @@ def _supervise(tmp_path: Path, *parts_: Part) -> tuple[Supervisor, list[str]]:
     return Supervisor(parts_, logs=tmp_path, report=lambda _part, line: lines.append(line)), lines
 
 
-def _until(supervisor: Supervisor, condition: object, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        supervisor.tick()
-        time.sleep(0.02)
+def _until(supervisor: Supervisor, condition: Callable[[], object]) -> None:
+    until(lambda: (supervisor.tick(), condition())[1])
 
 
 def _python(code: str) -> tuple[str, ...]:
@@ -143,9 +142,7 @@ def test_a_part_that_hangs_is_ended_and_started_anew(tmp_path: Path) -> None:
         "        self.send_response(503 if os.path.exists(sys.argv[1]) else 200); self.end_headers()\n"
         "http.server.HTTPServer(('127.0.0.1', int(sys.argv[2])), H).serve_forever()\n"
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_ports()
     now, sick = [1000.0], tmp_path / "sick"
     part = Part(name="p", argv=(*_python(server), str(sick), str(port)), health_url=f"http://127.0.0.1:{port}/")
     lines: list[str] = []

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import pytest
 
 from fleet.history import History, RequestOutcome, RequestRecord
 from predictor.features import NAMES
+from tests.waiting import ENDS_WITHIN_S, until
 
 pytestmark = pytest.mark.integration
 
@@ -44,7 +44,7 @@ class Live:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data=data, headers={"content-type": "application/json"})
         try:
-            with urllib.request.urlopen(request, timeout=5) as answer:
+            with urllib.request.urlopen(request, timeout=30) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
@@ -52,10 +52,7 @@ class Live:
             return 0, None
 
     def until(self, done: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + 60
-        while not done():
-            assert time.monotonic() < deadline, f"{what}: {(self.home / 'log').read_text()}"
-            time.sleep(0.05)
+        until(done, lambda: f"{what}: {(self.home / 'log').read_text()}")
 
     def ready(self) -> bool:
         return self.ask("/readyz")[0] == 200
@@ -106,7 +103,7 @@ def test_learns_from_the_history_and_answers(live: Live, world) -> None:
     live.until(lambda: bool(history.read("events", kind="model")), "no event")
     assert history.read("events", kind="model")[0]["message"].startswith("first fit: fitted on 200 samples")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0
+    assert process.wait(ENDS_WITHIN_S) == 0
     assert "Traceback" not in (live.home / "log").read_text()
 
 
@@ -147,7 +144,7 @@ def test_a_taken_port_is_one_line(live: Live) -> None:
     live.start()
     live.until(lambda: live.ask("/healthz")[0] == 200, "never healthy")
     second = live.start()
-    assert second.wait(30) == 2
+    assert second.wait(ENDS_WITHIN_S) == 2
     lines = [line for line in (live.home / "log").read_text().splitlines() if line.startswith("fleet: ")]
     assert len(lines) == 1
     assert f"port {live.port} cannot be used" in lines[0]

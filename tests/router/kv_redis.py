@@ -8,7 +8,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.router.picker_world import free_port
+from tests.ports import free_ports
+from tests.waiting import ENDS_WITHIN_S, until
 
 
 @dataclass
@@ -34,25 +34,24 @@ class Server:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port, socket_timeout=5)
+        return redis.Redis(port=self.port, socket_timeout=30)
 
     def start(self) -> None:
         command = [self.program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
                    "--dir", str(self.folder)]  # fmt: skip
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            try:
-                if self.client().ping():
-                    return
-            except redis.RedisError:
-                time.sleep(0.02)
-        raise AssertionError(f"{self.program} does not answer")
+        until(self._answers, f"{self.program} answers")
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.client().ping())
+        except redis.RedisError:
+            return False
 
     def stop(self) -> None:
         if self.process is not None:
             self.process.kill()
-            self.process.wait(20)
+            self.process.wait(ENDS_WITHIN_S)
             self.process = None
 
 
@@ -81,7 +80,7 @@ def running(folder: Path, *kinds: str) -> Iterator[Server]:
         if os.environ.get("CI") == "true" and "redis" in kinds:
             pytest.fail(message)
         pytest.skip(message)
-    server = Server(found, folder, free_port())
+    server = Server(found, folder, free_ports())
     server.start()
     try:
         yield server

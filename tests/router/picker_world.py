@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +15,9 @@ import httpx
 import pytest
 import yaml
 
+from tests.ports import free_ports
 from tests.simulator.conftest import MODEL, EngineProcess, launch
+from tests.waiting import ENDS_WITHIN_S, until
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "deploy" / "envoy" / "envoy.yaml"
@@ -32,12 +32,6 @@ def envoy_binary() -> str:
     if os.environ.get("CI") == "true":
         pytest.fail(message)
     pytest.skip(message)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @dataclass
@@ -66,8 +60,8 @@ class World:
             engine.ready()
 
     def start_picker(self, *options: str) -> None:
-        self.picker_port = self.picker_port or free_port()
-        self.admin_port = free_port()
+        self.picker_port = self.picker_port or free_ports()
+        self.admin_port = free_ports()
         log = (self.folder / "picker.log").open("a")
         engines = ",".join(one.url for one in self.engines)
         self.picker = subprocess.Popen(
@@ -78,7 +72,7 @@ class World:
 
     def start_router(self, *options: str, discover: str = "") -> None:
         """The proxy instead of Envoy and the picker."""
-        self.port, self.admin_port = free_port(), free_port()
+        self.port, self.admin_port = free_ports(), free_ports()
         engines = ",".join(one.url for one in self.engines)
         source = ("--discover", discover) if discover else ("--engines", engines)
         log = (self.folder / "router.log").open("a")
@@ -95,9 +89,9 @@ class World:
     def start_envoy(self, change: Any = lambda _config: None) -> None:
         if self.envoy is not None:
             self.envoy.terminate()
-            self.envoy.wait(20)
+            self.envoy.wait(ENDS_WITHIN_S)
         config = yaml.safe_load(CONFIG.read_text())
-        self.port, self.envoy_admin = free_port(), free_port()
+        self.port, self.envoy_admin = free_ports(), free_ports()
         patch_ports(config, self)
         change(config)
         path = self.folder / "envoy.yaml"
@@ -117,27 +111,21 @@ class World:
         self.wait(lambda: pattern.search(httpx.get(f"http://127.0.0.1:{self.envoy_admin}/clusters").text), "health")
 
     def wait(self, ready: Any, what: str) -> None:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            try:
-                if ready():
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
-        logs = "".join(path.read_text(errors="replace")[-2000:] for path in self.folder.glob("*.log"))
-        raise AssertionError(f"{what} is not ready\n{logs}")
+        until(ready, lambda: f"{what} is not ready\n{self._logs()}")
+
+    def _logs(self) -> str:
+        return "".join(path.read_text(errors="replace")[-2000:] for path in self.folder.glob("*.log"))
 
     def stop_picker(self, *, kill: bool = False) -> None:
         if self.picker is not None:
             (self.picker.kill if kill else self.picker.terminate)()
-            self.picker.wait(20)
+            self.picker.wait(ENDS_WITHIN_S)
 
     def close(self) -> None:
         for process in (self.envoy, self.picker):
             if process is not None and process.poll() is None:
                 process.terminate()
-                process.wait(20)
+                process.wait(ENDS_WITHIN_S)
         for engine in self.engines:
             engine.end()
 

@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from tests.router.picker_world import MODEL, World, body
-from tests.router.test_disaggregation import LONG, decisions, eventually, listed, said, served_though_prefill_fails
+from tests.router.test_disaggregation import LONG, decisions, listed, said, served_though_prefill_fails
+from tests.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("threshold")]
 COMPUTED = "vllm:prompt_tokens_total"
@@ -84,6 +85,6 @@ def test_a_client_that_leaves_ends_the_attempt(world: World):
         try:
             with pytest.raises(httpx.ReadTimeout):
                 client.post("/v1/completions", json=body(text), timeout=0.5)
-            eventually(lambda: not said(world.admin, "llm_d_epp_request_running"), "the router still counts it")
+            until(lambda: not said(world.admin, "llm_d_epp_request_running"), "the router still counts it")
         finally:
             httpx.post(fault, json={"kind": "none"})

@@ -2,8 +2,7 @@
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -26,6 +25,7 @@ from router.disaggregation.protocols import (
 )
 from router.types import EndpointView, InferenceRequest
 from tests.router.picker_world import MODEL, World, body
+from tests.waiting import until
 
 # ---- deciders and choice
 
@@ -191,13 +191,6 @@ def decisions(world: World, kind: str) -> float:
     return said(world.admin, f'llm_d_epp_disagg_decision_total{{decision_type="{kind}"')
 
 
-def eventually(true: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.03)
-
-
 @pytest.mark.integration
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
 @pytest.mark.parametrize("stream", [False, True])
@@ -242,7 +235,7 @@ def test_a_client_that_leaves_stops_the_prefill(world: World):
     try:
         with world.client() as client, pytest.raises(httpx.ReadTimeout):
             client.post("/v1/completions", json=body("leaving " + LONG), timeout=0.5)
-        eventually(lambda: not said(world.admin, "llm_d_epp_request_running"), "the router still counts it")
+        until(lambda: not said(world.admin, "llm_d_epp_request_running"), "the router still counts it")
     finally:
         httpx.post(fault, json={"kind": "none"})
 

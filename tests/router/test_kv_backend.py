@@ -20,10 +20,12 @@ from router.kvevents.wire import decode
 from router.kvindex.index import KVIndex
 from router.kvindex.rows import Row, restore, rows
 from router.kvindex.speculative import Speculation
+from tests.ports import free_ports
 from tests.router.kv_model import Publisher, apply_all, matches
 from tests.router.kv_redis import Server, running
-from tests.router.picker_world import World, body, free_port
-from tests.router.test_kv_precise import END, Wire, eventually, said
+from tests.router.picker_world import World, body
+from tests.router.test_kv_precise import END, Wire, heard, said
+from tests.waiting import until
 
 pytest.importorskip("zmq")
 pytest.importorskip("redis")
@@ -151,14 +153,6 @@ def stored(server: Server, pod: str = POD) -> tuple[Any, dict[bytes, bytes]]:
     return client.get(f"fleet:kv:{{{pod}}}:at"), client.hgetall(f"fleet:kv:{{{pod}}}:blocks")
 
 
-async def until(true: Callable[[], object], *wires: Wire) -> None:
-    async with asyncio.timeout(30):
-        while not true():
-            for wire in wires:
-                wire.answer_replay()
-            await asyncio.sleep(0.01)
-
-
 def run(work: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(work())  # type: ignore[arg-type]
 
@@ -176,19 +170,19 @@ def test_a_router_that_starts_knows_what_the_engine_no_longer_plays_back(server:
         for _ in range(30):
             wire.say()
             await asyncio.sleep(0.002)
-        await until(lambda: one.ears.heard.batches == 30, wire)
-        await until(lambda: holds(server, one), wire)
+        await heard(lambda: one.ears.heard.batches == 30, wire)
+        await heard(lambda: holds(server, one), wire)
         wire.keeps = 3
         wire.say()  # after the store's version, perhaps: the replay brings it
         two = Router(server.url)
         two.hear(wire)
-        await until(lambda: two.rows == one.rows and one.ears.heard.batches == 31, wire)
+        await heard(lambda: two.rows == one.rows and one.ears.heard.batches == 31, wire)
         assert two.shared.told.loaded > 10
         assert (two.ears.heard.lost, two.shared.told.refused) == (0, 0)
         for _ in range(10):
             wire.say()
-        await until(lambda: two.ears.index.sizes() == {POD: len(wire.engine.held)} and two.rows == one.rows, wire)
-        await until(lambda: holds(server, one), wire)
+        await heard(lambda: two.ears.index.sizes() == {POD: len(wire.engine.held)} and two.rows == one.rows, wire)
+        await heard(lambda: holds(server, one), wire)
         wire.close()
         await one.close()
         await two.close()
@@ -205,15 +199,15 @@ def test_an_engine_that_restarted_while_nobody_heard_it_is_not_believed_to_hold_
         for _ in range(10):
             wire.say()
             await asyncio.sleep(0.002)
-        await until(lambda: one.ears.heard.batches == 10, wire)
-        await until(lambda: holds(server, one), wire)
+        await heard(lambda: one.ears.heard.batches == 10, wire)
+        await heard(lambda: holds(server, one), wire)
         await one.close()
         wire.engine.restart()
         for _ in range(14):
             wire.say(aloud=False)
         two = Router(server.url)
         two.hear(wire)
-        await until(lambda: two.ears.heard.batches == 14, wire)
+        await heard(lambda: two.ears.heard.batches == 14, wire)
         assert two.ears.index.sizes() == {POD: len(wire.engine.held)}
         assert two.shared.told.loaded == 0
         assert two.shared.told.refused > 0
@@ -232,13 +226,13 @@ def test_routers_that_write_side_by_side_leave_what_they_know(server: Server):
         routers = [Router(server.url) for _ in range(3)]
         for router in routers:
             router.hear(wire)
-        await asyncio.sleep(0.2)
+        await heard(lambda: wire.has(3), wire)
         for _ in range(300):
             wire.say()
             if rng.random() < 0.2:
                 await asyncio.sleep(0.01)
-        await until(lambda: all(one.ears.heard.batches == 300 for one in routers), wire)
-        await until(lambda: holds(server, routers[0]), wire)
+        await heard(lambda: all(one.ears.heard.batches == 300 for one in routers), wire)
+        await heard(lambda: holds(server, routers[0]), wire)
         assert routers[0].rows == routers[1].rows == routers[2].rows
         assert sum(one.shared.told.errors for one in routers) == 0
         wire.close()
@@ -254,22 +248,22 @@ def test_a_store_that_is_lost_and_comes_back_empty(server: Server):
         wire = Forgetful(8, topic="kv@whatever@m")
         one = Router(server.url)
         one.hear(wire)
-        await asyncio.sleep(0.1)
+        await heard(lambda: wire.has(1), wire)
         wire.say()
-        await until(lambda: one.ears.heard.batches == 1 and one.shared.told.up, wire)
+        await heard(lambda: one.ears.heard.batches == 1 and one.shared.told.up, wire)
         server.stop()
-        await until(lambda: not one.shared.told.up, wire)
+        await heard(lambda: not one.shared.told.up, wire)
         for _ in range(20):
             wire.say()
-        await until(
+        await heard(
             lambda: one.ears.index.sizes() == {POD: len(wire.engine.held)} and one.ears.heard.batches == 21, wire
         )
         two = Router(server.url)  # it starts without the store, from what the engine plays back
         two.hear(wire)
-        await until(lambda: two.rows == one.rows, wire)
+        await heard(lambda: two.rows == one.rows, wire)
         server.start()
-        await until(lambda: holds(server, one), wire)
-        await until(lambda: one.shared.told.up and two.shared.told.up, wire)
+        await heard(lambda: holds(server, one), wire)
+        await heard(lambda: one.shared.told.up and two.shared.told.up, wire)
         assert holds(server, one)
         assert one.rows == two.rows
         wire.close()
@@ -284,15 +278,15 @@ def test_what_one_router_just_sent_the_others_know(server: Server):
     async def work() -> None:
         one, two = Router(server.url), Router(server.url)
         two.ears.index.store(POD, [1], parent=None, token_ids=[1] * 4, block_tokens=4)
-        await until(lambda: server.client().pubsub_numsub("fleet:kv:sent")[0][1] == 2)
+        await heard(lambda: server.client().pubsub_numsub("fleet:kv:sent")[0][1] == 2)
         one.shared.told.up = True
         one.shared.sent(POD, [11, 12, 13])
-        await until(lambda: two.speculation.match([11, 12, 99], now_s=time.monotonic()) == {POD: 2})
+        await heard(lambda: two.speculation.match([11, 12, 99], now_s=time.monotonic()) == {POD: 2})
         assert len(one.speculation) == 0
         server.client().publish("fleet:kv:sent", b"nonsense")
         one.shared.sent(POD, [21] * 70_000)  # more than is told at once
         one.shared.sent(POD, [22])
-        await until(lambda: two.speculation.match([22], now_s=time.monotonic()))
+        await heard(lambda: two.speculation.match([22], now_s=time.monotonic()))
         assert two.shared.told.heard == 2
         await one.close()
         await two.close()
@@ -302,7 +296,7 @@ def test_what_one_router_just_sent_the_others_know(server: Server):
 
 def test_a_router_that_starts_does_not_wait_for_a_store_that_is_not_there():
     async def work() -> None:
-        backend = Backend(f"redis://127.0.0.1:{free_port()}/0", KVIndex(), Speculation())
+        backend = Backend(f"redis://127.0.0.1:{free_ports()}/0", KVIndex(), Speculation())
         assert await asyncio.wait_for(backend.load(POD), 10) is None
         assert (backend.told.up, backend.told.errors) == (False, 1)
         await backend.close()
@@ -330,16 +324,16 @@ def test_a_router_serves_with_the_store_and_without(either: Server, tmp_path: Pa
     monkeypatch.setenv("ROUTER_KV_BACKEND", either.url)
     made = World(tmp_path)
     try:
-        made.start_engines("--kv-events", f"tcp://*:{free_port()}", "--kv-events-replay", "tcp://127.0.0.1:*", count=1)
+        made.start_engines("--kv-events", f"tcp://*:{free_ports()}", "--kv-events-replay", "tcp://127.0.0.1:*", count=1)
         made.start_router("--kv-events", "auto")
         with made.client() as client:
             assert client.post("/v1/completions", json=body("shared by all " * 60)).status_code == 200
             pod = f"127.0.0.1:{made.engines[0].port}"
-            eventually(lambda: len(stored(either, pod)[1]) > 10, "nothing was written")
+            until(lambda: len(stored(either, pod)[1]) > 10, "nothing was written")
             assert said(made.admin, "fleet_router_kv_backend_up") == 1
             assert said(made.admin, 'fleet_router_kv_backend_blocks_total{direction="written"}') > 10
             either.stop()
-            eventually(lambda: said(made.admin, "fleet_router_kv_backend_up") == 0, "it does not say that it is alone")
+            until(lambda: said(made.admin, "fleet_router_kv_backend_up") == 0, "it does not say that it is alone")
             assert client.post("/v1/completions", json=body("shared by all " * 60)).status_code == 200
         assert httpx.get(f"{made.admin}/debug/decisions").json()[0]["matched_tokens"] > 100
         assert said(made.admin, "fleet_router_kv_backend_errors_total") >= 1

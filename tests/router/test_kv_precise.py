@@ -19,8 +19,10 @@ from router.kvindex.index import KVIndex
 from router.kvindex.keys import pack, prompt_keys
 from router.kvindex.prompt import Origin
 from router.kvindex.speculative import Speculation
+from tests.ports import free_ports
 from tests.router.kv_model import BLOCK, Publisher, matches
-from tests.router.picker_world import World, body, free_port
+from tests.router.picker_world import World, body
+from tests.waiting import until
 
 zmq = pytest.importorskip("zmq")
 
@@ -98,7 +100,9 @@ class Wire:
         self.engine = Publisher(seed)
         self.engine.now_s = time.time()
         self.context, self.topic, self.with_topic = zmq.Context(), topic.encode(), with_topic
-        self.pub, self.router = self.context.socket(zmq.PUB), self.context.socket(zmq.ROUTER)
+        self.pub, self.router = self.context.socket(zmq.XPUB), self.context.socket(zmq.ROUTER)
+        self.pub.setsockopt(zmq.XPUB_VERBOSE, 1)  # it hears of every subscriber, though another wants the same
+        self.subscribers = 0
         self.live = ""
         if connect:
             self.pub.connect(connect)
@@ -112,6 +116,12 @@ class Wire:
         payload = self.engine.step()
         if aloud:
             self.pub.send_multipart([self.topic, (len(self.engine.batches) - 1).to_bytes(8, "big"), payload])
+
+    def has(self, subscribers: int) -> bool:
+        """Whether so many hear what is said: what was said before they joined is lost to them."""
+        while self.pub.poll(0):
+            self.subscribers += 1 if self.pub.recv()[:1] == b"\x01" else -1
+        return self.subscribers >= subscribers
 
     def answer_replay(self) -> bool:
         if not self.router.poll(0):
@@ -127,14 +137,13 @@ class Wire:
         self.context.destroy(linger=0)
 
 
-async def until(true: Callable[[], object], *wires: Wire) -> None:
-    for _ in range(400):
-        for wire in wires:
-            wire.answer_replay()
-        if true():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it never came true")
+async def heard(true: Callable[[], object], *wires: Wire) -> None:
+    """Wait for what a subscriber makes of what it hears, while ``wires`` play back what it asks for."""
+    async with asyncio.timeout(120):
+        while not true():
+            for wire in wires:
+                wire.answer_replay()
+            await asyncio.sleep(0.01)
 
 
 def test_one_bound_socket_hears_several_engines():
@@ -142,11 +151,11 @@ def test_one_bound_socket_hears_several_engines():
         ears = Subscriber(KVIndex())
         ears.bind("tcp://127.0.0.1:*")
         wires = [Wire(n, topic=f"kv@10.0.0.{n}:8000@m", connect=ears.bound) for n in range(3)]
-        await asyncio.sleep(0.2)
+        await heard(lambda: all(wire.has(1) for wire in wires))
         for _ in range(20):
             for wire in wires:
                 wire.say()
-        await until(lambda: ears.heard.batches == 60)
+        await heard(lambda: ears.heard.batches == 60)
         assert ears.index.sizes() == {f"10.0.0.{n}:8000": len(wires[n].engine.held) for n in range(3)}
         ears.forget("10.0.0.1:8000")
         assert "10.0.0.1:8000" not in ears.index.sizes()
@@ -166,12 +175,11 @@ def test_what_was_said_before_and_what_was_lost_is_played_back(with_topic: bool)
         for _ in range(10):
             wire.say(aloud=False)
         ears.follow("10.0.0.9:8000", {0: Source(live=wire.live, replay=wire.replay)})
-        await until(lambda: ears.heard.batches == 10, wire)
-        await asyncio.sleep(0.1)
+        await heard(lambda: ears.heard.batches == 10 and wire.has(1), wire)
         for number in range(12):
             wire.say(aloud=number not in (3, 4))
             await asyncio.sleep(0.005)
-        await until(lambda: ears.heard.batches == 22, wire)
+        await heard(lambda: ears.heard.batches == 22, wire)
         assert (ears.heard.gaps, ears.heard.lost) == (1, 0)
         assert ears.index.sizes() == {"10.0.0.9:8000": len(wire.engine.held)}
         lora, tokens = wire.engine.prompt()
@@ -186,12 +194,12 @@ def test_without_a_replay_what_was_lost_empties_the_pod_and_is_counted():
     async def run() -> None:
         ears, wire = Subscriber(KVIndex()), Wire(5, topic="")
         ears.follow("10.0.0.9:8000", {0: Source(live=wire.live)})
-        await asyncio.sleep(0.2)
+        await heard(lambda: wire.has(1))
         wire.say()
-        await until(lambda: ears.heard.batches == 1)
+        await heard(lambda: ears.heard.batches == 1)
         wire.say(aloud=False)
         wire.say()
-        await until(lambda: ears.heard.lost == 1)
+        await heard(lambda: ears.heard.lost == 1)
         assert ears.index.counts.cleared == 1
         ears.message([b"kv@x@m", b"123", b""])
         ears.message([b"kv@x@m", bytes(8), b"nonsense"])
@@ -228,7 +236,7 @@ def test_ranks_of_one_engine_are_kept_apart():
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     made = World(tmp_path_factory.mktemp("precise"))
     try:
-        made.start_engines(each=lambda: ("--kv-events", f"tcp://*:{free_port()}",
+        made.start_engines(each=lambda: ("--kv-events", f"tcp://*:{free_ports()}",
                                          "--kv-events-replay", "tcp://127.0.0.1:*"))  # fmt: skip
         made.start_router("--kv-events", "auto")
         yield made
@@ -241,19 +249,12 @@ def said(url: str, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
-def eventually(true: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.03)
-
-
 @pytest.mark.integration
 def test_a_router_knows_what_engines_had_cached_before_it_asked(world: World):
     """A prompt that went to an engine past the router is found there."""
     warm, prompt = world.engines[1], "a prompt that nobody told the router about. " * 40
     assert httpx.post(f"{warm.url}/v1/completions", json=body(prompt)).status_code == 200
-    eventually(lambda: said(world.admin, "fleet_router_kv_index_blocks") > 20, "no block is known")
+    until(lambda: said(world.admin, "fleet_router_kv_index_blocks") > 20, "no block is known")
     with world.client() as client:
         for number in range(3):
             assert client.post("/v1/completions", json=body(prompt + str(number))).status_code == 200
@@ -273,7 +274,7 @@ def test_an_engine_that_forgets_is_known_to_have_forgotten(world: World):
             assert httpx.post(f"{engine.url}/reset_prefix_cache").status_code == 200
         for engine in world.engines:  # the news comes with the next step
             assert httpx.post(f"{engine.url}/v1/completions", json=body("tick")).status_code == 200
-        eventually(lambda: said(world.admin, "fleet_router_kv_index_blocks") < 5, "blocks are still known")
+        until(lambda: said(world.admin, "fleet_router_kv_index_blocks") < 5, "blocks are still known")
         time.sleep(2.1)  # what was just sent counts for two seconds
         assert client.post("/v1/completions", json=body(prompt + "!")).status_code == 200
     assert httpx.get(f"{world.admin}/debug/decisions").json()[0]["matched_tokens"] == 0
@@ -281,7 +282,7 @@ def test_an_engine_that_forgets_is_known_to_have_forgotten(world: World):
 
 @pytest.mark.integration
 def test_the_indexer_answers_by_token_ids_and_by_keys(world: World):
-    port = free_port()
+    port = free_ports()
     urls = ",".join(one.url for one in world.engines)
     command = [sys.executable, "-m", "fleet.cli", "router", "indexer", "--engines", urls, "--port", str(port)]
     prompt = list(range(1000, 1200))
@@ -290,9 +291,9 @@ def test_the_indexer_answers_by_token_ids_and_by_keys(world: World):
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
-            eventually(lambda: alive(url) and httpx.get(f"{url}/pods").json(), "the indexer never heard anything")
+            until(lambda: alive(url) and httpx.get(f"{url}/pods").json(), "the indexer never heard anything")
             pod = f"127.0.0.1:{warm.port}"
-            eventually(lambda: asked(url, token_ids=prompt)["matched_tokens"].get(pod, 0) >= 192, "it is not known")
+            until(lambda: asked(url, token_ids=prompt)["matched_tokens"].get(pod, 0) >= 192, "it is not known")
             found = asked(url, prompt_hash=prompt_keys(pack(prompt), block_tokens=16), pods=[pod, "10.0.0.9:1"])
             assert (found["blocks"][pod] >= 12, found["blocks"]["10.0.0.9:1"]) == (True, 0)
             assert httpx.post(f"{url}/query", json={}).status_code == 400

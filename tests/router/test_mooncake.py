@@ -12,8 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.router.picker_world import World, body, free_port
-from tests.router.test_disaggregation import LONG, decisions, eventually, listed, said
+from tests.ports import free_ports
+from tests.router.picker_world import World, body
+from tests.router.test_disaggregation import LONG, decisions, listed, said
+from tests.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mooncake")]
 PREFILLED = "vllm:prompt_tokens_total"
@@ -34,7 +36,7 @@ def route(made: World, port: int, prefill: str, decode: str) -> None:
 
 @dataclass
 class Apart(World):
-    bootstrap_port: int = field(default_factory=free_port)
+    bootstrap_port: int = field(default_factory=free_ports)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ def test_the_prompt_is_computed_once_and_fetched(world: World, stream: bool):
     assert said(prefill, PREFILLED) - before[0] == tokens(text)
     assert fetched(decode) - before[1] == tokens(text) - 1
     assert decisions(world, "prefill-decode") == split + 1
-    eventually(lambda: said(prefill, "vllm:kv_cache_usage_perc") == 0, "the blocks are still kept")
+    until(lambda: said(prefill, "vllm:kv_cache_usage_perc") == 0, "the blocks are still kept")
 
 
 def test_the_clients_usage_is_that_of_both_legs(world: World):
@@ -113,13 +115,13 @@ def test_a_prefill_outlives_its_client(world: World):
     try:
         with world.client() as client, pytest.raises(httpx.ReadTimeout):
             client.post("/v1/completions", json=body("leaving " + LONG), timeout=1)
-        eventually(lambda: not said(world.admin, "llm_d_epp_request_running"), "the router still counts it")
-        eventually(lambda: not said(decode, "vllm:num_requests_waiting"), "the decode engine still has it")
+        until(lambda: not said(world.admin, "llm_d_epp_request_running"), "the router still counts it")
+        until(lambda: not said(decode, "vllm:num_requests_waiting"), "the decode engine still has it")
         assert in_flight(world) == {prefill: 1, decode: 0}, "what the prefill engine computes counts"
     finally:
         fault(prefill, kind="none")
-    eventually(lambda: said(prefill, PREFILLED) > before, "the prefill was given up with its client")
-    eventually(lambda: in_flight(world) == {prefill: 0, decode: 0}, "it is still in the books")
+    until(lambda: said(prefill, PREFILLED) > before, "the prefill was given up with its client")
+    until(lambda: in_flight(world) == {prefill: 0, decode: 0}, "it is still in the books")
 
 
 def test_requests_side_by_side_do_not_meet_each_other(world: World):

@@ -3,12 +3,13 @@
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import httpx
 import pytest
 
 from tests.router.picker_world import World, body, ext_proc
+from tests.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("picker")]
 
@@ -23,13 +24,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield made
     finally:
         made.close()
-
-
-def until(true: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.03)
 
 
 def decisions(world: World) -> list[dict]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import random
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import httpx
 import pytest
+
+from tests.ports import free_ports
+from tests.waiting import ENDS_WITHIN_S, until
 
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 
@@ -35,35 +35,19 @@ class EngineProcess:
             return 0
 
     def ready(self) -> EngineProcess:
-        deadline = time.monotonic() + 25
-        while self.status() != 200:
-            assert self.process.poll() is None, self.process.communicate()[1]
-            assert time.monotonic() < deadline, "never healthy"
-            time.sleep(0.02)
+        until(lambda: self.process.poll() is not None or self.status() == 200, "healthy")
+        assert self.process.poll() is None, self.process.communicate()[1]
         return self
 
     def end(self) -> str:
         """Stop it; what it wrote."""
         if self.process.poll() is None:
             self.process.terminate()
-        return self.process.communicate(timeout=15)[1] or ""
-
-
-def _free_ports(count: int) -> int:
-    """The first of ``count`` free ports in a row, below those that the system hands out to clients."""
-    while True:
-        base = random.randrange(20_000, 32_000)
-        try:
-            for port in range(base, base + count):
-                with socket.socket() as sock:
-                    sock.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return base
+        return self.process.communicate(timeout=ENDS_WITHIN_S)[1] or ""
 
 
 def launch(*options: str, model: str = MODEL) -> EngineProcess:
-    port = _free_ports(int(options[options.index("--replicas") + 1]) if "--replicas" in options else 1)
+    port = free_ports(int(options[options.index("--replicas") + 1]) if "--replicas" in options else 1)
     command = [sys.executable, "-m", "simulator.engine_main", "--port", str(port), "--model", model, *options]
     return EngineProcess(subprocess.Popen(command, stderr=subprocess.PIPE, text=True), port)
 

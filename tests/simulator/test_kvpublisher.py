@@ -3,7 +3,6 @@
 import gzip
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,11 @@ from simulator.kvpublisher import END_SEQ, offset_port
 from simulator.sequence import EngineRequest
 from simulator.steptime import timer_for
 from simulator.tokens import BLOCK_TOKENS
+from tests.ports import free_ports
 
 zmq = pytest.importorskip("zmq")
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
+WAIT_MS = 60_000
 LONG = "a text of several blocks, so that something is stored " * 8
 
 # ---- the truth of what is said
@@ -234,24 +235,31 @@ def test_ports_move_with_the_rank(endpoint: str, offset: int, expected: str) -> 
 
 
 class Subscriber:
-    """A bound SUB socket, and what came."""
+    """A SUB socket, and what came."""
 
     def __init__(self) -> None:
         self.context = zmq.Context()
         self.sub = self.context.socket(zmq.SUB)
         self.sub.setsockopt(zmq.SUBSCRIBE, b"kv@")
-        self.sub.setsockopt(zmq.RCVTIMEO, 15_000)
-        self.port = self.sub.bind_to_random_port("tcp://127.0.0.1")
+        self.sub.setsockopt(zmq.RCVTIMEO, WAIT_MS)
+        self._greetings = self.sub.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+
+    def bind(self) -> int:
+        """Its port."""
+        return int(self.sub.bind_to_random_port("tcp://127.0.0.1"))
 
     def settle(self) -> None:
-        """Subscribe at whoever has connected: what they publish before is lost."""
-        assert self.sub.poll(400) == 0
+        """Wait until a publisher knows of the subscription: what it publishes before is lost."""
+        assert self._greetings.poll(WAIT_MS), "no publisher has connected"
+        assert self.sub.poll(200) == 0
 
     def next(self) -> tuple[str, int, list[Any]]:
         topic, number, payload = self.sub.recv_multipart()
         return topic.decode(), int.from_bytes(number, "big"), msgspec.msgpack.decode(payload)
 
     def close(self) -> None:
+        self.sub.disable_monitor()
+        self._greetings.close(0)
         self.sub.close(0)
         self.context.term()
 
@@ -265,13 +273,13 @@ def subscriber() -> Iterator[Subscriber]:
 
 def _complete(url: str, prompt: str = LONG, **fields: Any) -> None:
     body = {"prompt": prompt, "max_tokens": 1, **fields}
-    assert httpx.post(url + "/v1/completions", json=body, timeout=20).status_code == 200
+    assert httpx.post(url + "/v1/completions", json=body, timeout=60).status_code == 200
 
 
 def _replay(endpoint: str, first: int) -> list[tuple[bytes, int, bytes]]:
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
-    dealer.setsockopt(zmq.RCVTIMEO, 15_000)
+    dealer.setsockopt(zmq.RCVTIMEO, WAIT_MS)
     dealer.connect(endpoint)
     dealer.send_multipart([b"", first.to_bytes(8, "big")])
     batches: list[tuple[bytes, int, bytes]] = []
@@ -290,7 +298,7 @@ def _replay(endpoint: str, first: int) -> list[tuple[bytes, int, bytes]]:
 def test_events_reach_a_bound_subscriber_and_can_be_played_back(
     launch_engine: Callable[..., Any], subscriber: Subscriber, encoding: str
 ) -> None:
-    engine = launch_engine("--speed", "50", "--kv-events", f"tcp://127.0.0.1:{subscriber.port}", "--kv-events-replay",
+    engine = launch_engine("--speed", "50", "--kv-events", f"tcp://127.0.0.1:{subscriber.bind()}", "--kv-events-replay",
                            "tcp://127.0.0.1:*", "--kv-events-encoding", encoding).ready()  # fmt: skip
     source = httpx.get(engine.url + "/kv_event_sources").json()["0"]
     assert source["topic"] == f"kv@127.0.0.1:{engine.port}@{MODEL}"
@@ -312,25 +320,22 @@ def test_events_reach_a_bound_subscriber_and_can_be_played_back(
 
 
 @pytest.mark.integration
-def test_engines_of_one_process_bind_ports_of_their_own(launch_engine: Callable[..., Any], free_port: int) -> None:
-    engine = launch_engine("--replicas", "2", "--speed", "50", "--kv-events", f"tcp://*:{free_port}").ready()
-    context = zmq.Context()
+def test_engines_of_one_process_bind_ports_of_their_own(launch_engine: Callable[..., Any]) -> None:
+    port = free_ports(2)
+    engine = launch_engine("--replicas", "2", "--speed", "50", "--kv-events", f"tcp://*:{port}").ready()
     for index in range(2):
-        sub = context.socket(zmq.SUB)
-        sub.setsockopt(zmq.SUBSCRIBE, b"")
-        sub.setsockopt(zmq.RCVTIMEO, 15_000)
-        sub.connect(f"tcp://127.0.0.1:{free_port + index}")
-        time.sleep(0.3)
+        subscriber = Subscriber()
+        subscriber.sub.connect(f"tcp://127.0.0.1:{port + index}")
+        subscriber.settle()
         _complete(f"http://127.0.0.1:{engine.port + index}")
-        assert sub.recv_multipart()[0].startswith(f"kv@127.0.0.1:{engine.port + index}@".encode())
-        sub.close(0)
-    context.term()
+        assert subscriber.next()[0].startswith(f"kv@127.0.0.1:{engine.port + index}@")
+        subscriber.close()
 
 
 @pytest.mark.integration
 def test_adapters_evictions_and_resets_are_told(launch_engine: Callable[..., Any], subscriber: Subscriber) -> None:
     engine = launch_engine("--speed", "50", "--kv-tokens", "1024", "--max-loras", "1", "--lora-module", "sql=x",
-                           "--kv-events", f"tcp://127.0.0.1:{subscriber.port}").ready()  # fmt: skip
+                           "--kv-events", f"tcp://127.0.0.1:{subscriber.bind()}").ready()  # fmt: skip
     subscriber.settle()
     _complete(engine.url, model="sql")
     plain, adapted = tokens.chain(tokens.encode(LONG)), subscriber.next()[2][1][0]
@@ -350,7 +355,7 @@ def test_without_pyzmq_only_publishing_is_refused(tmp_path: Path, launch_engine:
     (tmp_path / "zmq.py").write_text("raise ImportError('not here')", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     engine = launch_engine("--kv-events", "tcp://*:5557")
-    errors = engine.process.communicate(timeout=20)[1]
+    errors = engine.process.communicate(timeout=60)[1]
     assert engine.process.returncode == 2
     assert "pyzmq is not installed" in errors
     assert "llm-fleet[sim]" in errors

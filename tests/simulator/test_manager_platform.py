@@ -2,10 +2,8 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +15,8 @@ import pytest
 from fleet.errors import SourceError
 from fleet.platform import HttpPlatform
 from fleet.types import Replica, ReplicaState
+from tests.ports import free_ports
+from tests.waiting import ENDS_WITHIN_S, until
 
 pytestmark = pytest.mark.integration
 
@@ -26,21 +26,15 @@ variants:
   - {name: h100, shape: Llama-3.1-8B, accelerator: h100_sxm, max_replicas: 3, startup_s: 0.3, kv_tokens: 24000}
   - {name: a100, shape: Llama-3.1-8B, accelerator: a100_sxm, min_replicas: 0, max_replicas: 1, startup_s: 0.3}
 """
-
-
-def _ports() -> tuple[int, int]:
-    """One for the API, and a base for engines in a range of their own."""
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1]), min(int(two.getsockname()[1]), 59_000)
+ENGINES = 40
+"""Ports in a row that a platform's engines get: more than any test starts."""
 
 
 class Platform:
     """``fleet sim serve`` and its client."""
 
     def __init__(self, config: Path, log: Path, *options: str) -> None:
-        port, base = _ports()
+        port, base = free_ports(), free_ports(ENGINES)
         self.url, self.log = f"http://127.0.0.1:{port}", log
         command = [sys.executable, "-m", "fleet.cli", "sim", "serve", "--config", str(config), "--port", str(port),
                    "--engine-port-base", str(base), *options]  # fmt: skip
@@ -55,10 +49,10 @@ class Platform:
         return [replica.state for replica in self.replicas(variant)]
 
     def until(self, check: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + 25
-        while not check():
-            assert time.monotonic() < deadline, f"never: {what}\n{self.log.read_text(encoding='utf-8')}"
-            time.sleep(0.05)
+        until(check, lambda: f"{what}\n{self.said()}")
+
+    def said(self) -> str:
+        return self.log.read_text(encoding="utf-8")
 
     def ready(self, count: int, variant: str = "h100") -> None:
         self.until(lambda: self.states(variant) == [ReplicaState.READY] * count, f"{count} ready")
@@ -96,7 +90,7 @@ def _running(folder: Path, *options: str, fleet: str = FLEET, ready: str = "h100
         yield running
     finally:
         running.process.terminate()
-        running.process.wait(15)
+        running.process.wait(ENDS_WITHIN_S)
 
 
 @pytest.fixture(scope="module")
@@ -129,13 +123,13 @@ def test_replicas_start_scale_up_and_drain_away(platform: Platform) -> None:
     platform.ready(2)
     young = platform.replicas()[1]
     with ThreadPoolExecutor(1) as pool:
-        body = {"prompt": "x", "max_tokens": 200, "ignore_eos": True}
-        answer = pool.submit(httpx.post, young.url + "/v1/completions", json=body, timeout=30)
+        body = {"prompt": "x", "max_tokens": 500, "ignore_eos": True}
+        answer = pool.submit(httpx.post, young.url + "/v1/completions", json=body, timeout=60)
         platform.until(lambda: httpx.get(young.url + "/load").json() == {"server_load": 1}, "busy")
         platform.client.scale("h100", 1)
         states = {replica.name: replica.state for replica in platform.replicas()}
         assert states == {old.name: ReplicaState.READY, young.name: ReplicaState.STOPPING}
-        assert answer.result(30).json()["usage"]["completion_tokens"] == 200
+        assert answer.result(60).json()["usage"]["completion_tokens"] == 500
     platform.until(lambda: [replica.name for replica in platform.replicas()] == [old.name], "gone")
 
 
@@ -170,7 +164,7 @@ def test_a_killed_engine_comes_back_and_is_counted(platform: Platform) -> None:
     (pid,) = platform.engine_pids()
     (before,) = platform.replicas()
     os.kill(pid, signal.SIGKILL)
-    platform.until(lambda: platform.states() != [ReplicaState.READY], "noticed")
+    platform.until(lambda: "ended with code -9" in platform.said(), "noticed")
     platform.ready(1)
     (after,) = platform.replicas()
     assert (after.name, after.url) == (before.name, before.url)
@@ -178,12 +172,11 @@ def test_a_killed_engine_comes_back_and_is_counted(platform: Platform) -> None:
     page = httpx.get(platform.url + "/metrics").text
     assert 'sim_engine_restarts_total{variant="h100"} 1.0' in page
     assert 'sim_replicas{state="ready",variant="h100"} 1.0' in page
-    assert "ended with code -9" in platform.log.read_text(encoding="utf-8")
 
 
 def test_sigterm_ends_the_platform_and_its_engines_cleanly(doomed: Platform) -> None:
     doomed.process.terminate()
-    assert doomed.process.wait(10) == 0
+    assert doomed.process.wait(ENDS_WITHIN_S) == 0
     assert doomed.engine_pids() == []
 
 
@@ -191,7 +184,7 @@ def test_sigterm_ends_the_platform_and_its_engines_cleanly(doomed: Platform) -> 
 def test_killing_the_platform_leaves_no_orphan(doomed: Platform) -> None:
     assert len(doomed.engine_pids()) == 1
     doomed.process.kill()
-    doomed.process.wait(10)
+    doomed.process.wait(ENDS_WITHIN_S)
     doomed.until(lambda: doomed.engine_pids() == [], "engines ended")
 
 
@@ -210,26 +203,23 @@ def test_engines_of_the_same_process_scale_crash_and_drain_alike(local: Platform
     young = local.replicas()[1]
     with pytest.raises(httpx.TransportError):
         httpx.post(young.url + "/sim/fault", json={"kind": "crash"})
-    local.until(lambda: local.states() == [ReplicaState.READY, ReplicaState.FAILED], "crashed")
+    local.until(lambda: "ended with code 139" in local.said(), "crashed")
     assert httpx.get(old.url + "/health").status_code == 200
     local.ready(2)
-    assert "ended with code 139" in local.log.read_text(encoding="utf-8")
     with ThreadPoolExecutor(1) as pool:
-        body = {"prompt": "x", "max_tokens": 200, "ignore_eos": True}
-        answer = pool.submit(httpx.post, young.url + "/v1/completions", json=body, timeout=30)
+        body = {"prompt": "x", "max_tokens": 500, "ignore_eos": True}
+        answer = pool.submit(httpx.post, young.url + "/v1/completions", json=body, timeout=60)
         local.until(lambda: httpx.get(young.url + "/load").json() == {"server_load": 1}, "busy")
         local.client.scale("h100", 1)
-        assert answer.result(30).json()["usage"]["completion_tokens"] == 200
+        assert answer.result(60).json()["usage"]["completion_tokens"] == 500
     local.until(lambda: len(local.replicas()) == 1, "gone")
     local.process.terminate()
-    assert local.process.wait(10) == 0
+    assert local.process.wait(ENDS_WITHIN_S) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.1 is the only address")
 def test_mooncake_engines_scale_each_with_its_bootstrap_server(tmp_path: Path) -> None:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    port = free_ports()
     shared = f"kv_connector: mooncake, kv_bootstrap_port: {port}, shape: Llama-3.1-8B, accelerator: h100_sxm"
     fleet = f"model: m\nvariants:\n  - {{name: p, role: prefill, startup_s: 0, {shared}}}\n"
     fleet += f"  - {{name: d, role: decode, startup_s: 0, {shared}}}\n"
@@ -254,7 +244,7 @@ def fetched(decode: str, prefill: str, bootstrap: str, engine: str, transfer: st
                  "remote_engine_id": engine, "remote_bootstrap_addr": bootstrap},
     }  # fmt: skip
     with ThreadPoolExecutor(2) as pool:
-        sent = [pool.submit(httpx.post, url + "/v1/completions", json=body | {"kv_transfer_params": leg}, timeout=20,
+        sent = [pool.submit(httpx.post, url + "/v1/completions", json=body | {"kv_transfer_params": leg}, timeout=60,
                             headers={"X-data-parallel-rank": "0"}) for url, leg in legs.items()]  # fmt: skip
         answers = [one.result() for one in sent]
     assert [one.status_code for one in answers] == [200, 200], [one.text for one in answers]
@@ -265,7 +255,7 @@ def test_a_bad_file_ends_serve_with_one_line(tmp_path: Path) -> None:
     config = tmp_path / "fleet.yaml"
     config.write_text("model: m\nvariants: [{name: a}]\n", encoding="utf-8")
     command = [sys.executable, "-m", "fleet.cli", "sim", "serve", "--config", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
     assert done.stderr.strip().startswith(f"fleet: {config} variants.0.shape: Field required")
     assert len(done.stderr.strip().splitlines()) == 1

@@ -23,6 +23,7 @@ from simulator.replay import Replay, ReplayOptions
 from simulator.traces import read_requests
 from simulator.traffic_cli import COMMANDS, replay, workload
 from simulator.workload import TimedRequest
+from tests.waiting import ENDS_WITHIN_S, until
 
 EVENT = b'data: {"id":"c","choices":[{"index":0,"text":" sim","finish_reason":null}]}\n\n'
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -197,7 +198,7 @@ def server_thread() -> Iterator[str]:
     stop = asyncio.Event()
     thread = threading.Thread(target=loop.run_until_complete, args=(main(stop),))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(60)
     try:
         yield urls[0]
     finally:
@@ -227,12 +228,9 @@ def test_sigterm_reports_and_exits_with_zero(tmp_path: Path) -> None:
     status = tmp_path / "status.json"
     with server_thread() as url:
         process = started(tmp_path, "--target", url, "--json", "--status", str(status), "--mean-rps", "50")
-        for _ in range(150):
-            if status.is_file() and json.loads(status.read_text())["ok"]:
-                break
-            threading.Event().wait(0.1)
+        until(lambda: json.loads(status.read_text())["ok"], "an answer")
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=ENDS_WITHIN_S)
     assert process.returncode == 0, err
     report = json.loads(out)
     assert report["ok"] > 0 and report["failed"] == 0
@@ -248,7 +246,7 @@ def test_a_finite_replay_of_a_recorded_workload_sends_it_once(tmp_path: Path) ->
     with server_thread() as url:
         process = started(tmp_path, "--target", url, "--trace", str(recorded), "--warp", "1", "--rate-scale", "1",
                           "--duration", "3", "--json")  # fmt: skip
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     report = json.loads(out)
     assert report["traffic"]["used"] == "trace"

@@ -12,7 +12,7 @@ import pytest
 
 from fleet.sources.exposition import engine_sample
 from simulator import tokens
-from tests.waiting import until
+from tests.waiting import ENDS_WITHIN_S, until
 
 pytestmark = pytest.mark.integration
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
@@ -28,7 +28,7 @@ def _words(count: int) -> str:
 def engine(launch_engine: Callable[..., Any]) -> Iterator[httpx.Client]:
     """An engine that lives fifty times as fast."""
     started = launch_engine("--speed", "50", "--ttft-buckets", "0.1,0.2,0.5", "--output-law", f"fixed:{NATURAL}")
-    with httpx.Client(base_url=started.ready().url, timeout=20) as client:
+    with httpx.Client(base_url=started.ready().url, timeout=60) as client:
         yield client
 
 
@@ -283,7 +283,7 @@ def test_many_requests_at_once_all_finish(engine: httpx.Client) -> None:
 
 
 def test_a_starting_engine_is_not_healthy_and_serves_nothing_yet(launch_engine: Callable[..., Any]) -> None:
-    engine = launch_engine("--startup-s", "1.0")
+    engine = launch_engine("--startup-s", "3.0")
     until(lambda: engine.status("/version") == 200, "listening")
     assert engine.status("/health") == 503
     assert engine.status("/metrics") == 503
@@ -294,11 +294,11 @@ def test_a_starting_engine_is_not_healthy_and_serves_nothing_yet(launch_engine: 
 def test_sigterm_ends_an_engine_cleanly_even_with_a_stream_open(launch_engine: Callable[..., Any]) -> None:
     engine = launch_engine().ready()
     body = {"prompt": "x", "max_tokens": 100_000, "ignore_eos": True, "stream": True}
-    with httpx.stream("POST", engine.url + "/v1/completions", json=body, timeout=20) as response:
+    with httpx.stream("POST", engine.url + "/v1/completions", json=body, timeout=60) as response:
         lines = response.iter_lines()
         assert next(lines).startswith("data: ")
         engine.process.send_signal(signal.SIGTERM)
-        assert engine.process.wait(10) == 0
+        assert engine.process.wait(ENDS_WITHIN_S) == 0
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_sigterm_ends_an_engine_cleanly_even_with_a_stream_open(launch_engine: C
 )
 def test_bad_options_give_one_line_and_exit_2(launch_engine: Callable[..., Any], options: list, said: str) -> None:
     engine = launch_engine(*options)
-    errors = engine.process.communicate(timeout=20)[1]
+    errors = engine.process.communicate(timeout=60)[1]
     assert engine.process.returncode == 2
     assert said in errors
     assert "Traceback" not in errors
@@ -327,7 +327,7 @@ def test_a_taken_port_gives_one_line_and_exit_2(launch_engine: Callable[..., Any
         sock.bind(("127.0.0.1", 0))
         sock.listen()
         engine = launch_engine("--port", str(sock.getsockname()[1]))
-        errors = engine.process.communicate(timeout=20)[1]
+        errors = engine.process.communicate(timeout=60)[1]
     assert engine.process.returncode == 2
     assert "cannot be used" in errors
     assert len(errors.strip().splitlines()) == 1
@@ -335,7 +335,7 @@ def test_a_taken_port_gives_one_line_and_exit_2(launch_engine: Callable[..., Any
 
 def test_an_engine_ends_when_its_parent_is_already_gone(launch_engine: Callable[..., Any]) -> None:
     engine = launch_engine("--die-with-parent", "--parent-pid", "1")
-    engine.process.communicate(timeout=20)
+    engine.process.communicate(timeout=60)
     assert engine.process.returncode == 1
 
 
@@ -348,4 +348,4 @@ def test_many_engines_share_a_process_and_not_their_state(launch_engine: Callabl
     pages = [httpx.get(url + "/metrics").text for url in urls]
     assert [engine_sample(page, at_s=0.0).requests_total for page in pages] == [0.0, 1.0, 2.0, 3.0]
     first.process.terminate()
-    assert first.process.wait(10) == 0
+    assert first.process.wait(ENDS_WITHIN_S) == 0

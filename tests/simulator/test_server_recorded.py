@@ -43,7 +43,7 @@ def _ask(client: httpx.Client, case: dict[str, Any]) -> dict[str, Any]:
 def answers(launch_engine: Callable[..., Any]) -> dict[str, dict[str, Any]]:
     """Ours, by the name of the case."""
     engine = launch_engine("--max-model-len", "2048", "--speed", "50", "--max-loras", "2", model="tiny").ready()
-    with httpx.Client(base_url=engine.url, timeout=20) as client:
+    with httpx.Client(base_url=engine.url, timeout=60) as client:
         return {case["name"]: _ask(client, case) for case in _recorded()}
 
 

@@ -25,7 +25,7 @@ LONG = "a text of several blocks for the prefix cache " * 10
 @pytest.fixture(scope="module")
 def engine(launch_engine: Callable[..., Any]) -> Iterator[httpx.Client]:
     started = launch_engine("--speed", "20", "--max-loras", "2", "--lora-module", "sql=adapters/sql").ready()
-    with httpx.Client(base_url=started.url, timeout=20) as client:
+    with httpx.Client(base_url=started.url, timeout=60) as client:
         yield client
 
 
@@ -69,7 +69,7 @@ def test_the_page_tells_which_adapters_run(engine: httpx.Client) -> None:
         answer = pool.submit(_complete, engine, model="sql", max_tokens=2_000)
         running = {"max_lora": "2", "running_lora_adapters": "sql", "waiting_lora_adapters": ""}
         until(lambda: tuple(sorted(running.items())) in _series(engine, "vllm:lora_requests_info"), "running")
-        assert answer.result(20).status_code == 200
+        assert answer.result(60).status_code == 200
     infos = _series(engine, "vllm:lora_requests_info")
     newest = dict(max(infos, key=lambda labels: infos[labels]))
     assert newest["running_lora_adapters"] == ""
@@ -108,7 +108,7 @@ def test_a_sleeping_engine_lets_requests_wait(engine: httpx.Client, level: int, 
         until(lambda: engine.get("/load").json() == {"server_load": 1}, "waiting")
         assert not answer.done()
         engine.post("/wake_up")
-        body = answer.result(20).json()
+        body = answer.result(60).json()
     assert (body["usage"]["prompt_tokens_details"]["cached_tokens"] > 0) == (level == 0)
     assert _sleep_state(engine) == {"awake": 1.0, "weights_offloaded": 0.0, "discard_all": 0.0}
 
@@ -119,7 +119,7 @@ def test_going_to_sleep_cuts_answers_off_unless_it_waits_for_them(engine: httpx.
             answer = pool.submit(_complete, engine, max_tokens=3_000)
             until(lambda: _series(engine, "vllm:num_requests_running").popitem()[1] == 1.0, "running")
             engine.post(f"/sleep?mode={mode}")
-            choice = answer.result(20).json()["choices"][0]
+            choice = answer.result(60).json()["choices"][0]
             assert choice["finish_reason"] == finish
             engine.post("/wake_up")
 
@@ -142,7 +142,7 @@ def test_the_prefix_cache_is_reset_when_nothing_uses_it(engine: httpx.Client) ->
         answer = pool.submit(_complete, engine, max_tokens=3_000)
         until(lambda: _series(engine, "vllm:num_requests_running").popitem()[1] == 1.0, "running")
         assert engine.post("/reset_prefix_cache").json() == {"success": False}
-        answer.result(20)
+        answer.result(60)
     assert engine.post("/reset_prefix_cache").json() == {"success": True}
     assert _cached(engine) == 0
 
@@ -213,7 +213,7 @@ def test_the_old_latency_histogram_has_the_values_of_the_new_one() -> None:
 
 def test_hidden_names_show_when_asked_for(launch_engine: Callable[..., Any]) -> None:
     started = launch_engine("--speed", "50", "--metrics-version", "0.11", "--show-hidden-metrics").ready()
-    with httpx.Client(base_url=started.url, timeout=20) as client:
+    with httpx.Client(base_url=started.url, timeout=60) as client:
         _complete(client)
         (queries,) = _series(client, "vllm:gpu_prefix_cache_queries_total").values()
         assert queries == sum(_series(client, "vllm:prefix_cache_queries_total").values()) > 0

@@ -14,7 +14,7 @@ PROMPT = "a prompt of some blocks, of which nothing is cached yet. " * 20
 @pytest.fixture(scope="module")
 def client(launch_engine: Callable[..., Any]) -> Iterator[httpx.Client]:
     engine = launch_engine("--speed", "20", "--output-law", "none").ready()
-    with httpx.Client(base_url=engine.url, timeout=20) as made:
+    with httpx.Client(base_url=engine.url, timeout=60) as made:
         yield made
 
 

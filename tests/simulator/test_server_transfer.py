@@ -21,7 +21,7 @@ class Pair:
 
     def __init__(self, prefill: Any, decode: Any) -> None:
         self.prefill, self.decode = prefill.url, decode.url
-        self.client = httpx.Client(timeout=20)
+        self.client = httpx.Client(timeout=60)
 
     def first(self, prompt: str = PROMPT, **fields: Any) -> dict[str, Any]:
         """The prefill leg as a router sends it; its ``kv_transfer_params``."""

@@ -7,7 +7,6 @@ own that must not outlive it.
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -20,6 +19,7 @@ from simulator.engine_options import EngineOptions
 from simulator.hosting import VllmHost
 from simulator.settings import load_fleet_file
 from tests.simulator.test_manager_platform import Platform
+from tests.waiting import ENDS_WITHIN_S, until
 
 PROGRAM = """#!{python}
 import os, subprocess, sys
@@ -66,13 +66,10 @@ def test_real_servers_are_scaled_as_processes_and_leave_nothing_behind(program: 
         platform.ready(1, "vllm")
     finally:
         platform.process.terminate()
-        platform.process.wait(20)
+        platform.process.wait(ENDS_WITHIN_S)
     workers = [int(line) for line in (tmp_path / "workers").read_text().split()]
     assert len(workers) == 2
-    deadline = time.monotonic() + 10
-    while any(map(_alive, workers)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(map(_alive, workers))
+    until(lambda: not any(map(_alive, workers)), "the workers ended")
 
 
 def _answers(platform: Platform) -> bool:

@@ -16,7 +16,7 @@ from fleet.platform import HttpPlatform
 from fleet.signals import BY_ANY_NAME, CATALOGUE, Origin, base_name
 from fleet.sources.scrape import RouterPage, ScrapeSource
 from fleet.types import Reason
-from tests.fleet.real_prometheus import until
+from tests.waiting import until
 from tests.wva.fake_platform import FakePlatform, serving
 from tests.wva.wva_builders import spec
 from wva import snapshot_file
@@ -192,7 +192,7 @@ def test_a_locked_history_is_counted_and_the_rows_come_later(
     monkeypatch.setattr(rig.history, "add", hurried)
     locker.execute("BEGIN EXCLUSIVE")
     rig.passes(1)
-    until(lambda: rig.loop._writer.failures > 0, "a failed write", limit_s=150.0)
+    until(lambda: rig.loop._writer.failures > 0, "a failed write")
     rig.passes(1)
     assert (rig.metric("wva_errors_total", component="history", error_type="write") or 0) >= 1
     locker.execute("ROLLBACK")
@@ -247,7 +247,7 @@ def test_a_defect_in_a_pass_is_counted_and_the_next_pass_comes(
 
     monkeypatch.setattr(ControlLoop, "run_once", sometimes)
     rig.loop.start(0.05)
-    until(lambda: rig.loop.last is not None, "a pass", limit_s=150.0)
+    until(lambda: rig.loop.last is not None, "a pass")
     assert rig.metric("wva_errors_total", component="loop", error_type="ZeroDivisionError") == 1
     assert "a defect" in caplog.text
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 import requests
 
 from fleet.history import History
-from tests.fleet.real_prometheus import until
+from tests.waiting import ENDS_WITHIN_S, until
 from tests.wva.fake_platform import FakePlatform, serving
 from tests.wva.test_wva_loop import CAREFUL, FULL, IDLE
 from tests.wva.wva_builders import spec
@@ -34,6 +33,12 @@ def start(platform: FakePlatform, folder: Path, port: int, *options: str) -> sub
     return subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True)
 
 
+def written(folder: Path) -> set[str]:
+    """Directions of the scalings that the history has."""
+    events = History(f"sqlite:///{folder / 'history.sqlite3'}").read("events", kind="scale")
+    return {each["data"]["direction"] for each in events}
+
+
 @pytest.mark.integration
 def test_with_wait_it_starts_without_prometheus_and_holds(
     platform: FakePlatform, tmp_path: Path, free_port: int
@@ -44,11 +49,11 @@ def test_with_wait_it_starts_without_prometheus_and_holds(
     process = start(platform, tmp_path, free_port, *nowhere)
     try:
         base = f"http://127.0.0.1:{free_port}"
-        until(lambda: requests.get(f"{base}/healthz", timeout=1).ok, "healthy", limit_s=150.0)
-        decision = requests.get(f"{base}/fleet", timeout=1).json()["decisions"][0]
-        metrics = requests.get(f"{base}/metrics", timeout=1).text
+        until(lambda: requests.get(f"{base}/healthz", timeout=30).ok, "healthy")
+        decision = requests.get(f"{base}/fleet", timeout=30).json()["decisions"][0]
+        metrics = requests.get(f"{base}/metrics", timeout=30).text
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(ENDS_WITHIN_S) == 0
     finally:
         process.kill()
         _, errors = process.communicate()
@@ -68,9 +73,9 @@ def test_a_whole_process_killed_in_mid_transition_goes_on(
     platform.load = FULL
     process = start(platform, tmp_path, free_port)
     try:
-        until(lambda: platform.variants["a"].requested == 4, "scaled up", limit_s=150.0)
-        time.sleep(1.0)  # a killed writer may lose the last half second
-        until(lambda: requests.get(f"{base}/healthz", timeout=1).status_code == 200, "healthy", limit_s=150.0)
+        until(lambda: platform.variants["a"].requested == 4, "scaled up")
+        until(lambda: written(tmp_path) == {"up"}, "the scaling is written down")  # a killed writer loses the latest
+        until(lambda: requests.get(f"{base}/healthz", timeout=30).status_code == 200, "healthy")
     finally:
         process.kill()
         process.wait()
@@ -79,14 +84,13 @@ def test_a_whole_process_killed_in_mid_transition_goes_on(
     platform.load = IDLE
     process = start(platform, tmp_path, free_port)
     try:
-        until(lambda: platform.variants["a"].requested < 4, "scaled down", limit_s=150.0)
-        until(lambda: requests.get(f"{base}/healthz", timeout=1).ok, "healthy", limit_s=150.0)
+        until(lambda: platform.variants["a"].requested < 4, "scaled down")
+        until(lambda: requests.get(f"{base}/healthz", timeout=30).ok, "healthy")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(ENDS_WITHIN_S) == 0
     finally:
         process.kill()
         _, errors = process.communicate()
     assert "state: goes on with 1 variants" in errors
     assert "Traceback" not in errors
-    events = History(f"sqlite:///{tmp_path / 'history.sqlite3'}").read("events", kind="scale")
-    assert {each["data"]["direction"] for each in events} == {"up", "down"}
+    assert written(tmp_path) == {"up", "down"}

@@ -11,7 +11,8 @@ import pytest
 from fleet.sources.prometheus import PrometheusSource
 from fleet.types import FleetSnapshot, Replica, Variant
 from tests.fleet.fake_engines import Engine, serve
-from tests.fleet.real_prometheus import prometheus, until
+from tests.fleet.real_prometheus import prometheus
+from tests.waiting import until
 from tests.wva.wva_builders import spec
 from wva.build import build_queue, build_traffic
 from wva.collect import Collector

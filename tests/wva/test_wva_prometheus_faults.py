@@ -19,7 +19,9 @@ from fleet.history import History
 from fleet.sources.prometheus import PrometheusSource, instance_of
 from fleet.types import Decision, Direction, Reason, Replica, Variant, VariantSpec
 from tests.fleet.fake_engines import Engine, serve
-from tests.fleet.real_prometheus import prometheus, until
+from tests.fleet.real_prometheus import prometheus
+from tests.ports import free_ports
+from tests.waiting import until
 from tests.wva.prometheus_faults import (
     Fault,
     Proxy,
@@ -118,7 +120,7 @@ def real(prometheus_binary: str, tmp_path_factory: pytest.TempPathFactory) -> It
         urls = [stack.enter_context(serve(page_of(engine, i))) for i, engine in enumerate(engines)]
         folder = tmp_path_factory.mktemp("prometheus")
         jobs = {"pods": urls, "services": urls}
-        yield Fleet(urls, engines), stack.enter_context(prometheus(prometheus_binary, folder, port(), jobs))
+        yield Fleet(urls, engines), stack.enter_context(prometheus(prometheus_binary, folder, free_ports(), jobs))
 
 
 DCGM: dict[int, float] = {}
@@ -134,14 +136,6 @@ def page_of(engine: Engine, index: int) -> Callable[[], str]:
         return engine.page() + told
 
     return page
-
-
-def port() -> int:
-    import socket
-
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 Make = Callable[..., World]
