@@ -31,7 +31,7 @@ $(VENV)/.installed-dev: pyproject.toml
 	touch $(VENV)/.installed $@
 
 test: install-dev lint types layers ## lint, types, layers, unit, property and integration tests
-	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/pytest -n 2 $(ARGS)
 
 test-fast: install-dev ## unit and property tests only
 	$(BIN)/pytest -n 2 -m "not integration" $(ARGS)

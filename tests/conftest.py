@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import scheduling
 from tests.ports import free_ports
 
 settings.register_profile("fleet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -88,8 +90,15 @@ def free_port() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The runs of whole loops last longest: start them first, so that the other worker does the rest meanwhile."""
-    items.sort(key=lambda item: "test_loop.py" not in str(item.path))
+    """What lasts longest comes first."""
+    items.sort(key=lambda item: scheduling.place(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> scheduling.ByGroup:
+    """Workers get groups of tests, in this order."""
+    config.option.loadscopereorder = False
+    return scheduling.ByGroup(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,6 @@ NAMES = ("KV cache exhausted", "hung engine", "crash loop", "XID error", "router
 
 @pytest.mark.integration
 @pytest.mark.needs_prometheus
-@pytest.mark.xdist_group("loop")
 def test_each_fault_is_told_as_what_it_is_and_health_is_silent(
     prometheus_binary: str, alertmanager_binary: str, tmp_path: Path
 ) -> None:

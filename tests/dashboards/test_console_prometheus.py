@@ -242,7 +242,7 @@ def _nothing_else(missing_history: str, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setenv(f"CONSOLE_{part}", "")
 
 
-real = [pytest.mark.integration, pytest.mark.needs_prometheus, pytest.mark.xdist_group("console-prometheus")]
+real = [pytest.mark.integration, pytest.mark.needs_prometheus]
 
 
 class TestReal:

@@ -40,8 +40,6 @@ VARIATIONS = {
     "no history": {"history.bundled.enabled": False},
 }
 
-pytestmark = pytest.mark.xdist_group("helm")
-
 
 def find(found: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
     return next(one for one in found if one["kind"] == kind and one["metadata"]["name"] == name)

@@ -28,8 +28,6 @@ Right = tuple[str, str, str]
 """API group, resource, verb."""
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
-pytestmark = pytest.mark.xdist_group("helm")
-
 
 def right_of(method: str, path: str) -> Right:
     """What a request needs, as an API server sees it."""

@@ -140,14 +140,16 @@ def test_prometheus_and_the_pages_themselves_agree(prometheus_binary, tmp_path, 
 
             return asked._traffic(queries.engine_traffic(), words, RUNNING, heard).get("toy")
 
-        until(lambda: (found := engines_found()) is not None and found.arrived_total == 39.0, "both engines are seen")
-        until(lambda: asked.traffic()["toy"].arrived_total == 26.0, "both routers are seen")
+        def both(found: ModelTraffic | None, arrived: float) -> ModelTraffic | None:
+            return found if found is not None and found.arrived_total == arrived else None
+
+        through = until(lambda: both(engines_found(), 39.0), "both engines are seen")
+        found = until(lambda: both(asked.traffic().get("toy"), 26.0), "both routers are seen")
         scraped.read(fleet, now_s=time.time())
-        direct, through = scraped.traffic()["toy"], engines_found()
+        direct = scraped.traffic()["toy"]
         for name in ("arrived_total", "finished_total", "in_flight", "prompt_tokens_total", "generation_tokens_total"):
             assert getattr(through, name) == getattr(direct, name), name
         assert through.ttft == direct.ttft
-        found = asked.traffic()["toy"]
         assert found.source == "router"
         assert found.ttft.count == 20.0
         assert 0.0 <= time.time() - found.at_s < 10.0

@@ -20,7 +20,7 @@ import requests
 from fleet.history import History
 from tests.integration import screenshots
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(420), pytest.mark.xdist_group("loop")]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
 
 
 @dataclass

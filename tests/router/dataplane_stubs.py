@@ -32,7 +32,7 @@ def on_loop(function):
     @functools.wraps(function)
     def run(*args, **kwargs):
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(asyncio.wait_for(function(*args, **kwargs), 20))
+            return runner.run(asyncio.wait_for(function(*args, **kwargs), 120))
 
     return run
 

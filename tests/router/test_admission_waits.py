@@ -18,8 +18,8 @@ from tests.router.test_router_app import PIECE, ask, started
 from tests.router.test_router_predict import model
 from tests.router.test_router_scrape import PAGE, models, page, pages
 
-SOON, EXPLAIN = b"x-llm-d-slo-ttft-ms: 2500", b"x-fleet-explain: 1"
-"""A target that an engine with 40 000 tokens to compute misses, by a second or so."""
+SOON, EXPLAIN = b"x-llm-d-slo-ttft-ms: 9000", b"x-fleet-explain: 1"
+"""A target that an engine with 160 000 tokens to compute misses, by seconds."""
 REASON = "x-llm-d-request-dropped-reason"
 
 
@@ -69,7 +69,7 @@ async def busy(tmp_path, *lines: bytes, **settings):
         service = await started(engine.url, tmp_path, slo_admission=0.1, explain=True, **settings)
         await until(lambda: service.endpoints.ready[0].sample and service.endpoints.ready[0].models)
         world = Busy(engine, service, gate)
-        first = await world.sent(*lines, prompt=LONG)
+        first = await world.sent(*lines, prompt=4 * LONG)
         await until(lambda: len(service.director.ledger))
         yield world
         gate.set()
@@ -110,13 +110,13 @@ async def test_when_its_target_leaves_no_more_time_it_is_refused(tmp_path):
         loop = asyncio.get_running_loop()
         at_s = loop.time()
         answer = await (await world.sent(b"x-llm-d-slo-ttft-ms: 900", EXPLAIN)).answer()
-        assert 0.5 < loop.time() - at_s < 4.0
+        assert loop.time() - at_s > 0.5
         assert (answer.status, answer.headers[REASON]) == (429, "rejected-slo-unattainable")
-        assert 1 <= int(answer.headers["retry-after"]) <= 3
+        assert 5 <= int(answer.headers["retry-after"]) <= 12
         assert " s of waiting for one (best chance 0%)" in answer.error["message"]
         told = json.loads(answer.headers["x-fleet-decision"])
         assert (told["endpoint"], told["reason"]) == (None, "slo_unattainable")
-        assert 0.5 < told["held_s"] < 4.0
+        assert 0.5 < told["held_s"] < loop.time() - at_s
         (last, _) = json.loads(await world.page("/debug/decisions"))
         assert (last["endpoint"], last["reason"], last["held_s"] > 0.5) == (None, "slo_unattainable", True)
         metrics = await world.page("/metrics")
@@ -134,7 +134,7 @@ async def test_without_leave_or_room_to_wait_it_is_refused_at_once(tmp_path, set
             await world.waiting(1)
         answer = await (await world.sent(SOON)).answer()
         assert (answer.status, answer.headers[REASON]) == (429, "rejected-slo-unattainable")
-        assert 1 <= int(answer.headers["retry-after"]) <= 3
+        assert 1 <= int(answer.headers["retry-after"]) <= 12
         decision = json.loads(await world.page("/debug/decisions"))[0]
         assert decision["reason"] == "slo_unattainable"
         world.free()

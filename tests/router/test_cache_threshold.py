@@ -10,7 +10,7 @@ from tests.router.picker_world import MODEL, World, body
 from tests.router.test_disaggregation import LONG, decisions, listed, said, served_though_prefill_fails
 from tests.waiting import until
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("threshold")]
+pytestmark = pytest.mark.integration
 COMPUTED = "vllm:prompt_tokens_total"
 
 

@@ -27,12 +27,18 @@ def held(gate):
 
 
 async def fill(router, count):
-    """Requests of as many clients, all sent."""
+    """Requests of as many clients, come in in this order."""
     clients = [await router.connect() for _ in range(count)]
-    for client in clients:
+    for number, client in enumerate(clients, 1):
         client.send(completion())
-        await asyncio.sleep(0.005)
+        await come(router, number)
     return clients
+
+
+async def come(router, count):
+    """Wait until the router has taken in so many requests, wherever they went."""
+    models = router.gateway.director.metrics.models
+    await until(lambda: sum(one.running + one.requests for one in models().values()) >= count)
 
 
 @on_loop
@@ -81,7 +87,7 @@ async def test_a_stale_scrape_holds_nothing_back():
 @on_loop
 async def test_a_full_queue_and_a_wait_too_long_are_refused_with_reason_and_time():
     gate = asyncio.Event()
-    settings = {"flow_in_flight": 1, "flow_requests": 1, "flow_wait_s": 0.1}
+    settings = {"flow_in_flight": 1, "flow_requests": 1, "flow_wait_s": 1.0}
     async with Engine(held(gate)) as engine, routed(engine, **settings) as router:
         first, second, third = await fill(router, 3)
         refused = await third.answer()
@@ -160,7 +166,7 @@ async def test_a_tenant_that_sends_much_does_not_starve_another():
             client = await router.connect()
             client.send(completion(b"x-who: " + who.encode(), b"x-llm-d-inference-fairness-id: " + who.encode()))
             clients.append(client)
-            await asyncio.sleep(0.005)
+            await come(router, len(clients))
         gate.set()
         for client in clients:
             assert (await client.answer()).status == 200

@@ -160,7 +160,6 @@ def test_cached_tokens_of_the_prefill():
 # ---- engines that enforce it
 
 LONG = "much to compute, nothing of it cached " * 60
-pytestmark = [pytest.mark.xdist_group("disaggregation")]
 
 
 def listed(prefill: str, *decodes: str) -> str:

@@ -17,7 +17,7 @@ from tests.router.picker_world import World, body
 from tests.router.test_disaggregation import LONG, decisions, listed, said
 from tests.waiting import until
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mooncake")]
+pytestmark = pytest.mark.integration
 PREFILLED = "vllm:prompt_tokens_total"
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.router.picker_world import World, body, ext_proc
 from tests.waiting import until
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("picker")]
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ from wva.collect import Collector
 from wva.loop import ControlLoop
 from wva.types import Policy
 
-pytestmark = [pytest.mark.integration, pytest.mark.needs_prometheus, pytest.mark.xdist_group("prometheus-faults")]
+pytestmark = [pytest.mark.integration, pytest.mark.needs_prometheus]
 
 START = 1_800_000_000.0
 DOUBT = {Reason.STALE, Reason.NO_SIGNAL}
