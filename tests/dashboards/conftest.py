@@ -6,15 +6,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
 
 from dashboards.timing import PACE
 from fleet.history import History
 from tests.dashboards import synthetic
-
-hypothesis.settings.register_profile("untimed", deadline=None)
-hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
