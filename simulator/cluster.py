@@ -245,6 +245,7 @@ class Cluster(Agenda):
         """The prompt is computed; ``member`` keeps its blocks until the other engine has them."""
         flight.holder, flight.cached_tokens = member, sequence.cached_tokens
         decode, flight.decode = flight.decode, None
+        flight.sequence = None  # what the prefill engine gave is not for the client
         if decode is not None:
             self._send(replace(flight.arrival.request, remote=True), decode, flight)
 

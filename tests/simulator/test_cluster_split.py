@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from simulator.cluster import Arrival, Cluster, Failure, FailureKind, Loss, Outcome, Placement, State, round_robin
@@ -110,6 +110,9 @@ def test_a_decode_engine_that_died_before_its_turn_loses_the_request() -> None:
     fleet.fail(Failure(at_s=0.55, engine=1, kind=FailureKind.CRASH))
     (outcome,) = fleet.run([arrival("0", 0.5)])
     assert (outcome.loss, outcome.engine) == (Loss.CRASH, 1)
+    assert (outcome.output_tokens, outcome.ttft_s) == (0, math.inf), (
+        "what the prefill engine gave is not for the client"
+    )
     assert settled(fleet)
 
 
@@ -123,6 +126,12 @@ TROUBLE = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(REQUESTS, TROUBLE, st.integers(0, 99))
+@example(
+    requests=[(0.0, 1, 1, 0)] * 3,
+    trouble=[Failure(at_s=0.0, engine=0, kind=FailureKind.HANG, duration_s=1.0),
+             Failure(at_s=1.0, engine=1, kind=FailureKind.CRASH, duration_s=1.0)],
+    seed=0,
+)  # fmt: skip
 def test_split_or_not_every_request_ends_once(requests: list, trouble: list[Failure], seed: int) -> None:
     def pick(request: EngineRequest, engines: object, _now_s: float) -> int | Placement:
         count = len(engines)  # type: ignore[arg-type]
