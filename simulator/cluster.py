@@ -167,6 +167,8 @@ class Cluster(Agenda):
     def _abort(self, flight: Flight) -> None:
         if (member := flight.member) is not None and member.state is not State.GONE:
             member.engine.abort(flight.arrival.request.request_id)
+            if flight.decode is not None:  # in its last step already: nobody will fetch what it would keep
+                member.engine.free_held(flight.arrival.request.request_id)
             self._replan(member)
             self._leave_if_drained(member)
 

@@ -132,6 +132,11 @@ TROUBLE = st.lists(
              Failure(at_s=1.0, engine=1, kind=FailureKind.CRASH, duration_s=1.0)],
     seed=0,
 )  # fmt: skip
+@example(
+    requests=[(0.0, 652, 1, 0)],
+    trouble=[Failure(at_s=0.03125, engine=0, kind=FailureKind.NETWORK, duration_s=1.0)],
+    seed=0,
+)
 def test_split_or_not_every_request_ends_once(requests: list, trouble: list[Failure], seed: int) -> None:
     def pick(request: EngineRequest, engines: object, _now_s: float) -> int | Placement:
         count = len(engines)  # type: ignore[arg-type]
