@@ -96,7 +96,14 @@ def build_loop(settings: WvaSettings, fleet: FleetSettings, cluster: KubeParts |
         decision_every_s=settings.decision_every_s, keep_s=fleet.history_keep_s, steady=time.monotonic,
         leads=cluster.elector.leads if cluster else lambda: True,
         keeper=build_keeper(fleet, cluster) if settings.may_override() else None, targets=targets,
+        silent_after_s=silent_after_s(settings),
     )  # fmt: skip
+
+
+def silent_after_s(settings: WvaSettings) -> float:
+    """How long without an answer an engine counts as silent in the console: sooner where we ask it ourselves."""
+    own_s = max(4 * settings.interval_s, 10.0)
+    return min(settings.stale_after_s, own_s) if settings.source == "scrape" else settings.stale_after_s
 
 
 def build_keeper(fleet: FleetSettings, cluster: KubeParts | None) -> Keeper:
@@ -134,7 +141,8 @@ def build_source(settings: WvaSettings) -> ScrapeSource | PrometheusSource:
     Raises: ConfigError when Prometheus is asked for without a usable URL.
     """
     if settings.source == "scrape":
-        return ScrapeSource(window_s=settings.window_s)
+        # an engine that takes a connection and never answers must not hold up the pass beyond its interval
+        return ScrapeSource(window_s=settings.window_s, timeout_s=min(2.0, max(0.5, settings.interval_s / 2)))
     return PrometheusSource(settings.prometheus_url, window_s=settings.window_s)
 
 

@@ -108,7 +108,7 @@ def run(history_url: str | None, slo_file: Path | None, orphan: bool, **options:
     if orphan:
         die_with_parent()
     setup_logging("wva")
-    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # a pass that is late the loop says itself
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
     settings = load(WvaSettings, **options)
     fleet = load(FleetSettings, history_url=history_url, slo_file=slo_file)

@@ -76,9 +76,10 @@ class _Known:
 class Incidents:
     """Compares each pass with the one before. What is wrong in the first pass is told, too; what is well is not."""
 
-    def __init__(self, rules: Policy) -> None:
-        """Nothing is known yet."""
+    def __init__(self, rules: Policy, *, silent_after_s: float | None = None) -> None:
+        """Nothing is known yet; without ``silent_after_s`` an engine is silent after the policy's ``stale_after_s``."""
         self._rules = rules
+        self._silent_after_s = rules.stale_after_s if silent_after_s is None else silent_after_s
         self._known: dict[str, dict[str, _Known]] = {}
         self._short: dict[str, tuple[float, list[_Known]]] = {}
         """Variants that lost engines for good: since when, and which."""
@@ -148,7 +149,7 @@ class Incidents:
         one = seen.replica
         return (
             old.condition is Condition.WELL and one.state is ReplicaState.READY and not seen.still_s
-            and seen.age_s is not None and seen.age_s <= self._rules.stale_after_s
+            and seen.age_s is not None and seen.age_s <= self._silent_after_s
             and one.since_s == old.seen.replica.since_s
         )  # fmt: skip
 
@@ -159,7 +160,7 @@ class Incidents:
         if hangs(seen, self._rules):
             return Condition.HUNG, at_s - (seen.still_s or 0.0)
         silent_s = at_s - (seen.replica.since_s or first_s) if seen.age_s is None else seen.age_s
-        return (Condition.SILENT, at_s - silent_s) if silent_s > self._rules.stale_after_s else (Condition.WELL, at_s)
+        return (Condition.SILENT, at_s - silent_s) if silent_s > self._silent_after_s else (Condition.WELL, at_s)
 
 
 def _turns(

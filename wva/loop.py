@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, JobExecutionEvent
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -79,6 +80,7 @@ class ControlLoop:
         leads: whether this controller decides; one that does not neither decides nor publishes.
         keeper: where an operator's overrides are kept; ``None``: nobody may lay any.
         targets: latency targets of variants that bring none.
+        silent_after_s: an engine that was not heard for so long is told of; ``None``: the policy's ``stale_after_s``.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class ControlLoop:
         dry_run: bool = False, decision_every_s: float = 30.0, keep_s: float = 14 * 86_400.0,
         clock: Callable[[], float] = time.time, steady: Callable[[], float] | None = None,
         leads: Callable[[], bool] = lambda: True, keeper: Keeper | None = None,
-        targets: Targets | None = None,
+        targets: Targets | None = None, silent_after_s: float | None = None,
     ) -> None:  # fmt: skip
         self._collector, self._platform, self._history = collector, platform, history
         self._policy, self._state_file, self._dry_run = policy, state_file, dry_run
@@ -95,10 +97,11 @@ class ControlLoop:
         self._offset_s: float | None = None
         self._reporter: Reporter | None = None
         self._writer, self._recorder = HistoryWriter(history), Recorder(decision_every_s)
-        self._incidents = Incidents(policy)
+        self._incidents = Incidents(policy, silent_after_s=silent_after_s)
         self._write_failures = 0
         self.operator = None if keeper is None else Operator(keeper, self._writer, clock)
         self._logged: dict[str, float] = {}
+        self._late_said_s = -math.inf
         self._scheduler = BackgroundScheduler(timezone=UTC)
         self.metrics = WvaMetrics()
         self.state = self._restored()
@@ -113,6 +116,7 @@ class ControlLoop:
     def start(self, interval_s: float) -> None:
         """Run a pass now and then every ``interval_s``; a pass that takes longer delays the next, never doubles it."""
         self._scheduler.add_listener(self._job_failed, EVENT_JOB_ERROR)
+        self._scheduler.add_listener(lambda _event: self._late(interval_s), EVENT_JOB_MAX_INSTANCES)
         once = {"max_instances": 1, "coalesce": True, "misfire_grace_time": None}
         now = datetime.now(UTC)
         self._scheduler.add_job(self.run_once, "interval", seconds=interval_s, next_run_time=now, id="pass", **once)
@@ -258,6 +262,14 @@ class ControlLoop:
             held = " Replicas are held." if problem.component in ("platform", "source") else ""
             log.warning("%s.%s", problem.line.rstrip("."), held)
             self._logged = {problem.line: now_s, **{k: v for k, v in self._logged.items() if now_s - v < REPEAT_S}}
+
+    def _late(self, interval_s: float) -> None:
+        """A pass was due while one ran: said once a minute while that lasts."""
+        now_s = self._clock()
+        if now_s - self._late_said_s >= REPEAT_S:
+            self._late_said_s = now_s
+            log.warning("a pass takes longer than the interval of %g s, and the next waits for it. "
+                        "Look for engines that do not answer, or raise WVA_INTERVAL_S.", interval_s)  # fmt: skip
 
     def _job_failed(self, event: JobExecutionEvent) -> None:
         """A defect in a pass: APScheduler logs it with its traceback and comes again."""

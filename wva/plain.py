@@ -151,6 +151,10 @@ def _against(saturation: float | None, limit: float | None) -> str:
     return f" (saturation {saturation:.2f}" + ("" if limit is None else f", limit {limit:.2f}") + ")"
 
 
+_FRESH_S: Final = 5.0
+"""No figure of this age is too old for anybody."""
+_ELSEWHERE: Final = "an engine of another variant of its model"
+
 # ---- why, reason by reason
 
 
@@ -248,6 +252,8 @@ def _above_max(facts: _Facts) -> str:
 
 def _stale(facts: _Facts) -> str:
     ages = [age for name in ("age_s", "router_age_s", "traffic_age_s") if (age := facts.known(name)) is not None]
+    if ages and max(ages) < _FRESH_S and facts.known("stale") == 0 and facts.known("missing") == 0:
+        return f"its own figures are fresh, but {_ELSEWHERE} is silent; it removes nothing while that lasts"
     oldest = f" (the oldest {_time(max(ages))} old)" if ages else ""
     return f"figures that it needs are missing or too old{oldest}; it removes nothing before fresh ones come"
 
@@ -263,6 +269,8 @@ def _no_signal(facts: _Facts) -> str:
         return f"{which} no token for the requests it has; it removes nothing while that lasts, look at the engine"
     if fresh and facts.known("in_flight") is not None and facts.known("needed") is None:
         return "it has not watched the traffic for long enough yet"
+    if facts.known("stuck") == 0 and facts.known("missing") == 0:
+        return f"{_ELSEWHERE} is silent or hangs, or its GPUs contradict it; it removes nothing on doubt"
     return "what its engines and GPUs report is missing or contradicts itself; it removes nothing on doubt"
 
 

@@ -11,7 +11,9 @@ from fleet.types import FleetSnapshot, ReplicaObservation, ReplicaState, Variant
 from tests.wva.fake_platform import FakePlatform, serving
 from tests.wva.test_wva_loop import START, Rig
 from tests.wva.wva_builders import NOW, seen, snapshot, spec, starting, variant
+from wva.build import silent_after_s
 from wva.incidents import Incidents
+from wva.settings import WvaSettings
 from wva.types import Policy
 
 PASS_S = 15.0
@@ -116,6 +118,16 @@ def test_one_of_a_list_of_engines_that_never_answered() -> None:
     assert [event.message for event in events] == [
         "http://a-1:8000 does not answer: nothing heard for 75 s; 1 of 2 replicas serve"
     ]
+
+
+def test_silence_is_told_sooner_where_we_ask_the_engines_ourselves() -> None:
+    late = [seen(0), seen(1, age_s=11.0)]
+    assert [
+        len(list(Incidents(Policy(), silent_after_s=limit).of_pass(_fleet(late, 0)))) for limit in (10.0, None)
+    ] == [1, 0]
+    settings = [WvaSettings(interval_s=2.0), WvaSettings(), WvaSettings(stale_after_s=30.0),
+                WvaSettings(source="prometheus", interval_s=2.0)]  # fmt: skip
+    assert [silent_after_s(one) for one in settings] == [10.0, 60.0, 30.0, 60.0]
 
 
 def test_silence_says_nothing_while_the_source_is_silent() -> None:

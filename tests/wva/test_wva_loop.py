@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -350,3 +353,27 @@ def test_gpus_that_the_fleet_file_names_limit_what_is_decided(tmp_path: Path) ->
         rig.passes(2)
         assert platform.scalings == [("a", 3)]
         rig.loop.stop()
+
+
+def test_a_pass_that_outlasts_its_interval_is_said_once_a_minute(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An engine that never answers holds up every pass; the scheduler's own words are not shown."""
+    with serving(FakePlatform(spec())) as platform:
+        rig = Rig(platform, tmp_path)
+        go = threading.Event()
+        collect = rig.loop._collector.collect
+
+        def slow(now_s: float) -> Any:
+            go.wait(10.0)
+            return collect(now_s)
+
+        rig.loop._collector.collect = slow  # type: ignore[method-assign]
+        logging.getLogger("apscheduler").setLevel(logging.ERROR)
+        rig.loop.start(0.1)
+        until(lambda: "a pass takes longer than the interval of 0.1 s" in caplog.text, "late")
+        time.sleep(0.5)
+        go.set()
+        rig.loop.stop()
+    assert caplog.text.count("a pass takes longer") == 1
+    assert "maximum number of running instances" not in caplog.text

@@ -98,6 +98,12 @@ LOAD = "12 requests/s now, up to 14.1 expected within 8 s; one replica carries 4
         pytest.param(row("no_signal", (3, 3), SLO),
                      "Stays at 3 replicas: what its engines and GPUs report is missing or contradicts itself; it "
                      "removes nothing on doubt.", id="doubt"),
+        pytest.param(row("stale_metrics", (2, 2), SLO, age_s=0.4, router_age_s=1.0, stale=0, missing=0),
+                     "Stays at 2 replicas: its own figures are fresh, but an engine of another variant of its model is "
+                     "silent; it removes nothing while that lasts.", id="another variant's engine is silent"),
+        pytest.param(row("no_signal", (2, 2), SLO, stale=0, missing=0, stuck=0),
+                     "Stays at 2 replicas: an engine of another variant of its model is silent or hangs, or its GPUs "
+                     "contradict it; it removes nothing on doubt.", id="another variant's engine hangs"),
         pytest.param(row("other_variant", (3, 3), SATURATION),
                      "Stays at 3 replicas: another variant of the same model takes the change at a lower cost.",
                      id="other-variant"),
