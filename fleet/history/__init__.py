@@ -7,7 +7,7 @@ router).
 
 from fleet.history.process import ProcessWriter
 from fleet.history.rows import Event, RequestOutcome, RequestRecord, SignalSample, TrainingSample
-from fleet.history.store import History, parse_url, shown
+from fleet.history.store import History, cause_of, parse_url, shown
 from fleet.history.writer import HistoryWriter
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "RequestRecord",
     "SignalSample",
     "TrainingSample",
+    "cause_of",
     "parse_url",
     "shown",
 ]

@@ -67,7 +67,7 @@ class History:
             raise self._error(error) from None
 
     def _error(self, error: BaseException) -> HistoryError:
-        cause = _cause(error)
+        cause = cause_of(error)
         step = "Move it away, and a new one is begun" if cause.endswith(_BROKEN) else "Check its permissions"
         return HistoryError(f"cannot be opened or written: {cause}", where=shown(self.url),
                             next_step=f"{step}, or set FLEET_HISTORY_URL or FLEET_HOME.")  # fmt: skip
@@ -120,7 +120,7 @@ class History:
             if len(rows) > 1:
                 middle = len(rows) // 2
                 return self._keep(rows[:middle]) + self._keep(rows[middle:])
-            log.error("a row of %s was refused and is lost: %s", _TABLE_OF[rows[0][0]].name, _cause(error))
+            log.error("a row of %s was refused and is lost: %s", _TABLE_OF[rows[0][0]].name, cause_of(error))
             return 1
         return 0
 
@@ -182,7 +182,7 @@ class History:
         self._engine.dispose()
 
 
-def _cause(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
     """The driver's own words, on one line, without the statement and its values."""
     return str(getattr(error, "orig", None) or error).partition("\n")[0]
 

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from fleet.errors import SourceError
-from fleet.history import History
+from fleet.history import History, cause_of
 from fleet.platform import Platform
 from fleet.types import ReplicaState, Variant
 from fleet.up import report
@@ -29,6 +29,8 @@ class Collector:
         self._history, self._platform, self._traffic_status = history, platform, traffic_status
         self._variants: tuple[Variant, ...] = ()
         self._last_event = 0
+        self.trouble = ""
+        """Why the history could not be read at the last look; empty: it could."""
 
     def lines(self, now_s: float) -> tuple[VariantLine, ...]:
         """One line a variant; the previous ones where nothing can be read."""
@@ -40,15 +42,17 @@ class Collector:
             saturation = self._newest("samples", now_s, signal="wva_saturation_utilization")
             desired = self._newest("samples", now_s, signal="wva_desired_replicas")
         except SQLAlchemyError:
-            return ()
+            recent, decisions, saturation, desired = [], {}, {}, {}  # what the platform tells stays
         return tuple(_line(variant, recent, decisions, saturation, desired) for variant in self._variants)
 
     def engine_news(self, since_s: float) -> list[str]:
         """What wva noticed of engines and was not told yet; nothing where it cannot be read."""
         try:
             rows = self._history.read("events", since_s=since_s, after_id=self._last_event, kind="engine")
-        except SQLAlchemyError:
+        except SQLAlchemyError as error:
+            self.trouble = cause_of(error)
             return []
+        self.trouble = ""
         self._last_event = max((row["id"] for row in rows), default=self._last_event)
         return [f"{row['subject']}: {row['message']}" for row in rows]
 

@@ -7,14 +7,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import requests
 from rich.console import Console
 from rich.live import Live
+from sqlalchemy.exc import SQLAlchemyError
 
 from fleet.errors import ConfigError
-from fleet.history import Event, History, shown
+from fleet.history import Event, History, cause_of, shown
 from fleet.platform import HttpPlatform, Platform, StaticPlatform
 from fleet.sources.exposition import parse
 from fleet.up import report
@@ -44,7 +46,7 @@ class Up:
         self.options, self.ports, self.history = options, ports, history
         self._say = say
         self.news: list[str] = []
-        self._next_look = 0.0
+        self._next_look, self._trouble = 0.0, ""
         self.started_at = time.time()
         self.supervisor = Supervisor(parts(options, ports), logs=options.home / "logs", report=self._report,
                                      environment=environment(options))  # fmt: skip
@@ -101,6 +103,7 @@ class Up:
             self._next_look = time.monotonic() + _LOOK_S
             for line in self.collector.engine_news(self.started_at):
                 self._tell(line)
+            self._watch_history()
         time.sleep(_TICK_S)
         if self._stop.is_set() or self.supervisor.refusal():
             return False
@@ -156,6 +159,13 @@ class Up:
         counts = f"{traffic.get('sent', 0)} sent, {traffic.get('ok', 0)} ok"
         return f"{time.time() - self.started_at:.0f} s: {counts}; {replicas}"
 
+    def _watch_history(self) -> None:
+        """Say when the history cannot be read, and when it can again: figures are missing meanwhile."""
+        trouble = self.collector.trouble
+        if trouble != self._trouble:
+            self._tell(_unreadable(self.options.history_url, trouble) if trouble else "the history can be read again")
+        self._trouble = trouble
+
     def _tell(self, line: str) -> None:
         """Under the table, or as a line of a run without one."""
         self.news.append(f"{time.strftime('%H:%M:%S')} {line}")
@@ -164,8 +174,11 @@ class Up:
     def _report(self, part: str, line: str) -> None:
         self._tell(line)
         came_back = "restarted" in line
-        self.history.add([Event(at_s=time.time(), kind="process", subject=part, message=line,
-                                severity="info" if came_back else "critical")])  # fmt: skip
+        try:
+            self.history.add([Event(at_s=time.time(), kind="process", subject=part, message=line,
+                                    severity="info" if came_back else "critical")])  # fmt: skip
+        except SQLAlchemyError as error:  # what is recorded must not end what runs
+            self._tell(f"not recorded: {cause_of(error)}")
 
     def _ask(self, port: int, path: str) -> str:
         """A page of a part that may already be gone; an empty string then."""
@@ -183,13 +196,8 @@ class Up:
         """The JSON object that the run ends with."""
         ended_at = time.time()
         since = self.started_at
-        figures = report.summary(
-            requests=self.history.read("requests", since_s=since),
-            events=self.history.read("events", since_s=since),
-            samples=self.history.read("samples", since_s=since, signal=report.REPLICA_SIGNALS),
-            started_at=since,
-            ended_at=ended_at,
-        )
+        requests, events, samples = self._recorded()
+        figures = report.summary(requests=requests, events=events, samples=samples, started_at=since, ended_at=ended_at)
         return {
             **figures,
             "started_at": report.timestamp(self.started_at),
@@ -197,7 +205,7 @@ class Up:
             "client": self._client_report(),
             "parts": {name: {"deaths": len(running.deaths)} for name, running in self.supervisor.running.items()},
             "engine_restarts": self._engine_restarts,
-            "died": self.supervisor.died(),
+            "died": self._died(),
             "addresses": self.addresses(),
             "history": shown(self.options.history_url),
             "seed": self.options.seed,
@@ -205,7 +213,21 @@ class Up:
 
     def failed(self) -> bool:
         """Whether any part or engine died, restarted since or not."""
-        return bool(self.supervisor.died()) or self._engine_restarts > 0
+        return bool(self._died()) or self._engine_restarts > 0
+
+    def _died(self) -> list[str]:
+        """What died on the way, the history included."""
+        trouble = self._trouble
+        return [*self.supervisor.died(), *([_unreadable(self.options.history_url, trouble)] if trouble else [])]
+
+    def _recorded(self) -> tuple[list[dict[str, Any]], ...]:
+        """Requests, events and replicas of this run; nothing where the history cannot be read, which is then said."""
+        read = partial(self.history.read, since_s=self.started_at)
+        try:
+            return read("requests"), read("events"), read("samples", signal=report.REPLICA_SIGNALS)
+        except SQLAlchemyError as error:
+            self._trouble = cause_of(error)
+            return [], [], []
 
     def _client_report(self) -> Mapping[str, Any]:
         path = self.options.home / TRAFFIC_REPORT
@@ -213,6 +235,15 @@ class Up:
             return dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError):
             return {}
+
+
+def _unreadable(url: str, trouble: str) -> str:
+    """One line on a history that cannot be read.
+
+    >>> _unreadable("sqlite:////tmp/h.sqlite3", "database disk image is malformed")
+    'the history cannot be read, figures are missing: sqlite:////tmp/h.sqlite3: database disk image is malformed'
+    """
+    return f"the history cannot be read, figures are missing: {shown(url)}: {trouble}"
 
 
 def predictor_figures(status: str) -> dict[str, Any]:

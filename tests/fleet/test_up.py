@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from sqlalchemy.exc import DatabaseError
 
 from fleet.errors import FleetError
 from fleet.history import Event, History
@@ -321,3 +323,32 @@ def test_what_happens_to_engines_is_told_once_and_only_of_this_run(tmp_path: Pat
     assert run.collector.engine_news(run.started_at) == []
     history.add([Event(at_s=run.started_at + 9, kind="engine", subject="a-1", message="http://a is ready again")])
     assert run.collector.engine_news(run.started_at) == ["a-1: http://a is ready again"]
+
+
+def test_a_history_that_breaks_on_the_way_ends_nothing_and_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/h.sqlite3"
+    history, said = History(url), list[str]()
+    run = Up(_options(home=tmp_path, history_url=url, engines="http://127.0.0.1:1"), Ports(), history, said.append)
+
+    def broken(*_: object, **__: object) -> None:
+        raise DatabaseError("SELECT", {}, sqlite3.DatabaseError("database disk image is malformed"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(history, "read", broken)
+        patched.setattr(history, "add", broken)
+        run._report("router", "router died (exit code 1) after 3 s")
+        assert [line.variant for line in run.collector.lines(run.started_at)] == ["static"], (
+            "what the platform tells stays"
+        )
+        run.collector.engine_news(run.started_at)
+        run._watch_history()
+        run._watch_history()
+        summary = run.summary()
+    line = f"the history cannot be read, figures are missing: {url}: database disk image is malformed"
+    assert said == ["router died (exit code 1) after 3 s", "not recorded: database disk image is malformed", line]
+    assert (summary["requests"], summary["died"], run.failed()) == (0, [line], True)
+    run.collector.engine_news(run.started_at)
+    run._watch_history()
+    assert said[-1] == "the history can be read again"
