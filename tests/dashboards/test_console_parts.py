@@ -48,14 +48,14 @@ def part() -> Iterator[str]:
 
 
 def test_a_part_that_answers(part: str):
-    answer = Parts(timeout_s=2).ask("predictor", part, "/status")
+    answer = Parts(timeout_s=30).ask("predictor", part, "/status")
     assert answer.reachable
     assert answer.document == {"cold": True}
     assert answer.problem == ""
 
 
 def test_a_part_that_fails_is_reachable_and_its_problem_is_said(part: str):
-    answer = Parts(timeout_s=2).ask("router", part, "/bad")
+    answer = Parts(timeout_s=30).ask("router", part, "/bad")
     assert answer.reachable
     assert answer.problem == "HTTP 500"
 
@@ -67,7 +67,7 @@ def test_a_slow_part_is_given_up(part: str):
 
 
 def test_silence_is_remembered_from_its_beginning(free_port: int):
-    parts = Parts(timeout_s=0.5)
+    parts = Parts(timeout_s=30)
     url = f"http://127.0.0.1:{free_port}"
     first, second = parts.ask("wva", url, "/healthz"), parts.ask("wva", url, "/fleet")
     assert not first.reachable
@@ -76,9 +76,9 @@ def test_silence_is_remembered_from_its_beginning(free_port: int):
 
 
 def test_health_asks_all_at_once(part: str, free_port: int):
-    found = Parts(timeout_s=1).health({"router": part, "controller": f"http://127.0.0.1:{free_port}"})
+    found = Parts(timeout_s=30).health({"router": part, "controller": f"http://127.0.0.1:{free_port}"})
     assert {name: answer.reachable for name, answer in found.items()} == {"router": True, "controller": False}
-    assert Parts(timeout_s=1).health({}) == {}
+    assert Parts(timeout_s=30).health({}) == {}
 
 
 FLEET = {

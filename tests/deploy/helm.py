@@ -30,7 +30,7 @@ def tool(name: str) -> str:
 
 def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A Helm command, whatever its exit code."""
-    return subprocess.run([tool("helm"), *arguments], capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run([tool("helm"), *arguments], capture_output=True, text=True, check=False, timeout=170)
 
 
 def template(values: dict[str, Any] | None = None, *, release: str = "fleet", namespace: str = "llm-fleet") -> str:

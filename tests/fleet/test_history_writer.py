@@ -27,7 +27,7 @@ def history(tmp_path: Path) -> History:
 def test_rows_that_trickle_in_are_written_while_they_do(history: History) -> None:
     """Each row comes before the one before it is due: the batch must be written all the same."""
     writer = HistoryWriter(history, flush_s=0.2)
-    for number in range(400):
+    for number in range(4000):
         writer.put(event(number))
         time.sleep(0.01)
         if writer.written:

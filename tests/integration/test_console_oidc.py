@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +15,8 @@ from playwright.sync_api import Page, expect
 
 from fleet.history import History
 from tests.integration import screenshots
+from tests.ports import free_ports
+from tests.waiting import until
 
 pytest.importorskip("oidc_provider_mock", reason="no provider: pip install oidc-provider-mock")
 pytest.importorskip("authlib", reason="no client: pip install 'llm-fleet[oidc]'")
@@ -27,23 +27,21 @@ PEOPLE = ({"sub": "ada", "email": "ada@example.org", "email_verified": True},
 NOBODY = [word for part in ("wva", "router", "predictor", "alerts") for word in (f"--{part}", "")]
 
 
+def answers(address: str) -> bool:
+    with urllib.request.urlopen(f"{address}/.well-known/openid-configuration", timeout=30) as response:
+        return response.status == 200
+
+
 @pytest.fixture
 def provider() -> Iterator[str]:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_ports()
     address = f"http://127.0.0.1:{port}"
     users = [word for one in PEOPLE for word in ("--user-claims", json.dumps(one))]
     command = [sys.executable, "-m", "oidc_provider_mock", "--port", str(port), *users]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"{address}/.well-known/openid-configuration", timeout=5).close()
-                break
-            except urllib.error.URLError:
-                assert process.poll() is None
-                time.sleep(0.1)
+        until(lambda: process.poll() is not None or answers(address), "the provider answers")
+        assert process.poll() is None
         yield address
     finally:
         process.terminate()

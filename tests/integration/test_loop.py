@@ -19,6 +19,7 @@ import requests
 
 from fleet.history import History
 from tests.integration import screenshots
+from tests.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
 
@@ -31,7 +32,7 @@ class Loop:
     home: Path
     addresses: dict[str, str] = field(default_factory=dict)
 
-    def wait_until_up(self, seconds: float = 90.0) -> None:
+    def wait_until_up(self, seconds: float = 180.0) -> None:
         """Read the addresses from the line that announces them."""
         log = self.home / "stderr.log"
 
@@ -41,7 +42,7 @@ class Loop:
                 self.addresses = dict(pair.rsplit(" ", 1) for pair in found[1].split(", "))
             return bool(found)
 
-        until(announced, seconds, lambda: log.read_text()[-2000:])
+        until(announced, lambda: log.read_text()[-2000:], limit_s=seconds, every_s=0.2)
 
     def finish(self, seconds: float) -> tuple[int, dict[str, Any]]:
         """Exit code and the JSON object."""
@@ -58,14 +59,6 @@ class Loop:
             if all(word in line for word in words):
                 return int(status.parent.name)
         raise AssertionError(f"no process with {words}")
-
-
-def until(condition: Callable[[], bool], seconds: float, explain: Callable[[], str] = str) -> None:
-    """Wait for a condition; fail with an explanation."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, explain()
-        time.sleep(0.2)
 
 
 def start(home: Path, traces: Path | None, *arguments: str) -> Loop:
@@ -88,7 +81,7 @@ def launch(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., Loop
         def end() -> None:
             if loop.process.poll() is None:
                 loop.process.send_signal(signal.SIGTERM)
-                loop.process.wait(40)
+                loop.process.wait(90)
 
         request.addfinalizer(end)
         return loop
@@ -144,7 +137,7 @@ def test_killed_engine_predictor_and_controller_come_back_and_lose_only_what_was
 ) -> None:
     loop = launch("--duration", "60", "--no-console", "--mean-rps", "6")
     loop.wait_until_up()
-    until(lambda: _sent(loop) > 60, 60)
+    until(lambda: _sent(loop) > 60, "sixty requests are sent")
     platform = loop.addresses["simulator"]
     victim = next(replica for replica in _replicas(platform) if replica["state"] == "ready")
     in_flight = _running(victim["url"])
@@ -152,8 +145,8 @@ def test_killed_engine_predictor_and_controller_come_back_and_lose_only_what_was
     os.kill(loop.pid_of("predictor serve", str(loop.home)), signal.SIGKILL)
     os.kill(loop.pid_of("wva run", str(loop.home)), signal.SIGKILL)
 
-    until(lambda: all(_healthy(loop.addresses[name]) for name in ("predictor", "controller")), 40)
-    until(lambda: any(r["name"] == victim["name"] and r["state"] == "ready" for r in _replicas(platform)), 60)
+    until(lambda: all(_healthy(loop.addresses[name]) for name in ("predictor", "controller")), "well again")
+    until(lambda: any(r["name"] == victim["name"] and r["state"] == "ready" for r in _replicas(platform)), "its engine")
     code, result = loop.finish(180)
 
     assert code == 1, "a part died on the way, so the run says so"
@@ -186,7 +179,7 @@ def test_a_taken_port_is_replaced_and_ctrl_c_ends_every_process(launch: Callable
     code, result = loop.finish(60)
     assert (code, result["died"]) == (0, [])
     assert "history is kept in" in (loop.home / "stderr.log").read_text()
-    until(lambda: not _left(loop.home), 10, lambda: f"still running: {_left(loop.home)}")
+    until(lambda: not _left(loop.home), lambda: f"all ended: {_left(loop.home)}")
 
 
 def _left(home: Path) -> list[str]:

@@ -324,6 +324,6 @@ def test_a_dead_learning_loop_is_unhealthy(warm: Service, monkeypatch) -> None:
 
     monkeypatch.setattr(warm.learner, "step", fail)
     warm.learner.start()
-    warm.learner._thread.join(5)
+    warm.learner._thread.join(60)
     assert warm.get("/healthz")[0] == 503
     assert warm.post("/predict", ROW)[0] == 200

@@ -21,6 +21,7 @@ from predictor.fitting import FitError, FittingProcess, Worker
 from predictor.learner import Learner
 from predictor.samples import dataset
 from predictor.settings import PredictorSettings
+from tests.waiting import until
 
 
 class Home:
@@ -275,22 +276,23 @@ def test_a_fit_that_raises_is_told_with_its_type() -> None:
     worker.stop()
 
 
-def test_stopping_ends_a_fit_in_progress() -> None:
+def test_stopping_ends_a_fit_in_progress(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "data")
     worker = FittingProcess()
     assert worker.run(abs, -1) == 1
     failed: list[FitError] = []
 
     def ask() -> None:
         try:
-            worker.run(time.sleep, 60)
+            worker.run((tmp_path / "data").read_bytes)
         except FitError as error:
             failed.append(error)
 
     thread = threading.Thread(target=ask)
     thread.start()
-    while worker._child is None or not thread.is_alive():
-        time.sleep(0.01)
-    time.sleep(0.1)
+    # nobody can open it for writing before the fit reads, and its end never comes
+    writing = until(lambda: os.open(tmp_path / "data", os.O_WRONLY | os.O_NONBLOCK), "the fit is at work")
     worker.stop()
-    thread.join(10)
+    thread.join(60)
+    os.close(writing)
     assert len(failed) == 1

@@ -229,7 +229,10 @@ async def routed(*engines: Engine | str, tracing=None, **settings) -> AsyncItera
         server.close()
         gateway.abort()
         ticks.cancel()
-        await asyncio.sleep(0.01)
+        with contextlib.suppress(TimeoutError):  # what is left then is named below
+            async with asyncio.timeout(10):
+                await until(lambda: not (len(gateway.director.ledger) or gateway.buffered or gateway.outbox.busy
+                                         or gateway.clients))  # fmt: skip
     assert len(gateway.director.ledger) == 0, "requests left in the ledger"
     assert gateway.buffered == 0, "body bytes left in the books"
     assert gateway.outbox.busy == 0, "requests left under way"

@@ -163,7 +163,7 @@ async def test_drops_of_a_header_do_not_buy_time():
 
 @on_loop
 async def test_an_idle_connection_is_closed_quietly():
-    async with Engine() as engine, routed(engine, idle_s=0.1) as router:
+    async with Engine() as engine, routed(engine, idle_s=0.4) as router:
         for before in (b"", get(b"/health")):
             client = await router.connect()
             if before:

@@ -51,7 +51,7 @@ class Running:
         method = channel.stream_stream("/envoy.service.ext_proc.v3.ExternalProcessor/Process",
                                        request_serializer=pb.ProcessingRequest.SerializeToString,
                                        response_deserializer=pb.ProcessingResponse.FromString)  # fmt: skip
-        return list(method(iter(requests), timeout=10))
+        return list(method(iter(requests), timeout=60))
 
 
 @pytest.fixture
@@ -155,14 +155,14 @@ def test_health_by_service_and_a_drain(run: Callable[..., Running]):
             b"\x0a\x09readiness",
             field(1, b"envoy.service.ext_proc.v3.ExternalProcessor"),
         ]
-        assert [check(name, timeout=5) for name in names] == [b"\x08\x01"] * 4
+        assert [check(name, timeout=60) for name in names] == [b"\x08\x01"] * 4
         with pytest.raises(grpc.RpcError) as error:
-            check(field(1, b"else"), timeout=5)
+            check(field(1, b"else"), timeout=60)
         assert error.value.code() is grpc.StatusCode.NOT_FOUND
         with pytest.raises(grpc.RpcError) as unknown:
-            channel.unary_unary("/some.Service/Method")(b"", timeout=5)
+            channel.unary_unary("/some.Service/Method")(b"", timeout=60)
         assert unknown.value.code() is grpc.StatusCode.UNIMPLEMENTED
-        watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=10)
+        watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=60)
         assert next(watch) == b"\x08\x01"
         picker.loop.call_soon_threadsafe(picker.service.server.drain)
         assert next(watch) == b"\x08\x02"
@@ -217,7 +217,7 @@ def test_body_based_routing_sets_the_models_name(run: Callable[..., Running]):
     method = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
     with grpc.insecure_channel(f"127.0.0.1:{picker.service.port}") as channel:
         call = channel.stream_stream(method, pb.ProcessingRequest.SerializeToString, pb.ProcessingResponse.FromString)
-        answers = list(call(iter(request(BODY)), timeout=5, metadata=[("x-fleet-filter", "body-router")]))
+        answers = list(call(iter(request(BODY)), timeout=60, metadata=[("x-fleet-filter", "body-router")]))
     named = answers[0].request_headers.response.header_mutation.set_headers
     assert [(one.header.key, one.header.raw_value) for one in named] == [("X-Gateway-Model-Name", b"m")]
     assert answers[1].request_body.response.body_mutation.streamed_response.body == BODY

@@ -104,9 +104,9 @@ def test_workers_that_start_at_once_number_engines_alike(tmp_path):
         started = [context.Process(target=_claims, args=(tmp_path / "board", worker, out)) for worker in range(2)]
         for process in started:
             process.start()
-        numbers = [out.get(timeout=30) for _ in started]
+        numbers = [out.get(timeout=120) for _ in started]
         for process in started:
-            process.join(30)
+            process.join(120)
         assert numbers[0] == numbers[1]
         assert len(set(numbers[0])) == 50
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,8 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router.merge import merge
 from router.workers import Place
+from tests.ports import free_ports
 from tests.router.dataplane_stubs import Engine, completion, until
 from tests.router.test_router_app import engine_script
+from tests.waiting import ENDS_WITHIN_S
 
 pytestmark = pytest.mark.integration
 
@@ -46,7 +47,7 @@ def test_a_place_is_told_on_the_command_line():
 
 
 def _read(port, path):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
         return answer.read().decode()
 
 
@@ -73,9 +74,7 @@ def test_workers_share_a_port_their_books_and_their_end(tmp_path, free_port):
 
 
 async def _share(tmp_path, free_port):
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        port, admin = free_port, other.getsockname()[1]
+    port, admin = free_port, free_ports()
     async with Engine(engine_script()) as engine:
         process = subprocess.Popen(  # noqa: ASYNC220 - it is waited for in a thread
             [str(Path(sys.executable).with_name("fleet")), "router", "serve", "--engines", engine.url, "--port",
@@ -84,7 +83,7 @@ async def _share(tmp_path, free_port):
         )  # fmt: skip
         try:
             served = set()
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 100
             asked = 0
             while len(served) < 2 and time.monotonic() < deadline:
                 try:
@@ -111,5 +110,5 @@ async def _share(tmp_path, free_port):
         finally:
             process.terminate()
             children = _children(process.pid)
-            assert await asyncio.get_running_loop().run_in_executor(None, process.wait, 30) == 0
+            assert await asyncio.get_running_loop().run_in_executor(None, process.wait, ENDS_WITHIN_S) == 0
         await until(lambda: not any(Path(f"/proc/{one}").exists() for one in children))

@@ -34,7 +34,7 @@ def get(
     context.check_hostname = False
     if who:
         context.load_cert_chain(folder / f"{who}.crt", folder / f"{who}.key")
-    connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=5)
+    connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=30)
     try:
         connection.request("GET", path, headers={"Accept": accept, **({"X-Remote-User": user} if user else {})})
         answer = connection.getresponse()

@@ -206,11 +206,11 @@ def test_of_two_controllers_one_decides_and_the_other_takes_over(fake: FakeKuber
 def test_a_leader_that_was_asleep_writes_nothing_when_it_wakes(fake: FakeKubernetes, controller: Make) -> None:
     add_deployment(fake, "a", 3)
     add_variant(fake, "a")
-    made = controller(lease=(2.0, 0.5, 0.2)).ready()
+    made = controller(lease=(6.0, 1.5, 0.2)).ready()
     read = made.load.read
 
     def sleepy(*args: object, **options: object) -> object:
-        time.sleep(0.8)  # in mid-pass, longer than it leads
+        time.sleep(2.0)  # in mid-pass, longer than it leads
         return read(*args, **options)  # type: ignore[arg-type]  # handed on as it came
 
     made.load.read = sleepy  # type: ignore[method-assign,assignment]  # stands in

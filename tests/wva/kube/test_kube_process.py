@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests.fake_kubernetes import FakeKubernetes
-from tests.waiting import until
+from tests.waiting import ENDS_WITHIN_S, until
 from tests.wva.external_metrics.tls import authority, client_of, get
 from tests.wva.kube.kube_cluster import add_deployment, add_variant
 
@@ -83,10 +83,10 @@ def test_it_serves_an_hpa_and_gives_the_lease_back(
         return body["items"][0]["value"] if status == 200 and body["items"] else None
 
     try:
-        until(lambda: value() == "2", limit_s=40.0)
+        until(lambda: value() == "2", "the HPA's value")
         held = fake.get("leases", "llm-fleet-wva")["spec"]["holderIdentity"]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(15) == 0
+        assert process.wait(ENDS_WITHIN_S) == 0
     finally:
         process.kill()
         _, errors = process.communicate()

@@ -40,7 +40,7 @@ def test_prometheus_takes_its_scrape_configuration(promtool_binary: str, tmp_pat
     (block,) = blocks("yaml")
     (tmp_path / "prometheus.yml").write_text(block)
     done = subprocess.run([promtool_binary, "check", "config", tmp_path / "prometheus.yml"], check=False,
-                          capture_output=True, text=True, timeout=60)  # fmt: skip
+                          capture_output=True, text=True, timeout=170)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     (rule,) = yaml.safe_load(block)["scrape_configs"][0]["metric_relabel_configs"]
     renamed = re.sub(rule["regex"], rule["replacement"].replace("$1", r"\1"), WVA_DESIRED.name)
