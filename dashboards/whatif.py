@@ -31,7 +31,6 @@ from fleet.types import (
 from wva.decide import decide
 from wva.types import Policy, WvaState
 
-MOST_STEPS: Final = 720
 FEWEST_STEPS: Final = 8
 
 

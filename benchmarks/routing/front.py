@@ -6,7 +6,7 @@ Every arm decides from this and from nothing else. The books (:mod:`router.ledge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -169,7 +169,3 @@ class _Answering:
     progress: Progress
     entered: int = 1
     """Of its tokens, those in the books."""
-
-
-Chooser = Callable[[Asked, Front, float], int]
-"""Index of the endpoint that takes a request at a time."""

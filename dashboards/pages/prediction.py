@@ -288,9 +288,6 @@ def model_facts(document: Mapping[str, Any], view: View) -> list[tuple[str, str]
     return facts
 
 
-_ERROR_WORDS: Final = {"ttft": "TTFT", "tpot": "TPOT", "mape": "error"}
-
-
 def _rungs(document: Mapping[str, Any]) -> str:
     """Which model answers for each target: boosted, physics, prior, heuristic."""
     rung = document.get("rung")

@@ -26,7 +26,6 @@ PROXY_PORT: Final = 8080
 ADMIN_PORT: Final = 8081
 RESOURCES: Final = {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
 """Of a picker, as the source documents ask; one process uses one core."""
-CLIENT_LABEL: Final = "llm-fleet/router"
 
 
 def routing(cluster: InferenceCluster, image: str) -> Iterator[Manifest]:

@@ -20,7 +20,6 @@ from tests.engine.servers import ENGINE_ARGUMENTS, ENVIRONMENT, START_S, make_mo
 from tests.integration.screenshots import WIDE, browser, complaints, settle
 
 PAGES = {"overview": "", "vllm": "vllm", "prediction": "prediction"}
-TRAFFIC_S = 90.0
 
 
 def over_fleet_up(vllm: Path, folder: Path, out: Path) -> Check:

@@ -109,7 +109,10 @@ def test_ids_are_of_full_blocks_and_small(hashes, block, tokens, seed):
     assert all(0 <= each < 2**48 for each in ids)
 
 
-@given(blocks, blocks, st.sampled_from([16, 20, 64, 128, 512]))
+even = st.lists(st.integers(0, 2**63 - 1).map(lambda half: 2 * half), max_size=40, unique=True)
+
+
+@given(even, even, st.sampled_from([16, 20, 64, 128, 512]))
 def test_prompts_share_ids_as_far_as_they_share_blocks(common, rest, block):
     tokens = block * (len(common) + len(rest))
     one = hash_ids([*common, *rest], block_tokens=block, input_tokens=tokens, seed=1)
