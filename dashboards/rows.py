@@ -6,18 +6,16 @@ Every answer is a pandas frame. :mod:`dashboards.source` reads the rest by bin.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from dashboards.window import MAX_ROWS, TENANT_COUNTS, TENANTS_S, Window, chosen, counts, finished, within
 from fleet.errors import HistoryError
-from fleet.history import History
+from fleet.history import History, must_exist
 from fleet.history.schema import TABLES, decisions, events, requests, samples
 from fleet.slo import SloBook
 
@@ -29,7 +27,7 @@ class Rows:
     """
 
     def __init__(self, url: str, slos: SloBook) -> None:
-        self._sqlite = _must_exist(url)
+        self._sqlite = must_exist(url).get_backend_name() == "sqlite"
         self._slos = slos
         self.history = History(url, read_only=True)
 
@@ -120,20 +118,6 @@ class Rows:
         if kinds:
             query = query.where(events.c.kind.in_(kinds))
         return self._frame(query.order_by(events.c.at_s.desc(), events.c.id.desc()).limit(limit))
-
-
-def _must_exist(url: str) -> bool:
-    """Whether the history is SQLite; a missing file is said instead of being created by the driver."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        return False  # History words this error
-    sqlite = parsed.get_backend_name() == "sqlite"
-    if sqlite and parsed.database and not Path(parsed.database).is_file():
-        raise HistoryError(
-            "there is no history yet", where=parsed.database, next_step="Start the fleet with: fleet up."
-        )
-    return sqlite
 
 
 _WORDS: Final = frozenset(

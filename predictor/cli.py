@@ -23,7 +23,7 @@ from sqlalchemy.exc import ArgumentError
 
 from fleet.discovery import parse_fleet
 from fleet.errors import ConfigError, SourceError
-from fleet.history import History, TrainingSample
+from fleet.history import History, TrainingSample, must_exist
 from fleet.settings import FleetSettings, load
 from fleet.shell import bind, die_with_parent, setup_logging
 from fleet.stopping import on_stop
@@ -332,4 +332,6 @@ def _table(points: Sequence[Mapping[str, Any]], samples: int) -> Table:
 
 
 def _pool(history_url: str | None, home: Path | None, max_rows: int) -> Pool:
-    return newest_pool(load(FleetSettings, history_url=history_url, home=home).resolved_history_url(), limit=max_rows)
+    url = load(FleetSettings, history_url=history_url, home=home).resolved_history_url()
+    must_exist(url)
+    return newest_pool(url, limit=max_rows)

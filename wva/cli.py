@@ -18,7 +18,7 @@ from rich.console import Console
 
 from fleet.arguments import Finite
 from fleet.errors import FleetError
-from fleet.history import History
+from fleet.history import existing
 from fleet.settings import FleetSettings, load
 from fleet.shell import bind, die_with_parent, setup_logging
 from fleet.stopping import on_stop
@@ -179,7 +179,7 @@ def explain(variant: str, history_url: str | None, as_json: bool) -> None:
       fleet wva explain llama-8b-h100
       fleet wva explain llama-8b-h100 --json
     """
-    history = History(load(FleetSettings, history_url=history_url).resolved_history_url())
+    history = existing(load(FleetSettings, history_url=history_url).resolved_history_url())
     rows = history.read("decisions", limit=1, newest_first=True, variant=variant)
     if not rows:
         known = sorted({row["variant"] for row in history.read("decisions", limit=1000, newest_first=True)})
@@ -217,7 +217,7 @@ def replay(
         raise FleetError(f"--down {thresholds[1]:g} is not below --up {thresholds[0]:g}", next_step="Move them apart.")
     change = replaying.Change(policy=policy, cost_per_hour=_costs(cost), thresholds=thresholds, slo_ttft_s=slo_ttft,
                               slo_tpot_s=slo_tpot)  # fmt: skip
-    history = History(load(FleetSettings, history_url=history_url).resolved_history_url())
+    history = existing(load(FleetSettings, history_url=history_url).resolved_history_url())
     since_s = time.time() - hours * 3600
     recorded = history.read("decisions", since_s=since_s, limit=1_000_000)
     if not recorded:

@@ -7,7 +7,7 @@ router).
 
 from fleet.history.process import ProcessWriter
 from fleet.history.rows import Event, RequestOutcome, RequestRecord, SignalSample, TrainingSample
-from fleet.history.store import History, cause_of, parse_url, shown
+from fleet.history.store import History, cause_of, existing, must_exist, parse_url, shown
 from fleet.history.writer import HistoryWriter
 
 __all__ = [
@@ -20,6 +20,8 @@ __all__ = [
     "SignalSample",
     "TrainingSample",
     "cause_of",
+    "existing",
+    "must_exist",
     "parse_url",
     "shown",
 ]

@@ -10,14 +10,13 @@ from pathlib import Path
 import click
 
 from fleet.arguments import Finite
-from fleet.history import schema
-from fleet.history.store import History
+from fleet.history import History, existing, schema
 from fleet.settings import FleetSettings, load
 
 
 def _open(url: str | None) -> History:
     settings = load(FleetSettings, history_url=url)
-    return History(settings.resolved_history_url())
+    return existing(settings.resolved_history_url())
 
 
 @click.group()

@@ -182,6 +182,33 @@ class History:
         self._engine.dispose()
 
 
+def must_exist(url: str) -> URL:
+    """The URL in its parts; a missing SQLite file is said instead of being made, as its driver does.
+
+    Raises: HistoryError when it is no URL, or there is no such file.
+    """
+    parsed = parse_url(url)
+    file = parsed.database if parsed.get_backend_name() == "sqlite" else ""
+    if file and not file.startswith("file:") and not Path(file).is_file():
+        raise HistoryError("there is no history yet", where=file,
+                           next_step="Start the fleet with: fleet up, or set FLEET_HISTORY_URL.")  # fmt: skip
+    return parsed
+
+
+def existing(url: str) -> History:
+    """A history that is there already, to look at: brought up to date, unless it can only be read.
+
+    Raises: HistoryError when there is none, or it cannot be read.
+    """
+    must_exist(url)
+    try:
+        return History(url)
+    except HistoryError as error:
+        if "readonly" not in error.what:
+            raise
+        return History(url, read_only=True)
+
+
 def cause_of(error: BaseException) -> str:
     """The driver's own words, on one line, without the statement and its values."""
     return str(getattr(error, "orig", None) or error).partition("\n")[0]
@@ -255,4 +282,4 @@ def _insist(connection: Any, statement: str, *, limit_s: float = 30.0) -> None:
             return
 
 
-__all__ = ["Connection", "History", "Row", "shown"]
+__all__ = ["Connection", "History", "Row", "existing", "must_exist", "shown"]

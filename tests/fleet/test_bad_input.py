@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from fleet.cli import fleet
 from fleet.discovery import static_fleet
 from fleet.errors import ConfigError, FleetError
-from fleet.history import History
+from fleet.history import Event, History
 from fleet.up.plan import TRAFFIC, TRAFFIC_REPORT, Ports, UpOptions
 from fleet.up.run import Up
 
@@ -77,3 +77,22 @@ def test_figures_of_an_earlier_run_in_the_same_folder_are_not_shown(folder: Path
     run = Up(UpOptions(home=folder, history_url=url, model="m"), Ports(), History(url), lambda _line: None)
     assert run.collector.traffic() == {}
     assert run.summary()["client"] == {}
+
+
+@pytest.mark.parametrize("command", [
+    "history show events --url sqlite:///{}", "history export events --url sqlite:///{}",
+    "history prune --url sqlite:///{}", "wva explain x --history-url sqlite:///{}",
+    "wva replay --history-url sqlite:///{}", "predictor evaluate --history-url sqlite:///{}",
+    "predictor export --out samples.jsonl --history-url sqlite:///{}",
+])  # fmt: skip
+def test_looking_at_a_history_that_is_not_there_says_so_and_makes_none(folder: Path, command: str) -> None:
+    with pytest.raises(FleetError, match=r"there is no history yet\. Start the fleet with: fleet up"):
+        fleet(command.format(folder / "nowhere" / "h.sqlite3").split(), standalone_mode=False)
+    assert not (folder / "nowhere").exists()
+
+
+def test_a_copy_that_can_only_be_read_can_be_looked_at(folder: Path) -> None:
+    History(f"sqlite:///{folder}/h.sqlite3").add([Event(at_s=1.0, kind="engine", subject="a-0", message="is down")])
+    url = f"sqlite:///file:{folder}/h.sqlite3?mode=ro&uri=true"
+    answer = CliRunner().invoke(fleet, ["history", "show", "events", "--url", url])
+    assert (answer.exit_code, "is down" in answer.output) == (0, True)

@@ -66,6 +66,7 @@ def test_evaluate_prints_the_curve(url: str, world) -> None:
     ],
 )
 def test_too_few_samples_is_one_line(url: str, arguments: tuple[str, ...], says: str) -> None:
+    History(url).close()
     result = _run(*arguments, "--history-url", url)
     assert isinstance(result.exception, FleetError)
     assert says in str(result.exception)

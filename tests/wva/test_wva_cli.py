@@ -107,7 +107,7 @@ def test_a_garbage_snapshot_gives_one_line_naming_the_key(run: Any, tmp_path: Pa
         pytest.param(["run", "--platform", "http://x", "--history-url", "sqlite:////proc/no/h.db"], "cannot be made",
                      id="a history that cannot be written"),
         pytest.param(["decide", "/no/such/file"], "/no/such/file: cannot be read", id="no such snapshot"),
-        pytest.param(["explain", "nobody"], "no decision for 'nobody'", id="an unknown variant"),
+        pytest.param(["explain", "nobody"], "there is no history yet", id="nothing recorded"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_on_one_line(run: Any, argv: list[str], says: str) -> None:
