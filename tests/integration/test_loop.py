@@ -21,7 +21,7 @@ from fleet.history import History
 from tests.integration import screenshots
 from tests.waiting import until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 @dataclass
