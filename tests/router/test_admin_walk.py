@@ -24,12 +24,12 @@ def test_the_admin_port_keeps_to_its_document(tmp_path: Path):
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        service = asyncio.run_coroutine_threadsafe(_started(settings, tmp_path), loop).result(20)
+        service = asyncio.run_coroutine_threadsafe(_started(settings, tmp_path), loop).result(120)
         url = f"http://127.0.0.1:{service.admin_port}"
         seen = walk(httpx.get(f"{url}/openapi.json").json(), url)
         service.endpoints.update([])
         assert httpx.get(f"{url}/readyz").status_code == 503, "documented, and no engine is left"
-        asyncio.run_coroutine_threadsafe(service.stop(), loop).result(20)
+        asyncio.run_coroutine_threadsafe(service.stop(), loop).result(120)
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()

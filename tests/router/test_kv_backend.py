@@ -297,7 +297,7 @@ def test_what_one_router_just_sent_the_others_know(server: Server):
 def test_a_router_that_starts_does_not_wait_for_a_store_that_is_not_there():
     async def work() -> None:
         backend = Backend(f"redis://127.0.0.1:{free_ports()}/0", KVIndex(), Speculation())
-        assert await asyncio.wait_for(backend.load(POD), 10) is None
+        assert await asyncio.wait_for(backend.load(POD), 60) is None
         assert (backend.told.up, backend.told.errors) == (False, 1)
         await backend.close()
 

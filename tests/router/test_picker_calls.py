@@ -39,7 +39,7 @@ class Running:
         self.call(self.service.start())
 
     def call(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(120)
 
     def close(self) -> None:
         self.call(self.service.stop())
@@ -234,7 +234,7 @@ def test_a_peer_that_speaks_something_else_is_cut_off(run: Callable[..., Running
     async def speak() -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", picker.service.port)
         writer.write(data)
-        said = await asyncio.wait_for(reader.read(), 5)
+        said = await asyncio.wait_for(reader.read(), 60)
         writer.close()
         return said
 
