@@ -152,3 +152,9 @@ def ext_proc(config: dict[str, Any]) -> dict[str, Any]:
 
 def body(prompt: str = "hello", **more: Any) -> dict[str, Any]:
     return {"model": MODEL, "prompt": prompt, "max_tokens": 5, **more}
+
+
+def said(url: str, name: str) -> float:
+    """The sum of the series on a metrics page whose lines begin with ``name``."""
+    lines = httpx.get(f"{url}/metrics", timeout=30).text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))

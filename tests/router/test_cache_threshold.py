@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.router.picker_world import MODEL, World, body
-from tests.router.test_disaggregation import LONG, decisions, listed, said, served_though_prefill_fails
+from tests.router.picker_world import MODEL, World, body, said
+from tests.router.test_disaggregation import LONG, decisions, listed, served_though_prefill_fails
 from tests.waiting import until
 
 pytestmark = pytest.mark.integration

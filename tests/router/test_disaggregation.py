@@ -24,7 +24,7 @@ from router.disaggregation.protocols import (
     with_cached,
 )
 from router.types import EndpointView, InferenceRequest
-from tests.router.picker_world import MODEL, World, body
+from tests.router.picker_world import MODEL, World, body, said
 from tests.waiting import until
 
 # ---- deciders and choice
@@ -179,11 +179,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield made
     finally:
         made.close()
-
-
-def said(url: str, name: str) -> float:
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
 def decisions(world: World, kind: str) -> float:

@@ -23,8 +23,8 @@ from router.kvindex.speculative import Speculation
 from tests.ports import free_ports
 from tests.router.kv_model import Publisher, apply_all, matches
 from tests.router.kv_redis import Server, running
-from tests.router.picker_world import World, body
-from tests.router.test_kv_precise import END, Wire, heard, said
+from tests.router.picker_world import World, body, said
+from tests.router.test_kv_precise import END, Wire, heard
 from tests.waiting import until
 
 pytest.importorskip("zmq")

@@ -21,7 +21,7 @@ from router.kvindex.prompt import Origin
 from router.kvindex.speculative import Speculation
 from tests.ports import free_ports
 from tests.router.kv_model import BLOCK, Publisher, matches
-from tests.router.picker_world import World, body
+from tests.router.picker_world import World, body, said
 from tests.waiting import until
 
 zmq = pytest.importorskip("zmq")
@@ -242,11 +242,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield made
     finally:
         made.close()
-
-
-def said(url: str, name: str) -> float:
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
 @pytest.mark.integration

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from tests.ports import free_ports
-from tests.router.picker_world import World, body
-from tests.router.test_disaggregation import LONG, decisions, listed, said
+from tests.router.picker_world import World, body, said
+from tests.router.test_disaggregation import LONG, decisions, listed
 from tests.waiting import until
 
 pytestmark = pytest.mark.integration

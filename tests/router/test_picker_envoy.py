@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.router.picker_world import World, body, ext_proc
+from tests.router.picker_world import World, body, ext_proc, said
 from tests.waiting import until
 
 pytestmark = pytest.mark.integration
@@ -30,11 +30,6 @@ def decisions(world: World) -> list[dict]:
     return httpx.get(f"{world.admin}/debug/decisions").json()
 
 
-def metric(url: str, name: str) -> float:
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
-
-
 def test_a_request_goes_where_the_picker_says(world: World):
     with world.client() as client:
         reply = client.post("/v1/completions", json=body("first of all"))
@@ -53,7 +48,7 @@ def test_a_shared_prefix_stays_with_its_engine(world: World):
 
 
 def test_an_answer_streams_and_is_accounted_for(world: World):
-    before = metric(world.admin, "llm_d_epp_request_ttft_seconds_count")
+    before = said(world.admin, "llm_d_epp_request_ttft_seconds_count")
     with (
         world.client() as client,
         client.stream("POST", "/v1/completions", json=body(stream=True, max_tokens=64)) as reply,
@@ -61,7 +56,7 @@ def test_an_answer_streams_and_is_accounted_for(world: World):
         times = [time.monotonic() for line in reply.iter_lines() if line.startswith("data:")]
     assert len(times) == 65
     assert times[-1] > times[0]
-    until(lambda: metric(world.admin, "llm_d_epp_request_ttft_seconds_count") == before + 1, "no TTFT was seen")
+    until(lambda: said(world.admin, "llm_d_epp_request_ttft_seconds_count") == before + 1, "no TTFT was seen")
 
 
 @pytest.mark.parametrize("size", [70_000, 1_000_000, 1_300_000])
@@ -93,8 +88,8 @@ def test_a_client_that_leaves_frees_its_engine(world: World):
     endless = body(stream=True, max_tokens=20_000, ignore_eos=True)
     with world.client() as client, client.stream("POST", "/v1/completions", json=endless) as reply:
         next(reply.iter_raw())
-    until(lambda: metric(world.admin, "llm_d_epp_request_running") == 0, "the picker still counts it")
-    until(lambda: not any(metric(one.url, "vllm:num_requests_running") for one in world.engines), "an engine goes on")
+    until(lambda: said(world.admin, "llm_d_epp_request_running") == 0, "the picker still counts it")
+    until(lambda: not any(said(one.url, "vllm:num_requests_running") for one in world.engines), "an engine goes on")
 
 
 def test_a_client_cannot_name_an_endpoint(world: World):
@@ -137,9 +132,9 @@ def test_without_a_picker_it_fails_closed_or_open_and_comes_back(world: World):
     world.start_envoy(open_up)
     with world.client() as client:
         world.wait_picker_seen(healthy=False)  # until then a body that Envoy has handed over is lost with the picker
-        before = [metric(one.url, "vllm:request_success_total") for one in world.engines]
+        before = [said(one.url, "vllm:request_success_total") for one in world.engines]
         assert [client.post("/v1/completions", json=body(f"n{n}")).status_code for n in range(6)] == [200] * 6
-        after = [metric(one.url, "vllm:request_success_total") for one in world.engines]
+        after = [said(one.url, "vllm:request_success_total") for one in world.engines]
         assert [now - then for now, then in zip(after, before, strict=True)] == [3, 3]
         world.start_picker()
         world.wait_picker_seen()
