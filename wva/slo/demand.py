@@ -3,7 +3,8 @@
 Work is in seconds of one replica of the group's reference variant (:mod:`wva.slo.mix`), so that longer prompts count as
 more demand at once. The window starts with the newest readings and grows backwards while the older stretch agrees with
 it within the counting noise of this traffic, whose dispersion is tracked; a step in the load therefore shows after one
-or two readings, and a steady load is averaged over :data:`WINDOW_S`.
+or two readings, and a steady load is averaged over :data:`WINDOW_S`. Where the rates of the window lie on a line rather
+than about a mean, the demand is the line's end: the mean of a climb is what was half a window ago.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from fleet.types import Histogram
@@ -32,6 +34,8 @@ PRECISION: Final = 0.04
 """A rate known to this share of itself needs no longer window: it would only lag."""
 AGREES: Final = 2.5
 """Standard deviations of counting noise that two stretches may differ by and count as one."""
+LINE_FREE: Final = 2
+"""Stretches of a window beyond the two that make a line, at least."""
 DISPERSION_FIRST: Final = 2.0
 """Variance over mean of the work in a stretch, in units of a request's work: Poisson arrivals of varying lengths."""
 DISPERSION_LIMITS: Final = (0.2, 50.0)
@@ -94,6 +98,8 @@ class Level:
     window_s: float
     dispersion: float
     """In units of a request's work."""
+    drift: float = 0.0
+    """Change of ``work`` in a second, where it climbs or falls steadily; 0 where it does not."""
 
 
 def remembered(readings: Sequence[Reading], new: Reading) -> tuple[Reading, ...]:
@@ -185,7 +191,38 @@ def level(
         if abs(older - spent / length_s * older_s) > AGREES * noise:
             break
         spent, length_s, first = spent + older, length_s + older_s, first - 1
-    return Level(work=spent / length_s, window_s=length_s, dispersion=_dispersion(dispersion, newest, before, unit))
+    drift = _drift(readings[first:], weights)
+    return Level(work=max(spent / length_s + 0.5 * length_s * drift, 0.0), window_s=length_s, drift=drift,
+                 dispersion=_dispersion(dispersion, newest, before, unit))  # fmt: skip
+
+
+def _drift(readings: Sequence[Reading], weights: Weights) -> float:
+    """Slope of the line through a window's rates; 0 where it is no clearer than stretches of one level may differ."""
+    steps = [(right.at_s - left.at_s, 0.5 * (left.at_s + right.at_s), weights.work(left, right))
+             for left, right in pairwise(readings)]  # fmt: skip
+    free = len(steps) - 2
+    if free < LINE_FREE:
+        return 0.0
+    total_s = math.fsum(step_s for step_s, _, _ in steps)
+    middle_s = math.fsum(step_s * at_s for step_s, at_s, _ in steps) / total_s
+    mean = math.fsum(work for _, _, work in steps) / total_s
+    spread = math.fsum(step_s * (at_s - middle_s) ** 2 for step_s, at_s, _ in steps)
+    slope = math.fsum((at_s - middle_s) * (work - mean * step_s) for step_s, at_s, work in steps) / spread
+    rest = math.fsum((work / step_s - mean - slope * (at_s - middle_s)) ** 2 * step_s for step_s, at_s, work in steps)
+    return slope if slope**2 > _student(AGREES, free) ** 2 * rest / free / spread else 0.0
+
+
+def _student(normal: float, free: int) -> float:
+    """So many standard deviations where the deviation itself is estimated from ``free`` values more than needed.
+
+    The first terms of Cornish and Fisher's expansion.
+
+    >>> round(_student(1.96, 10), 2)
+    2.23
+    """
+    first = (normal**3 + normal) / 4.0
+    second = (5.0 * normal**5 + 16.0 * normal**3 + 3.0 * normal) / 96.0
+    return normal + first / free + second / free**2
 
 
 def _dispersion(known: float, newest: tuple[float, float], before: Level | None, unit: float) -> float:
@@ -193,7 +230,7 @@ def _dispersion(known: float, newest: tuple[float, float], before: Level | None,
     if before is None or before.work <= 0.0:
         return known
     spent, length_s = newest
-    expected = before.work * length_s
+    expected = max(before.work + 0.5 * length_s * before.drift, 0.1 * before.work) * length_s
     seen = (spent - expected) ** 2 / (expected * unit) / (1.0 + length_s / max(before.window_s, length_s))
     moved = known + 0.1 * (min(seen, 6.0 * known) - known)
     return min(max(moved, DISPERSION_LIMITS[0]), DISPERSION_LIMITS[1])
