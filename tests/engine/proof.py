@@ -32,7 +32,8 @@ from tests.engine.checks import HITS, QUERIES, Check
 from tests.engine.servers import Server, apart, make_model, servers, until
 from tests.fleet.test_sources_prometheus import prometheus
 from tests.planner.clusters import ALL
-from tests.router.picker_world import World, free_port
+from tests.ports import free_ports
+from tests.router.picker_world import World
 
 TIMED = ("predictor_error", "simulator_error")
 BUSY = (
@@ -127,7 +128,7 @@ class Proof:
         picker.start_picker("--kv-events", "auto")
         picker.start_envoy()
         ways = {"proxy": proxy.url, "Envoy and picker": picker.url}
-        port = free_port()
+        port = free_ports()
         shop = stack.enter_context(prometheus(shutil.which("prometheus") or "prometheus", self.folder, port,
                                               {"vllm": [one.url for one in two]}))  # fmt: skip
         self._check("same_answers", lambda: checks.same_answers(two, ways))
@@ -161,7 +162,7 @@ class Proof:
         return world
 
     def _indexer(self, stack: ExitStack, two: Sequence[Server]) -> str:
-        port = free_port()
+        port = free_ports()
         process = subprocess.Popen([sys.executable, "-m", "fleet.cli", "router", "indexer", "--port", str(port),
                                     "--engines", ",".join(one.url for one in two)])  # fmt: skip
         stack.callback(process.wait)

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 from fleet.shell import die_with_parent
-from tests.router.picker_world import free_port
+from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "tiny"
@@ -120,7 +120,7 @@ def apart() -> Iterator[Sequence[int]]:
 
 
 def _start(vllm: Path, model: Path, log: Path, cores: Collection[int], stack: ExitStack) -> Server:
-    port = free_port()
+    port = free_ports()
 
     def before() -> None:
         die_with_parent()
@@ -129,7 +129,8 @@ def _start(vllm: Path, model: Path, log: Path, cores: Collection[int], stack: Ex
 
     out = stack.enter_context(log.open("wb"))
     process = subprocess.Popen(
-        [str(vllm), *arguments(model, port, free_port(), free_port())], stdout=out, stderr=out, start_new_session=True,
+        [str(vllm), *arguments(model, port, free_ports(), free_ports())],
+        stdout=out, stderr=out, start_new_session=True,
         preexec_fn=before,  # noqa: PLW1509 - one thread here, and no server may outlive the proof
         env={**os.environ, **ENVIRONMENT, "PATH": f"{vllm.parent}{os.pathsep}{os.environ['PATH']}"},
     )  # fmt: skip
