@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -46,7 +47,9 @@ def damp(spec: VariantSpec, state: VariantState, proposal: Proposal, *, now_s: f
         state.requested, recommendations, now_s=now_s, up_s=policy.scale_up_stabilisation_s, down_s=down_s, looks=looks
     )
     if stable != proposal.replicas:
-        proposal = _stabilised(state.requested, proposal, stable, policy.scale_up_stabilisation_s, down_s)
+        proposal = _stabilised(state.requested, proposal, stable, _since(
+            recommendations, now_s=now_s, looks=looks if proposal.replicas < state.requested else 1,
+            window_s=down_s if proposal.replicas < state.requested else policy.scale_up_stabilisation_s))  # fmt: skip
         if flaps and proposal.reason is Reason.STABILISING:
             detail = f"{proposal.detail}; {len(turns)} changes of direction in {policy.flap_window_s:.0f} s"
             proposal = replace(proposal, reason=Reason.FLAPPING, detail=detail)
@@ -111,9 +114,14 @@ def _outside(spec: VariantSpec, requested: int, proposal: Proposal) -> Proposal 
     return None
 
 
-def _stabilised(requested: int, proposal: Proposal, stable: int, up_s: float, down_s: float) -> Proposal:
+def _since(recommendations: Sequence[Recommendation], *, now_s: float, looks: int, window_s: float) -> str:
+    """How long a change must be wanted for, in words: in passes where the window has fewer than count at least."""
+    within = sum(now_s - entry.at_s <= window_s for entry in recommendations)
+    return f"in all of the last {looks} passes" if within < looks else f"for all of the last {window_s:.0f} s"
+
+
+def _stabilised(requested: int, proposal: Proposal, stable: int, since: str) -> Proposal:
     """The change that remains of ``proposal``, with why."""
-    window_s = down_s if proposal.replicas < requested else up_s
-    waits = f"; not for all of the last {window_s:.0f} s, so {stable} for now"
+    waits = f"; not {since}, so {stable} for now"
     reason = Reason.STABILISING if stable == requested else proposal.reason
     return Proposal(replicas=stable, reason=reason, detail=proposal.detail + waits)

@@ -36,6 +36,15 @@ def test_a_decrease_must_be_wanted_for_the_whole_window() -> None:
     assert "not for all of the last 60 s" in found[0].detail
 
 
+def test_a_window_shorter_than_a_pass_is_told_in_passes() -> None:
+    """Two passes must want it, however little of its window a decrease has to wait for."""
+    wanted = Proposal(replicas=1, reason=Reason.IDLE, detail="idle", patience=0.1)
+    before = (Recommendation(at_s=NOW - 15.0, replicas=3),)
+    state = VariantState(requested=3, requested_at_s=NOW - 60.0, recommendations=before)
+    told = damp(spec("a"), state, wanted, now_s=NOW, policy=MINUTE)
+    assert told.proposal.detail == "idle; not in all of the last 2 passes, so 3 for now"
+
+
 def test_one_busy_pass_starts_the_window_again() -> None:
     found = passes([0.1, 0.1, 0.7, 0.1, 0.1, 0.1, 0.1, 0.1])
     assert [each.desired for each in found] == [3, 3, 3, 3, 3, 3, 3, 2]
