@@ -234,7 +234,7 @@ class ControlLoop:
         if not self._state_file.exists():
             return WvaState()
         try:
-            state = snapshot_file.read(WvaState, self._state_file)
+            state = snapshot_file.read(WvaState, self._state_file, ours=True)
         except ConfigError as error:
             log.warning("state: %s Begun anew.", error)
             return WvaState()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from fleet.types import FleetSnapshot
 from wva.overrides import Overrides
 from wva.types import WvaState
 
+log = logging.getLogger(__name__)
 RecordT = TypeVar("RecordT", FleetSnapshot, WvaState, Overrides)
 
 
@@ -25,14 +27,19 @@ def to_json(record: Any, *, indent: int = 0) -> bytes:
     return msgspec.json.format(text, indent=indent) if indent else text
 
 
-def parse(cls: type[RecordT], text: bytes, *, where: str) -> RecordT:
+def parse(cls: type[RecordT], text: bytes, *, where: str, ours: bool = False) -> RecordT:
     """A record from JSON.
 
-    Raises: ConfigError naming the key that is missing, unknown or of another type.
+    Args:
+        ours: a program of ours wrote it, perhaps another version: what it knows and this one does not is left out.
+
+    Raises: ConfigError naming the key that is missing, of another type, or (unless it is ours) unknown.
     """
     try:
         document = msgspec.json.decode(text)
-        if unknown := _unknown(document, cls, "$"):
+        if (unknown := _unknown(document, cls, "$")) and ours:
+            log.info("%s: written by another version; %s is left out", where, unknown)
+        elif unknown:
             raise ConfigError(f"unknown key {unknown}", where=where,
                               next_step="Remove or rename it; docs/examples/snapshot.json shows the keys.")  # fmt: skip
         return msgspec.convert(document, cls)
@@ -41,8 +48,8 @@ def parse(cls: type[RecordT], text: bytes, *, where: str) -> RecordT:
                           next_step="docs/examples/snapshot.json shows the keys.") from None  # fmt: skip
 
 
-def read(cls: type[RecordT], path: Path) -> RecordT:
-    """A record from a file.
+def read(cls: type[RecordT], path: Path, *, ours: bool = False) -> RecordT:
+    """A record from a file; ``ours`` as in :func:`parse`.
 
     Raises: ConfigError when it cannot be read, or is none.
     """
@@ -50,7 +57,7 @@ def read(cls: type[RecordT], path: Path) -> RecordT:
         text = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), next_step="Check the path.") from None
-    return parse(cls, text, where=str(path))
+    return parse(cls, text, where=str(path), ours=ours)
 
 
 def write(path: Path, record: Any) -> None:

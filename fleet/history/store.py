@@ -282,4 +282,4 @@ def _insist(connection: Any, statement: str, *, limit_s: float = 30.0) -> None:
             return
 
 
-__all__ = ["Connection", "History", "Row", "existing", "must_exist", "shown"]
+__all__ = ["Connection", "History", "Row", "cause_of", "existing", "must_exist", "parse_url", "shown"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
 import threading
@@ -14,6 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
+from fleet.errors import ConfigError
 from fleet.history import History
 from fleet.platform import HttpPlatform
 from fleet.signals import BY_ANY_NAME, CATALOGUE, Origin, base_name
@@ -209,6 +211,25 @@ def test_a_state_file_that_cannot_be_written_is_counted(platform: FakePlatform, 
     rig.passes(1)
     assert rig.metric("wva_errors_total", component="state", error_type="FileExistsError") == 1
     rig.loop.stop()
+
+
+def test_after_an_upgrade_it_goes_on_with_what_the_other_version_learned(
+    platform: FakePlatform, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Keys that only the other version knows, at any depth, cost nothing else."""
+    before = Rig(platform, tmp_path)
+    before.passes(3)
+    kept = before.loop.state
+    document = json.loads(before.state_file.read_text())
+    (variant,) = document["variants"].values()
+    variant["of_another_version_s"] = {"replica-0": 1.0}
+    before.state_file.write_text(json.dumps(document))
+    caplog.set_level(logging.INFO)
+    assert Rig(platform, tmp_path).loop.state == kept
+    assert "written by another version" in caplog.text and "of_another_version_s is left out" in caplog.text
+    assert "anew" not in caplog.text
+    with pytest.raises(ConfigError, match="unknown key"):  # whoever writes one by hand mistyped it
+        snapshot_file.read(WvaState, before.state_file)
 
 
 def test_a_damaged_state_file_is_said_and_begun_anew(
