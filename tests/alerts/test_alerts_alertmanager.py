@@ -65,4 +65,6 @@ def test_what_we_say_is_muted() -> None:
 def test_a_real_alertmanager_inhibits_the_same(alertmanager: str) -> None:
     body = [{"labels": labels} for labels in FIRING]
     requests.post(f"{alertmanager}/api/v2/alerts", json=body, timeout=30).raise_for_status()
-    until(lambda: inhibited(alertmanager) == QUIET, lambda: f"these alone are inhibited: {inhibited(alertmanager)}")
+    assert until(
+        lambda: inhibited(alertmanager) == QUIET, lambda: f"these alone are inhibited: {inhibited(alertmanager)}"
+    )

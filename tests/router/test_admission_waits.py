@@ -23,6 +23,13 @@ SOON, EXPLAIN = b"x-llm-d-slo-ttft-ms: 9000", b"x-fleet-explain: 1"
 REASON = "x-llm-d-request-dropped-reason"
 
 
+async def sent(service, *lines: bytes, **more) -> Client:
+    """A streamed request on a connection of its own."""
+    client = Client(*await asyncio.open_connection("127.0.0.1", service.port))
+    client.send(completion(*lines, stream=True, **more))
+    return client
+
+
 class Busy:
     """A router before one engine that computes a long prompt until :meth:`free`."""
 
@@ -32,9 +39,7 @@ class Busy:
 
     async def sent(self, *lines: bytes, **more) -> Client:
         """A request that is on its way."""
-        client = Client(*await asyncio.open_connection("127.0.0.1", self.service.port))
-        client.send(completion(*lines, stream=True, **more))
-        return client
+        return await sent(self.service, *lines, **more)
 
     async def waiting(self, count: int) -> None:
         await until(lambda: self.director.gate.late == {"m": count})
@@ -178,19 +183,16 @@ PREFILLED = b'{"kv_transfer_params":{"do_remote_prefill":true,"remote_engine_id"
 IDLE = b'vllm:num_requests_waiting{model_name="m"} 0\nvllm:num_requests_running{model_name="m"} 0\n'
 
 
-@on_loop
-async def test_where_prefill_is_apart_one_engines_first_token_counts_and_the_others_later_ones(
-    tmp_path,
-):
-    gate = asyncio.Event()
-    gate.set()
+@contextlib.asynccontextmanager
+async def apart(folder, gate: asyncio.Event):
+    """A router, with a model, in front of a prefill engine that waits for ``gate`` and one that decodes."""
 
     async def prefill(engine, request, writer):
         await asyncio.sleep(0.1)
         await gate.wait()
         await page(PREFILLED)(engine, request, writer)
 
-    artifact.write(model(), tmp_path / artifact.FILE_NAME)
+    artifact.write(model(), folder / artifact.FILE_NAME)
     known = {"metrics": page(IDLE), "models": models("m")}
     async with (
         Engine(pages(**known, completions=prefill)) as first,
@@ -200,37 +202,39 @@ async def test_where_prefill_is_apart_one_engines_first_token_counts_and_the_oth
             {"url": first.url, "model": "m", "role": "prefill"},
             {"url": second.url, "model": "m", "role": "decode"},
         ]
-        (tmp_path / "fleet.yaml").write_text(json.dumps({"endpoints": rows}))
-        service = await started("", tmp_path, discover=f"file:{tmp_path / 'fleet.yaml'}", slo_admission=0.3,
+        (folder / "fleet.yaml").write_text(json.dumps({"endpoints": rows}))
+        service = await started("", folder, discover=f"file:{folder / 'fleet.yaml'}", slo_admission=0.3,
                                 slo_wait_s=60.0, disaggregation="nixl", pd_decider="prompt:200")  # fmt: skip
         await until(lambda: all(one.sample and one.models for one in service.endpoints.ready))
-        gateway = service.port
-        prompt = "word " * 2000
+        yield service
+        await service.stop()
 
-        async def sent(*lines: bytes, **more) -> Client:
-            client = Client(*await asyncio.open_connection("127.0.0.1", gateway))
-            client.send(completion(*lines, stream=True, **more))
-            return client
 
+@on_loop
+async def test_where_prefill_is_apart_one_engines_first_token_counts_and_the_others_later_ones(
+    tmp_path,
+):
+    gate, prompt = asyncio.Event(), "word " * 2000
+    gate.set()
+    async with apart(tmp_path, gate) as service:
         for number in range(8):  # the first with a target nobody keeps: nothing is known of the prefill engine's pace
             lines = () if number else (b"x-llm-d-slo-ttft-ms: 1",)
-            assert (await (await sent(*lines, prompt=f"{number} {prompt}")).answer()).status == 200
+            assert (await (await sent(service, *lines, prompt=f"{number} {prompt}")).answer()).status == 200
         gate.clear()
-        ahead = [await sent(prompt=f"ahead {number} {prompt}") for number in range(9)]
+        ahead = [await sent(service, prompt=f"ahead {number} {prompt}") for number in range(9)]
         await until(lambda: len(service.director.ledger) == 18)
         target = b"x-llm-d-slo-ttft-ms: 700"  # 100 ms for one: ten of them take longer
-        never = await (await sent(b"x-llm-d-slo-ttft-ms: 20", prompt=f"never {prompt}")).answer()
+        never = await (await sent(service, b"x-llm-d-slo-ttft-ms: 20", prompt=f"never {prompt}")).answer()
         assert (never.status, "even when idle" in never.error["message"]) == (429, True)
-        slow = await (await sent(b"x-llm-d-slo-tpot-ms: 1", prompt=f"slow {prompt}")).answer()
+        slow = await (await sent(service, b"x-llm-d-slo-tpot-ms: 1", prompt=f"slow {prompt}")).answer()
         assert (slow.status, "even when idle" in slow.error["message"]) == (429, True), "of the engine that decodes"
-        short = await (await sent(target)).answer()
+        short = await (await sent(service, target)).answer()
         assert short.status == 200, "computed where it is decoded"
-        late = await sent(target, prompt=f"late {prompt}")
+        late = await sent(service, target, prompt=f"late {prompt}")
         await until(lambda: service.director.gate.late == {"m": 1})
         gate.set()
         assert [(await one.answer()).status for one in (*ahead, late)] == [200] * 10
         await until(lambda: not len(service.director.ledger))
-        await service.stop()
 
 
 def test_what_was_waited_at_the_router_teaches_nothing_of_engines():

@@ -85,11 +85,17 @@ def test_http2_streams_side_by_side(world: World):
 
 
 def test_a_client_that_leaves_frees_its_engine(world: World):
+    def busy() -> float:
+        return sum(said(one.url, "vllm:num_requests_running") for one in world.engines)
+
     endless = body(stream=True, max_tokens=20_000, ignore_eos=True)
     with world.client() as client, client.stream("POST", "/v1/completions", json=endless) as reply:
-        next(reply.iter_raw())
-    until(lambda: said(world.admin, "llm_d_epp_request_running") == 0, "the picker still counts it")
-    until(lambda: not any(said(one.url, "vllm:num_requests_running") for one in world.engines), "an engine goes on")
+        chunks = reply.iter_raw()  # kept: without it the connection is closed here
+        assert next(chunks)
+        assert until(lambda: said(world.admin, "llm_d_epp_request_running") == 1, "the picker does not count it")
+        assert until(lambda: busy() == 1, "no engine has it")
+    assert until(lambda: said(world.admin, "llm_d_epp_request_running") == 0, "the picker still counts it")
+    assert until(lambda: busy() == 0, "an engine goes on")
 
 
 def test_a_client_cannot_name_an_endpoint(world: World):

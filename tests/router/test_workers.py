@@ -70,7 +70,7 @@ def _workers(pid):
 
 
 def test_workers_share_a_port_their_books_and_their_end(tmp_path, free_port):
-    asyncio.run(asyncio.wait_for(_share(tmp_path, free_port), 120))
+    assert asyncio.run(asyncio.wait_for(_share(tmp_path, free_port), 120)) == 2, "workers that served"
 
 
 async def _share(tmp_path, free_port):
@@ -112,3 +112,4 @@ async def _share(tmp_path, free_port):
             children = _children(process.pid)
             assert await asyncio.get_running_loop().run_in_executor(None, process.wait, ENDS_WITHIN_S) == 0
         await until(lambda: not any(Path(f"/proc/{one}").exists() for one in children))
+    return len(served)
