@@ -224,15 +224,15 @@ def _promise(promise: Promise | None) -> str:
 
 def variant_rows(state: World, view: View) -> str:
     """One row a variant: replicas, saturation between its thresholds, cost, the last decision in words."""
-    body = [_variant_row(variant, view) for variant in state.variants]
+    body = [_variant_row(variant, view, state.now_s) for variant in state.variants]
     columns = "1.4fr 0.95fr 1.1fr 1.05fr 0.55fr 0.8fr 0.7fr 3.2fr"
     return html.rows(_VARIANT_HEAD, body, columns=columns, label="Variants") if body else ""
 
 
-def _variant_row(variant: VariantState, view: View) -> list[str]:
+def _variant_row(variant: VariantState, view: View, now_s: float) -> list[str]:
     colour = view.palette.get(variant.name, "")
     name = f'<span class="fl-name">{html.swatch(colour)}<span><strong>{escape(variant.name)}</strong>'
-    age = ago(None if variant.decided_s is None else max(0.0, view.window.until_s - variant.decided_s))
+    age = ago(None if variant.decided_s is None else max(0.0, now_s - variant.decided_s))
     inputs = escape(view.link("autoscaling", decision=str(variant.decision)))
     words = (
         f'<span title="{escape(variant.detail)}"><span class="fl-sub">{age}, '

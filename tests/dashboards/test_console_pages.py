@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 from dashboards.frame import SECTIONS
 from dashboards.pages.infrastructure import crashes
 from dashboards.paths import PATHS
+from dashboards.words import ago
 from fleet.history import Event, History, SignalSample
 from fleet.types import Decision, Direction, Reason
 
@@ -130,6 +131,26 @@ def test_old_data_offer_the_way_to_their_time(tmp_path: Path, monkeypatch: pytes
     assert not page.exception
     assert len(page.get("bidi_component")) == 1
     assert abs(float(page.query_params["at"]) - then) < 3
+
+
+def test_a_decision_is_as_old_as_it_is_however_seldom_the_page_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A week's page looks at whole stretches of minutes; the age of a decision is told by the clock."""
+    url, now_s = f"sqlite:///{tmp_path}/seldom.sqlite3", time.time()
+    history = History(url)
+    history.add([
+        Decision(at_s=now_s - 1300, variant="v", namespace="default", model="m", accelerator="h100_sxm",
+                 current=2, desired=2, direction=Direction.HOLD, reason=Reason.STEADY, detail="steady"),
+        SignalSample(at_s=now_s - 1300, signal="vllm:kv_cache_usage_perc", value=0.5, variant="v", endpoint="http://e"),
+    ])  # fmt: skip
+    history.close()
+    monkeypatch.setenv("CONSOLE_HISTORY_URL", url)
+    monkeypatch.setenv("CONSOLE_REFRESH_S", "600")
+    page = app("overview")
+    page.query_params["range"] = "1h"
+    said = text(page.run())
+    assert any(f"{ago(1300.0 + late_s)}, <a" in said for late_s in range(60))
 
 
 def test_range_model_and_moment_come_from_the_address_and_go_back_into_it(
